@@ -1,0 +1,19 @@
+//! The protocol, pure: no clock, no socket, no disk, no async runtime. docs/PROTOCOL.md is its
+//! specification; state machines take `now` and inputs and return outputs.
+
+pub mod candidate;
+pub mod chunkset;
+pub mod frame;
+pub mod framer;
+pub mod handshake;
+pub mod id;
+pub mod identity;
+pub mod manifest;
+pub mod message;
+pub mod names;
+pub mod negotiation;
+pub mod proof;
+pub mod replay;
+pub mod signal;
+pub mod transfer;
+pub mod window;
