@@ -1,1 +1,4 @@
-//! (to come)
+//! Sockets, mDNS and WebRTC, turned into typed events.
+
+pub mod link;
+pub mod runtime;
