@@ -1,1 +1,15 @@
-//! (to come)
+//! The data plane: one session per link, with its pump in each direction. No actor and no
+//! mailbox is on the way of a chunk.
+
+mod incoming;
+mod outgoing;
+mod progress;
+mod session;
+mod sink_worker;
+
+pub use outgoing::SendJob;
+pub use progress::Progress;
+pub use session::{
+    Checkpointing, OfferReply, SessionCommand, SessionError, SessionEvent, SessionOptions, Stop,
+    TransferEnd, run,
+};

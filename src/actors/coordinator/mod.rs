@@ -1,0 +1,405 @@
+//! The coordinator: broadcasts, transfers, and who gets what. It holds the only strong address
+//! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
+//! panics is noticed here and built anew.
+
+mod people;
+mod receiving;
+mod requests;
+mod sending;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{debug, error};
+
+use crate::config::Settings;
+use crate::content::source::Source;
+use crate::dataplane::{Progress, SessionEvent, TransferEnd};
+use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
+use crate::protocol::identity::Identity;
+use crate::protocol::peers::PeerTable;
+use crate::protocol::transfer::{Direction, Side, TransferEvent};
+use crate::store::{Authorization, BroadcastRecord, TransferRecord};
+
+use super::api::{Event, Request, TransferInfo};
+use super::peer::{Peer, PeerContext, unix_now};
+use super::store::{StoreActor, keep};
+
+/// How often progress is sampled and deadlines are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Messages that may wait; what strangers can trigger is dropped beyond it.
+const MAILBOX: usize = 1024;
+
+/// What the store held when the node was started.
+pub struct Loaded {
+    /// Who may exchange bundles with us.
+    pub authorizations: Vec<Authorization>,
+    /// Broadcasts to be carried on.
+    pub broadcasts: Vec<BroadcastRecord>,
+    /// All transfers on record.
+    pub transfers: Vec<TransferRecord>,
+}
+
+/// Makes the shared context of peers once the coordinator's own address is known.
+pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext>>;
+
+/// Owns broadcasts, transfers, peers and their authorizations.
+pub struct Coordinator {
+    settings: Arc<Settings>,
+    identity: Identity,
+    store: Addr<StoreActor>,
+    data_plane: Handle,
+    /// Nothing when this process only reads and changes the store.
+    context: Option<Arc<PeerContext>>,
+    make_context: Option<ContextMaker>,
+    authorizations: HashMap<DeviceId, Authorization>,
+    table: PeerTable,
+    peers: HashMap<DeviceId, PeerSlot>,
+    broadcasts: HashMap<BroadcastId, Broadcast>,
+    transfers: HashMap<TransferId, Transfer>,
+    watchers: Vec<Watcher>,
+}
+
+/// A peer actor, and what is known of its link.
+struct PeerSlot {
+    actor: Addr<Peer>,
+    session: Option<SessionInfo>,
+    /// The outgoing transfer that its session works on.
+    sending: Option<TransferId>,
+    /// When the link was last lost, or the device first wanted.
+    absent_since: Instant,
+    error: Option<String>,
+    wanted: bool,
+}
+
+struct SessionInfo {
+    name: String,
+    device_type: String,
+    verified: bool,
+}
+
+struct Broadcast {
+    record: BroadcastRecord,
+    source: Source,
+    /// How long to wait for devices that are not there; for ever when nothing.
+    wait: Option<Duration>,
+    /// Who asked and hears how it goes.
+    watcher: Option<mpsc::Sender<Event>>,
+    started: Instant,
+}
+
+struct Transfer {
+    record: TransferRecord,
+    progress: Arc<Progress>,
+    shown: u64,
+    finished: Option<Instant>,
+    already: bool,
+}
+
+impl Transfer {
+    fn of(record: TransferRecord) -> Self {
+        let progress = Arc::new(Progress::default());
+        progress.restart(record.bytes_done);
+        let shown = record.bytes_done;
+        Self { record, progress, shown, finished: None, already: false }
+    }
+}
+
+struct Watcher {
+    events: mpsc::Sender<Event>,
+}
+
+/// What a peer actor has to say.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromPeer {
+    /// Which device.
+    pub device: DeviceId,
+    /// What happened.
+    pub news: PeerNews,
+}
+
+/// What happens to a peer.
+pub enum PeerNews {
+    /// Its session says something.
+    Session(SessionEvent),
+    /// A try to connect failed, another follows.
+    Retrying {
+        /// Why.
+        reason: String,
+    },
+    /// Its offer was refused.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// There is no link, and for now none is tried.
+    Down {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A request of a person or program, and where its answer goes.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ask {
+    /// What is asked.
+    pub request: Request,
+    /// Where events go; the last one is [`Event::End`].
+    pub reply: mpsc::Sender<Event>,
+}
+
+impl Coordinator {
+    /// A coordinator over what the store held. Without a `make_context` it has no network.
+    pub fn new(
+        settings: Arc<Settings>,
+        identity: Identity,
+        store: Addr<StoreActor>,
+        data_plane: Handle,
+        loaded: Loaded,
+        make_context: Option<ContextMaker>,
+    ) -> Self {
+        let transfers = loaded.transfers.into_iter().map(|mut record| {
+            // Whatever was under way when the last process ended is pending again.
+            if let Ok(state) = record.state.clone().on(TransferEvent::Disconnect) {
+                record.state = state;
+            }
+            (record.id, Transfer::of(record))
+        });
+        let authorizations = loaded.authorizations.into_iter().map(|a| (a.device.clone(), a));
+        let mut coordinator = Self {
+            table: PeerTable::new(settings.discovery.max_peers),
+            transfers: transfers.collect(),
+            authorizations: authorizations.collect(),
+            settings,
+            identity,
+            store,
+            data_plane,
+            context: None,
+            make_context,
+            peers: HashMap::new(),
+            broadcasts: HashMap::new(),
+            watchers: Vec::new(),
+        };
+        for record in loaded.broadcasts {
+            coordinator.reload(record);
+        }
+        coordinator
+    }
+
+    /// Something happened that whoever watches wants to know.
+    fn emit(&mut self, event: &Event) {
+        self.watchers.retain(|watcher| offer_event(&watcher.events, event));
+    }
+
+    /// Moves a transfer along, records it and tells everybody. False when the move is not legal,
+    /// which a late message may well make it.
+    fn advance(&mut self, id: TransferId, happened: TransferEvent) -> bool {
+        let Some(transfer) = self.transfers.get_mut(&id) else { return false };
+        match transfer.record.state.clone().on(happened) {
+            Ok(state) => transfer.record.state = state,
+            Err(illegal) => {
+                debug!(transfer = %id, %illegal, "ignored");
+                return false;
+            }
+        }
+        transfer.record.updated = unix_now();
+        transfer.record.bytes_done = transfer.progress.done();
+        if transfer.record.state.is_final() {
+            transfer.finished.get_or_insert_with(Instant::now);
+        }
+        let record = transfer.record.clone();
+        keep(&self.store, "a transfer", move |store| store.put_transfer(record));
+        if self.transfers[&id].record.state.is_final() {
+            keep(&self.store, "progress", move |store| store.drop_progress(&id));
+        }
+        if let Some(info) = self.info_of(id) {
+            let broadcast = info.broadcast;
+            let event = Event::Transfer(info);
+            self.emit(&event);
+            self.tell_broadcast(broadcast, &event);
+        }
+        true
+    }
+
+    fn info_of(&self, id: TransferId) -> Option<TransferInfo> {
+        let transfer = self.transfers.get(&id)?;
+        let record = &transfer.record;
+        Some(TransferInfo {
+            transfer: id,
+            broadcast: record.broadcast,
+            direction: record.direction,
+            device_id: record.peer.clone(),
+            device_name: self.name_of(&record.peer),
+            name: record.name.clone(),
+            bytes: transfer.progress.done().min(record.size),
+            size: record.size,
+            state: record.state.clone(),
+        })
+    }
+
+    fn tell_broadcast(&self, broadcast: Option<BroadcastId>, event: &Event) {
+        let watcher = broadcast
+            .and_then(|id| self.broadcasts.get(&id))
+            .and_then(|broadcast| broadcast.watcher.as_ref());
+        if let Some(watcher) = watcher {
+            offer_event(watcher, event);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.rebuild_dead_peers();
+        self.show_progress();
+        self.give_up_on_the_absent();
+        self.retry_full_disks();
+        self.drive(ctx);
+        self.finish_broadcasts();
+    }
+
+    fn show_progress(&mut self) {
+        let mut moved = Vec::new();
+        for (id, transfer) in &mut self.transfers {
+            let bytes = transfer.progress.done().min(transfer.record.size);
+            if bytes != transfer.shown {
+                transfer.shown = bytes;
+                let event = Event::Progress {
+                    transfer: *id,
+                    device_id: transfer.record.peer.clone(),
+                    bytes,
+                    size: transfer.record.size,
+                };
+                moved.push((transfer.record.broadcast, event));
+            }
+        }
+        for (broadcast, event) in moved {
+            self.emit(&event);
+            self.tell_broadcast(broadcast, &event);
+        }
+    }
+
+    fn on_session(&mut self, device: &DeviceId, event: SessionEvent, ctx: &mut Context<Self>) {
+        match event {
+            SessionEvent::Up { name, device_type, key } => {
+                self.on_up(device, SessionInfo { name, device_type, verified: key.is_some() }, key);
+                self.drive(ctx);
+            }
+            SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
+            SessionEvent::Active { id } => {
+                if self.belongs(id, device) {
+                    self.advance(id, TransferEvent::Accept);
+                }
+            }
+            SessionEvent::Checkpoint { id, have } => {
+                if self.belongs(id, device) {
+                    let stored = have.to_stored();
+                    keep(&self.store, "progress", move |store| store.put_progress(&id, &stored));
+                }
+            }
+            SessionEvent::Ended { id, end } => {
+                if let Some(slot) = self.peers.get_mut(device)
+                    && slot.sending == Some(id)
+                {
+                    slot.sending = None;
+                }
+                if self.belongs(id, device) {
+                    self.on_end(id, end);
+                }
+                self.drive(ctx);
+                self.finish_broadcasts();
+            }
+            SessionEvent::Wanted { id } => {
+                if self.belongs(id, device)
+                    && self.advance(id, TransferEvent::Resume { by: Side::Theirs })
+                {
+                    self.advance(id, TransferEvent::Disconnect);
+                    self.drive(ctx);
+                }
+            }
+        }
+    }
+
+    /// Ids come from the other side: only its own transfers follow from what it says.
+    fn belongs(&self, id: TransferId, device: &DeviceId) -> bool {
+        self.transfers.get(&id).is_some_and(|transfer| transfer.record.peer == *device)
+    }
+
+    fn on_end(&mut self, id: TransferId, end: TransferEnd) {
+        let side = |by_us| if by_us { Side::Ours } else { Side::Theirs };
+        let happened = match end {
+            TransferEnd::Complete { root, already } => {
+                if let Some(transfer) = self.transfers.get_mut(&id) {
+                    transfer.record.root = Some(root);
+                    transfer.already = already;
+                }
+                TransferEvent::Complete
+            }
+            TransferEnd::Received { root, path, stat_digest } => {
+                return self.on_received(id, root, path, stat_digest);
+            }
+            TransferEnd::Paused { by_us, code, reason } => {
+                TransferEvent::Pause { by: side(by_us), code, reason }
+            }
+            TransferEnd::Cancelled { by_us, code, reason } => {
+                self.discard_partial(id);
+                TransferEvent::Cancel { by: side(by_us), code, reason }
+            }
+            TransferEnd::Failed { code, reason } => TransferEvent::Fail { code, reason },
+        };
+        self.advance(id, happened);
+    }
+
+    fn is_incoming(&self, id: TransferId) -> bool {
+        self.transfers
+            .get(&id)
+            .is_some_and(|transfer| transfer.record.direction == Direction::Incoming)
+    }
+}
+
+/// Sends an event to one listener; false when it is gone. A listener that lags misses progress,
+/// which comes again, and only then is let go.
+fn offer_event(listener: &mpsc::Sender<Event>, event: &Event) -> bool {
+    let lags = listener.capacity() < listener.max_capacity() / 2;
+    if lags && matches!(event, Event::Progress { .. }) {
+        return !listener.is_closed();
+    }
+    listener.try_send(event.clone()).is_ok()
+}
+
+impl Actor for Coordinator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        if let Some(make) = self.make_context.take() {
+            self.context = Some(make(ctx.address().downgrade()));
+            self.add_static_peers();
+        }
+        ctx.run_interval(TICK, Self::tick);
+        self.drive(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        error!("the coordinator has ended");
+    }
+}
+
+impl Handler<FromPeer> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, FromPeer { device, news }: FromPeer, ctx: &mut Context<Self>) {
+        match news {
+            PeerNews::Session(event) => self.on_session(&device, event, ctx),
+            PeerNews::Retrying { reason } | PeerNews::Refused { reason } => {
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.error = Some(reason);
+                }
+            }
+            PeerNews::Down { reason } => self.on_down(&device, reason),
+        }
+    }
+}

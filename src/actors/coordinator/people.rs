@@ -1,0 +1,318 @@
+//! Devices: who is seen, who may, and their peer actors.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use tracing::{debug, error, info, warn};
+
+use crate::net::discovery::DiscoveryEvent;
+use crate::protocol::id::DeviceId;
+use crate::protocol::identity::PublicKey;
+use crate::protocol::names::printable;
+use crate::protocol::negotiation::Initiator;
+use crate::protocol::peers::{DeviceType, PeerAdvert, Source};
+use crate::protocol::signal::{Signal, SignalKind};
+use crate::protocol::transfer::TransferEvent;
+use crate::store::{Authorization, GrantedBy};
+
+use super::super::api::{Event, PeerInfo};
+use super::super::discovery::Seen;
+use super::super::peer::{Command, Disconnect, Peer, Signaled, Want, unix_now};
+use super::super::signaling::Heard;
+use super::super::store::keep;
+use super::{Coordinator, PeerSlot, SessionInfo};
+
+impl Coordinator {
+    pub(super) fn is_authorized(&self, device: &DeviceId) -> bool {
+        self.authorizations.get(device).is_some_and(|entry| entry.is_valid_at(unix_now()))
+            || self.settings.trust.authorized.iter().any(|entry| entry.id == *device)
+    }
+
+    /// Authorized, or plain where the person has allowed plain peers.
+    pub(super) fn is_let_in(&self, device: &DeviceId) -> bool {
+        self.is_authorized(device) || (self.settings.trust.plain_peers && !device.is_self_certifying())
+    }
+
+    /// Everybody who may: by decision, by config, and plain peers that are here.
+    pub(super) fn all_let_in(&self) -> Vec<DeviceId> {
+        let now = unix_now();
+        let decided = self.authorizations.values().filter(|a| a.is_valid_at(now)).map(|a| &a.device);
+        let configured = self.settings.trust.authorized.iter().map(|entry| &entry.id);
+        let here = self.table.iter().map(|entry| &entry.advert.id);
+        let mut all: Vec<DeviceId> = decided.chain(configured).cloned().collect();
+        all.extend(here.filter(|id| self.is_let_in(id)).cloned());
+        all.sort();
+        all.dedup();
+        all.retain(|id| *id != self.identity.device_id());
+        all
+    }
+
+    pub(super) fn name_of(&self, device: &DeviceId) -> String {
+        let session = self.peers.get(device).and_then(|slot| slot.session.as_ref());
+        let configured = self.settings.trust.authorized.iter().find(|entry| entry.id == *device);
+        let names = [
+            session.map(|session| session.name.as_str()),
+            self.table.get(device).map(|entry| entry.advert.name.as_str()),
+            self.authorizations.get(device).map(|entry| entry.name.as_str()),
+            configured.map(|entry| entry.name.as_str()),
+        ];
+        let name = names.into_iter().flatten().find(|name| !name.is_empty());
+        printable(name.unwrap_or_else(|| device.short()))
+    }
+
+    pub(super) fn peer_info(&self, device: &DeviceId) -> PeerInfo {
+        let entry = self.table.get(device);
+        let slot = self.peers.get(device);
+        let session = slot.and_then(|slot| slot.session.as_ref());
+        let advertised = entry.map(|e| e.advert.device_type.as_str());
+        PeerInfo {
+            device_id: device.clone(),
+            name: self.name_of(device),
+            device_type: session
+                .map(|session| session.device_type.as_str())
+                .filter(|word| !word.is_empty())
+                .or(advertised)
+                .unwrap_or_default()
+                .to_owned(),
+            addresses: self.addresses_of(device).iter().map(SocketAddr::to_string).collect(),
+            authorized: self.is_authorized(device),
+            connected: session.is_some(),
+            verified: session.is_some_and(|session| session.verified),
+            error: slot.and_then(|slot| slot.error.clone()),
+        }
+    }
+
+    fn addresses_of(&self, device: &DeviceId) -> Vec<SocketAddr> {
+        self.table.get(device).map(|entry| entry.advert.addrs.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn add_static_peers(&mut self) {
+        for peer in self.settings.discovery.static_peers.clone() {
+            let advert = PeerAdvert {
+                id: peer.id.clone(),
+                name: String::new(),
+                device_type: DeviceType::Desktop,
+                addrs: peer.addresses,
+                proto: 1,
+            };
+            let authorized = self.is_authorized(&peer.id);
+            let added = self.table.upsert(advert, Source::Static, authorized, Instant::now());
+            debug!(device = %peer.id, ?added, "static peer");
+        }
+    }
+
+    /// The actor of a device, made if it is not there.
+    pub(super) fn slot(&mut self, device: &DeviceId) -> Option<&mut PeerSlot> {
+        let context = Arc::clone(self.context.as_ref()?);
+        Some(self.peers.entry(device.clone()).or_insert_with(|| {
+            let id = device.clone();
+            PeerSlot {
+                actor: Supervisor::start(move |_| Peer::new(context, id)),
+                session: None,
+                sending: None,
+                absent_since: Instant::now(),
+                error: None,
+                wanted: false,
+            }
+        }))
+    }
+
+    /// States to a peer actor whether a link is wanted, and where.
+    pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
+        let addresses = self.addresses_of(device);
+        if let Some(slot) = self.slot(device) {
+            slot.wanted = wanted;
+            slot.actor.do_send(Want { addresses, wanted });
+        }
+    }
+
+    /// In `lower-id`, devices connect as soon as they see each other.
+    fn connects_on_sight(&self) -> bool {
+        self.settings.signaling.initiator == Initiator::LowerId
+    }
+
+    pub(super) fn on_up(&mut self, device: &DeviceId, session: SessionInfo, key: Option<PublicKey>) {
+        if !self.is_let_in(device) {
+            return self.disconnect(device);
+        }
+        info!(%device, name = %session.name, verified = session.verified, "connected");
+        if let (Some(key), Some(entry)) = (key, self.authorizations.get_mut(device))
+            && entry.key.is_none()
+        {
+            entry.key = Some(key);
+            let entry = entry.clone();
+            keep(&self.store, "an authorization's key", move |store| store.authorize(entry));
+        }
+        if let Some(slot) = self.peers.get_mut(device) {
+            slot.session = Some(session);
+            slot.sending = None;
+            slot.error = None;
+        }
+        let event = Event::Peer(self.peer_info(device));
+        self.emit(&event);
+    }
+
+    pub(super) fn on_down(&mut self, device: &DeviceId, reason: String) {
+        if let Some(slot) = self.peers.get_mut(device) {
+            if slot.session.take().is_some() {
+                slot.absent_since = Instant::now();
+            }
+            slot.sending = None;
+            slot.error = Some(reason.clone());
+        }
+        let ids: Vec<_> = self
+            .transfers
+            .iter()
+            .filter(|(_, t)| t.record.peer == *device && !t.record.state.is_final())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &ids {
+            self.advance(*id, TransferEvent::Disconnect);
+        }
+        let event = Event::NotConnected { device_id: device.clone(), reason };
+        self.emit(&event);
+        let broadcasts: Vec<_> =
+            ids.iter().filter_map(|id| self.transfers[id].record.broadcast).collect();
+        for broadcast in broadcasts {
+            self.tell_broadcast(Some(broadcast), &event);
+        }
+    }
+
+    fn disconnect(&mut self, device: &DeviceId) {
+        if let Some(slot) = self.peers.get_mut(device) {
+            slot.session = None;
+            slot.actor.do_send(Disconnect);
+        }
+    }
+
+    /// A panic leaves a peer's mailbox closed, and no supervisor notices. Whoever holds the
+    /// address has to: the link is gone, a fresh actor takes over.
+    pub(super) fn rebuild_dead_peers(&mut self) {
+        let dead: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, slot)| !slot.actor.connected())
+            .map(|(device, _)| device.clone())
+            .collect();
+        for device in dead {
+            error!(%device, "its actor has failed; a fresh one takes over");
+            let wanted = self.peers.remove(&device).is_some_and(|slot| slot.wanted);
+            self.on_down(&device, "this device's part of the program failed; see the log".into());
+            if wanted {
+                self.want(&device, true);
+            }
+        }
+    }
+
+    pub(super) fn authorize(&mut self, device: DeviceId, name: String, by: GrantedBy) {
+        let name = if name.is_empty() { self.name_of(&device) } else { name };
+        let entry = Authorization {
+            device: device.clone(),
+            name,
+            key: None,
+            since: unix_now(),
+            by,
+            expires: None,
+        };
+        self.authorizations.insert(device.clone(), entry);
+        self.table.set_authorized(&device, true);
+        let event = Event::Peer(self.peer_info(&device));
+        self.emit(&event);
+    }
+
+    /// Ends links and transfers of a device that may no longer.
+    pub(super) fn shut_out(&mut self, device: &DeviceId) {
+        self.authorizations.remove(device);
+        self.table.set_authorized(device, false);
+        self.disconnect(device);
+        let ids: Vec<_> = self
+            .transfers
+            .iter()
+            .filter(|(_, t)| t.record.peer == *device && !t.record.state.is_final())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.cancel(id, crate::protocol::message::Code::Unauthorized, "its authorization was revoked");
+        }
+    }
+
+    /// Hands something to a device's session, if there is one.
+    pub(super) fn command(&self, device: &DeviceId, command: Command) {
+        if let Some(slot) = self.peers.get(device) {
+            slot.actor.do_send(command);
+        }
+    }
+}
+
+impl Handler<Seen> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, Seen(event): Seen, ctx: &mut Context<Self>) {
+        match event {
+            DiscoveryEvent::Found(advert) => {
+                let device = advert.id.clone();
+                if device == self.identity.device_id() {
+                    return;
+                }
+                let authorized = self.is_authorized(&device);
+                let upserted = self.table.upsert(advert, Source::Discovered, authorized, Instant::now());
+                debug!(%device, ?upserted, "seen");
+                let event = Event::Peer(self.peer_info(&device));
+                self.emit(&event);
+                let wanted = self.peers.get(&device).is_some_and(|slot| slot.wanted);
+                if wanted || (self.connects_on_sight() && self.is_let_in(&device)) {
+                    self.want(&device, true);
+                }
+                self.drive(ctx);
+            }
+            DiscoveryEvent::Lost(device) => {
+                self.table.remove(&device);
+                self.emit(&Event::PeerGone { device_id: device });
+            }
+            DiscoveryEvent::Stopped(_) => {}
+        }
+    }
+}
+
+impl Handler<Heard> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, Heard(heard): Heard, _: &mut Context<Self>) {
+        let device = heard.signal.peer_id.clone();
+        if device == self.identity.device_id() {
+            return;
+        }
+        if !self.is_let_in(&device) {
+            // Nothing is allocated for strangers but this line.
+            if heard.signal.kind == SignalKind::Offer {
+                let ours = self.identity.device_id();
+                let plain = !device.is_self_certifying();
+                let data = if plain {
+                    "devices without a key are not let in here: its owner can allow them with \
+                     trust.plain_peers"
+                        .to_owned()
+                } else {
+                    format!("not authorized: on this device, run: handout authorize {device}")
+                };
+                let error = Signal { kind: SignalKind::Error, peer_id: ours, data };
+                let _ = heard.connection.send(&error);
+                warn!(%device, address = %heard.from, "a device that is not authorized wants to connect");
+                let event = Event::Unauthorized {
+                    hint: format!("to let it in, run: handout authorize {device}"),
+                    device_id: device,
+                    address: heard.from.to_string(),
+                };
+                self.emit(&event);
+            }
+            return;
+        }
+        let (signal, connection) = (heard.signal, heard.connection);
+        if let Some(slot) = self.slot(&device)
+            && let Err(error) = slot.actor.try_send(Signaled { signal, connection })
+        {
+            debug!(%error, %device, "a signaling message was dropped");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The store's actor: one thread that owns sled, fed with small jobs.
+
+use actix::{Actor, Addr, Handler, Message, MessageResult, SyncArbiter, SyncContext};
+
+use crate::store::{Store, StoreError};
+
+/// Owns the open store.
+pub struct StoreActor {
+    store: Store,
+}
+
+impl Actor for StoreActor {
+    type Context = SyncContext<Self>;
+}
+
+/// A job on the store's thread.
+pub struct Job<R>(Box<dyn FnOnce(&mut Store) -> R + Send>);
+
+impl<R: Send + 'static> Job<R> {
+    /// A job that runs `act` and answers with its result.
+    pub fn new(act: impl FnOnce(&mut Store) -> R + Send + 'static) -> Self {
+        Self(Box::new(act))
+    }
+}
+
+impl<R: Send + 'static> Message for Job<R> {
+    type Result = R;
+}
+
+impl<R: Send + 'static> Handler<Job<R>> for StoreActor {
+    type Result = MessageResult<Job<R>>;
+
+    fn handle(&mut self, job: Job<R>, _: &mut Self::Context) -> Self::Result {
+        MessageResult((job.0)(&mut self.store))
+    }
+}
+
+/// Starts the actor around an open store.
+pub fn start(store: Store) -> Addr<StoreActor> {
+    // The arbiter wants a factory that it may call again; there is one store, and one thread.
+    let slot = std::sync::Mutex::new(Some(store));
+    SyncArbiter::start(1, move || {
+        let store = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        StoreActor { store: store.expect("the store's thread starts once") }
+    })
+}
+
+/// A job whose failure is only worth a line in the log: the memory's copy goes on.
+pub fn keep(
+    store: &Addr<StoreActor>,
+    what: &'static str,
+    act: impl FnOnce(&mut Store) -> Result<(), StoreError> + Send + 'static,
+) {
+    store.do_send(Job::new(move |store| {
+        if let Err(error) = act(store) {
+            tracing::error!(%error, what, "not recorded; check the state folder's disk");
+        }
+    }));
+}

@@ -1,0 +1,416 @@
+//! The sending half of a link's pump: one transfer after another, each from the shared source to
+//! the channel, within the window.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::content::source::{Source, SourceError};
+use crate::net::link::{Channel, LinkError};
+use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::frame::{ChunkHeader, Handle, encode_hashes, encode_head, pieces};
+use crate::protocol::id::{Root, TransferId};
+use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
+use crate::protocol::window::{Window, WindowLimits};
+
+use super::progress::Progress;
+use super::session::{SessionEvent, Stop, TransferEnd};
+
+/// A receiver may have to hash what it has before it answers, and to flush a large file before
+/// it confirms; beyond this it counts as stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(600);
+/// END_OF_CHUNKS rounds before a receiver that always needs more is given up.
+const MAX_ROUNDS: u32 = 8;
+/// Paused transfers of one link that the receiver can ask to resume.
+const MAX_RESTING: usize = 64;
+
+/// A transfer to be sent over a link.
+#[derive(Clone)]
+pub struct SendJob {
+    /// The transfer.
+    pub id: TransferId,
+    /// Where its bytes come from, shared by all receivers.
+    pub source: Source,
+    /// Where its progress shows.
+    pub progress: Arc<Progress>,
+}
+
+/// The window of the running transfer, fed by the reader and waited for by the sender.
+pub(super) struct Flow {
+    window: Mutex<Window>,
+    moved: Notify,
+}
+
+impl Flow {
+    pub(super) fn new(limits: WindowLimits) -> Self {
+        Self { window: Mutex::new(Window::new(limits)), moved: Notify::new() }
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Window) -> R) -> R {
+        act(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The other side has taken `bytes` in all.
+    pub(super) fn acknowledge(&self, bytes: u64) {
+        self.with(|window| window.acknowledge(bytes, Instant::now()));
+        self.moved.notify_one();
+    }
+}
+
+/// What concerns the running transfer: from the other side or from our own.
+#[derive(Debug)]
+pub(super) enum Word {
+    Acknowledged(Acknowledgement),
+    Need(Handle, Option<String>),
+    Complete(Handle, Option<Root>),
+    /// The receiver wants it stopped for now.
+    Paused(Handle, Code, String),
+    /// The receiver will not have it.
+    Cancelled(Handle, Code, String),
+    /// Our side stops it: say so to the receiver and leave.
+    Stop(Stop),
+}
+
+/// What the sender and the reader of one link share.
+pub(super) struct Shared {
+    pub(super) channel: Channel,
+    pub(super) limits: WindowLimits,
+    pub(super) stall: Duration,
+    /// Handle and window of the running transfer.
+    pub(super) flow: Mutex<Option<(Handle, Arc<Flow>)>>,
+    /// Transfers that the receiver may ask to resume: the newest few.
+    pub(super) paused: Mutex<VecDeque<(Handle, TransferId)>>,
+    pub(super) events: mpsc::Sender<SessionEvent>,
+    pub(super) first_handle: Handle,
+}
+
+impl Shared {
+    /// The transfer that rests under `handle`.
+    pub(super) fn paused_as(&self, handle: Handle) -> Option<TransferId> {
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        paused.iter().find(|(of, _)| *of == handle).map(|(_, id)| *id)
+    }
+
+    fn rests(&self, handle: Handle, id: TransferId) {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.len() == MAX_RESTING {
+            paused.pop_front();
+        }
+        paused.push_back((handle, id));
+    }
+
+    /// True when transfers under `handle` are ours to send.
+    pub(super) fn is_ours(&self, handle: Handle) -> bool {
+        handle % 2 == self.first_handle % 2
+    }
+
+    pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) {
+        let flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, flow)) = flow.filter(|(running, _)| *running == handle) {
+            flow.acknowledge(bytes);
+        }
+    }
+
+    pub(super) async fn say(&self, message: &Message) -> Result<(), LinkError> {
+        self.channel.send_text(&message.encode()).await
+    }
+}
+
+/// Why a transfer's run over this link ended early.
+enum Ended {
+    /// The link is of no more use.
+    Link(LinkError),
+    /// The transfer is over, or rests.
+    Transfer(TransferEnd),
+}
+
+impl From<LinkError> for Ended {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<SourceError> for Ended {
+    fn from(error: SourceError) -> Self {
+        Self::Transfer(TransferEnd::Failed { code: error.code(), reason: error.to_string() })
+    }
+}
+
+/// Sends jobs one after another until the link or the queue ends.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut jobs: mpsc::Receiver<SendJob>,
+    mut words: mpsc::Receiver<Word>,
+) -> Result<(), LinkError> {
+    let mut next = shared.first_handle;
+    while let Some(job) = next_job(&mut jobs, &mut words).await {
+        let handle = next;
+        next = next.wrapping_add(2);
+        let flow = Arc::new(Flow::new(shared.limits));
+        *shared.flow.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((handle, Arc::clone(&flow)));
+        let sender = Sender { shared: &shared, job: &job, handle, flow };
+        let end = match sender.send(&mut words).await {
+            Ok(end) | Err(Ended::Transfer(end)) => end,
+            Err(Ended::Link(error)) => return Err(error),
+        };
+        if let TransferEnd::Failed { code, reason } = &end {
+            let (code, reason) = (*code, reason.clone());
+            shared.say(&Message::Cancel { handle, code, reason }).await?;
+        }
+        if matches!(end, TransferEnd::Paused { by_us: false, .. }) {
+            shared.rests(handle, job.id);
+        }
+        debug!(transfer = %job.id, ?end, "sending ended");
+        let ended = SessionEvent::Ended { id: job.id, end };
+        shared.events.send(ended).await.map_err(|_| LinkError::Closed)?;
+    }
+    Ok(())
+}
+
+/// Waits for a job; words about transfers that are over are dropped.
+async fn next_job(
+    jobs: &mut mpsc::Receiver<SendJob>,
+    words: &mut mpsc::Receiver<Word>,
+) -> Option<SendJob> {
+    loop {
+        tokio::select! {
+            biased;
+            job = jobs.recv() => return job,
+            word = words.recv() => { word?; }
+        }
+    }
+}
+
+struct Sender<'a> {
+    shared: &'a Shared,
+    job: &'a SendJob,
+    handle: Handle,
+    flow: Arc<Flow>,
+}
+
+impl Sender<'_> {
+    async fn send(&self, words: &mut mpsc::Receiver<Word>) -> Result<TransferEnd, Ended> {
+        let source = &self.job.source;
+        let mut sent_pages = ChunkSet::new(source.layout().page_count());
+        let mut known_root = source.known_root();
+        let (mut have, paced) = loop {
+            self.shared.say(&self.start(known_root)).await?;
+            let acknowledged = self.answer(words, |word| match word {
+                Word::Acknowledged(ack) if ack.handle == self.handle => Ok(ack),
+                other => Err(other),
+            });
+            let ack = acknowledged.await?;
+            match ack.status {
+                Decision::Accepted => break (self.set_of(ack.have.as_deref())?, ack.acks),
+                Decision::Paused => return Ok(paused(ack.code, ack.reason)),
+                Decision::Refused => {
+                    let code = ack.code.unwrap_or(Code::Declined);
+                    let reason = ack.reason.unwrap_or_else(|| "refused".to_owned());
+                    return Ok(TransferEnd::Cancelled { by_us: false, code, reason });
+                }
+                Decision::Complete => {
+                    let (root, _) = source.root().await?;
+                    if ack.root == Some(root) {
+                        self.job.progress.restart(source.layout().total_size());
+                        return Ok(TransferEnd::Complete { root, already: true });
+                    }
+                    if known_root == source.known_root() {
+                        return Err(bad("says that it has it all, but not which"));
+                    }
+                    known_root = source.known_root();
+                }
+            }
+        };
+        let active = SessionEvent::Active { id: self.job.id };
+        self.shared.events.send(active).await.map_err(|_| LinkError::Closed)?;
+        for message in encode_head(self.handle, source.head_bytes()) {
+            self.shared.channel.send(message).await?;
+        }
+        for _ in 0..MAX_ROUNDS {
+            self.job.progress.restart(self.bytes_of(&have));
+            tokio::select! {
+                streamed = self.stream(&have, &mut sent_pages, paced) => streamed?,
+                interrupted = self.wait_for(words, Err::<std::convert::Infallible, _>) => {
+                    match interrupted? {}
+                }
+            }
+            let (root, root_sig) = source.root().await?;
+            let handle = self.handle;
+            self.shared.say(&Message::EndOfChunks { handle, root, root_sig }).await?;
+            let answer = self.answer(words, |word| match word {
+                Word::Need(of, need) if of == handle => Ok(Some(need)),
+                Word::Complete(of, said) if of == handle && said.is_none_or(|r| r == root) => {
+                    Ok(None)
+                }
+                other => Err(other),
+            });
+            match answer.await? {
+                None => {
+                    self.job.progress.restart(source.layout().total_size());
+                    return Ok(TransferEnd::Complete { root, already: false });
+                }
+                Some(need) => have = self.set_of(need.as_deref())?,
+            }
+            info!(transfer = %self.job.id, missing = have.count() - have.len(), "sending again");
+        }
+        Err(bad("still misses chunks after they were sent again and again"))
+    }
+
+    fn start(&self, root: Option<(Root, crate::protocol::identity::Signature)>) -> Message {
+        let source = &self.job.source;
+        let (head, layout) = (source.head(), source.layout());
+        Message::StartTransfer(Box::new(StartTransfer {
+            handle: self.handle,
+            id: self.job.id,
+            bundle: source.bundle(),
+            origin: source.origin().device_id(),
+            key: source.origin(),
+            name: head.name.clone(),
+            kind: head.kind,
+            size: layout.total_size(),
+            files: head.files.len() as u32,
+            chunk_size: head.chunk_size,
+            chunks: layout.chunk_count(),
+            mime: source.mime(),
+            head_size: source.head_bytes().len() as u32,
+            root: root.map(|(root, _)| root),
+            root_sig: root.map(|(_, signature)| signature),
+        }))
+    }
+
+    /// Sends every chunk that is not in `have`, and every page not sent yet.
+    async fn stream(
+        &self,
+        have: &ChunkSet,
+        sent_pages: &mut ChunkSet,
+        paced: bool,
+    ) -> Result<(), Ended> {
+        let (source, layout) = (&self.job.source, self.job.source.layout());
+        for page in 0..layout.page_count() {
+            if layout.page_chunks(page).all(|chunk| have.contains(chunk)) {
+                continue;
+            }
+            self.send_page(page, sent_pages).await?;
+            for index in layout.page_chunks(page).filter(|chunk| !have.contains(*chunk)) {
+                let chunk = source.chunk(index).await?;
+                self.send_chunk(index, &chunk.bytes, chunk.xxh3, paced).await?;
+            }
+        }
+        for page in 0..layout.page_count() {
+            self.send_page(page, sent_pages).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_page(&self, page: u32, sent: &mut ChunkSet) -> Result<(), Ended> {
+        if sent.insert(page) {
+            let signed = self.job.source.page(page).await?;
+            let message = encode_hashes(self.handle, page, &signed.signature, &signed.bytes);
+            self.shared.channel.send(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(
+        &self,
+        index: u32,
+        bytes: &[u8],
+        xxh3: u64,
+        paced: bool,
+    ) -> Result<(), Ended> {
+        let length = bytes.len() as u32;
+        for (offset, size) in pieces(length, self.shared.channel.max_message()) {
+            let mut ack_now = false;
+            if paced {
+                self.room_for(u64::from(size)).await?;
+                ack_now = self.flow.with(|window| window.send(u64::from(size), Instant::now()));
+            }
+            let header =
+                ChunkHeader { handle: self.handle, index, offset, length, xxh3, ack_now };
+            let piece = &bytes[offset as usize..(offset + size) as usize];
+            self.shared.channel.send(header.encode(piece)).await?;
+            self.job.progress.advance(u64::from(size));
+        }
+        Ok(())
+    }
+
+    /// Waits until the window has room; a receiver that takes nothing for too long is dead.
+    async fn room_for(&self, bytes: u64) -> Result<(), Ended> {
+        while !self.flow.with(|window| window.admits(bytes)) {
+            timeout(self.shared.stall, self.flow.moved.notified())
+                .await
+                .map_err(|_| Ended::Link(LinkError::Closed))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer, for as long as a busy receiver may need for one.
+    async fn answer<T>(
+        &self,
+        words: &mut mpsc::Receiver<Word>,
+        take: impl Fn(Word) -> Result<T, Word>,
+    ) -> Result<T, Ended> {
+        timeout(ANSWER_LIMIT, self.wait_for(words, take))
+            .await
+            .unwrap_or(Err(Ended::Link(LinkError::Closed)))
+    }
+
+    /// Waits for the word that `take` accepts; pause, cancel and stop end the transfer at any
+    /// time, and words about other transfers are dropped.
+    async fn wait_for<T>(
+        &self,
+        words: &mut mpsc::Receiver<Word>,
+        take: impl Fn(Word) -> Result<T, Word>,
+    ) -> Result<T, Ended> {
+        loop {
+            let word = words.recv().await.ok_or(Ended::Link(LinkError::Closed))?;
+            let end = match take(word) {
+                Ok(taken) => return Ok(taken),
+                Err(Word::Paused(of, code, reason)) if of == self.handle => {
+                    TransferEnd::Paused { by_us: false, code, reason }
+                }
+                Err(Word::Cancelled(of, code, reason)) if of == self.handle => {
+                    TransferEnd::Cancelled { by_us: false, code, reason }
+                }
+                Err(Word::Stop(stop)) if stop.id == self.job.id => {
+                    self.shared.say(&stop.message(self.handle)).await?;
+                    stop.end()
+                }
+                Err(_) => continue,
+            };
+            return Err(Ended::Transfer(end));
+        }
+    }
+
+    fn set_of(&self, have: Option<&str>) -> Result<ChunkSet, Ended> {
+        let count = self.job.source.layout().chunk_count();
+        match have {
+            None => Ok(ChunkSet::new(count)),
+            Some(text) => ChunkSet::from_b64(text, count)
+                .map_err(|_| bad("sent a bitmap that does not fit the bundle")),
+        }
+    }
+
+    fn bytes_of(&self, have: &ChunkSet) -> u64 {
+        let layout = self.job.source.layout();
+        have.iter().filter_map(|chunk| layout.chunk(chunk)).map(|span| u64::from(span.len)).sum()
+    }
+}
+
+fn bad(what: &str) -> Ended {
+    let reason = format!("the receiver {what}");
+    Ended::Transfer(TransferEnd::Failed { code: Code::BadRequest, reason })
+}
+
+fn paused(code: Option<Code>, reason: Option<String>) -> TransferEnd {
+    TransferEnd::Paused {
+        by_us: false,
+        code: code.unwrap_or(Code::Paused),
+        reason: reason.unwrap_or_else(|| "paused by the receiver".to_owned()),
+    }
+}

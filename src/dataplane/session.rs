@@ -1,0 +1,416 @@
+//! One link's conversation in the native dialect: the handshake, then a reader that serves what
+//! comes in and a sender that works off what goes out.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::net::link::{Channel, Incoming, LinkError};
+use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::frame::{Frame, Handle};
+use crate::protocol::handshake::{Handshake, HandshakeError, Step};
+use crate::protocol::id::{DeviceId, Root, TransferId};
+use crate::protocol::identity::PublicKey;
+use crate::protocol::message::{Code, Message, StartTransfer};
+use crate::protocol::window::WindowLimits;
+
+use super::incoming::Receiving;
+use super::outgoing::{self, SendJob, Shared, Word};
+use super::progress::Progress;
+
+/// Both proofs must be there within this time (PROTOCOL.md §6).
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The coordinator decides about an offer within this time, or it counts as busy.
+const DECISION_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a session is run with.
+pub struct SessionOptions {
+    /// The device on the other side, as it signaled.
+    pub peer: DeviceId,
+    /// The handshake to go through and its first message; `None` for a plain peer.
+    pub handshake: Option<(Handshake, Message)>,
+    /// We made this connection's offer: our transfers have odd handles.
+    pub offerer: bool,
+    /// Bounds of the window of bytes under way.
+    pub window: WindowLimits,
+    /// A receiver that takes nothing for this long is dead.
+    pub stall: Duration,
+    /// How often what has arrived is made durable.
+    pub checkpoint: Checkpointing,
+}
+
+/// When what has arrived is made durable.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpointing {
+    /// At the latest after this time,
+    pub interval: Duration,
+    /// or after this many bytes.
+    pub bytes: u64,
+}
+
+/// What a session tells its owner. Few: none per chunk.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// The other side has proven who it is (or is plain: then there is no key).
+    Up {
+        /// Its name for people, unchecked text.
+        name: String,
+        /// `desktop` or `mobile`, unchecked text.
+        device_type: String,
+        /// Its key.
+        key: Option<PublicKey>,
+    },
+    /// The other side offers a bundle.
+    Offered {
+        /// What it offers; sizes and names unchecked, origin and key consistent.
+        offer: Box<StartTransfer>,
+        /// Where the decision goes.
+        reply: oneshot::Sender<OfferReply>,
+    },
+    /// Chunks of a transfer have begun to move.
+    Active {
+        /// Which.
+        id: TransferId,
+    },
+    /// These chunks of an incoming transfer are durable.
+    Checkpoint {
+        /// Which.
+        id: TransferId,
+        /// What may be recorded.
+        have: ChunkSet,
+    },
+    /// A transfer is over, or rests.
+    Ended {
+        /// Which.
+        id: TransferId,
+        /// How.
+        end: TransferEnd,
+    },
+    /// The receiver of a paused outgoing transfer wants it to go on.
+    Wanted {
+        /// Which.
+        id: TransferId,
+    },
+}
+
+/// How a transfer's run over a link ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransferEnd {
+    /// Verified and on disk at the receiver.
+    Complete {
+        /// What was verified.
+        root: Root,
+        /// It had been there before.
+        already: bool,
+    },
+    /// An incoming bundle is verified and in its place.
+    Received {
+        /// What was verified.
+        root: Root,
+        /// Where it is.
+        path: PathBuf,
+        /// Digest over sizes and times, to recognise it later.
+        stat_digest: String,
+    },
+    /// It rests until somebody resumes it.
+    Paused {
+        /// By this device.
+        by_us: bool,
+        /// Why.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Somebody decided against it.
+    Cancelled {
+        /// By this device.
+        by_us: bool,
+        /// Why.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
+    /// It went wrong.
+    Failed {
+        /// Why.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// The decision about an offered bundle.
+#[derive(Debug)]
+pub enum OfferReply {
+    /// Take it.
+    Accept {
+        /// The folder that it goes into.
+        destination: PathBuf,
+        /// Free bytes to be left on that disk.
+        reserve: u64,
+        /// What an earlier session recorded as durable.
+        checkpoint: Option<ChunkSet>,
+        /// Where its progress shows.
+        progress: Arc<Progress>,
+    },
+    /// It is here already.
+    Complete {
+        /// The root of what is here.
+        root: Root,
+    },
+    /// Not wanted.
+    Refuse {
+        /// Why.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Not now.
+    Pause {
+        /// Why.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// An order to stop a transfer.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// Which.
+    pub id: TransferId,
+    /// Why.
+    pub code: Code,
+    /// Why, for people and for the other side.
+    pub reason: String,
+    /// Cancelled, not paused.
+    pub for_good: bool,
+}
+
+impl Stop {
+    pub(super) fn message(&self, handle: Handle) -> Message {
+        let (code, reason) = (self.code, self.reason.clone());
+        if self.for_good {
+            Message::Cancel { handle, code, reason }
+        } else {
+            Message::Pause { handle, code, reason }
+        }
+    }
+
+    pub(super) fn end(self) -> TransferEnd {
+        let (code, reason) = (self.code, self.reason);
+        if self.for_good {
+            TransferEnd::Cancelled { by_us: true, code, reason }
+        } else {
+            TransferEnd::Paused { by_us: true, code, reason }
+        }
+    }
+}
+
+/// What a session's owner asks of it.
+#[derive(Clone)]
+pub enum SessionCommand {
+    /// Send a bundle.
+    Send(SendJob),
+    /// Stop a transfer, in either direction.
+    Stop(Stop),
+    /// Ask the other side to go on with an incoming transfer.
+    Resume(TransferId),
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The other side did not prove who it is.
+    #[error("the other side did not prove who it is: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// The proofs did not come in time.
+    #[error("the other side did not prove who it is within {} s", HANDSHAKE_LIMIT.as_secs())]
+    HandshakeTimeout,
+    /// The other side broke the protocol.
+    #[error("the other side broke the protocol: {0}")]
+    Protocol(String),
+    /// The link is gone.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// Runs a session until its channel closes, its owner drops the commands, or the other side
+/// breaks the protocol.
+pub async fn run(
+    channel: Channel,
+    options: SessionOptions,
+    mut commands: mpsc::Receiver<SessionCommand>,
+    events: mpsc::Sender<SessionEvent>,
+) -> Result<(), SessionError> {
+    let verified = options.handshake.is_some();
+    if let Some((handshake, hello)) = options.handshake {
+        let proven = prove(&channel, handshake, hello);
+        let up = timeout(HANDSHAKE_LIMIT, proven)
+            .await
+            .map_err(|_| SessionError::HandshakeTimeout)??;
+        events.send(up).await.map_err(|_| LinkError::Closed)?;
+    } else {
+        let name = options.peer.to_string();
+        let up = SessionEvent::Up { name, device_type: String::new(), key: None };
+        events.send(up).await.map_err(|_| LinkError::Closed)?;
+    }
+    let shared = Arc::new(Shared {
+        channel: channel.clone(),
+        limits: options.window,
+        stall: options.stall,
+        flow: Mutex::new(None),
+        paused: Mutex::default(),
+        events: events.clone(),
+        first_handle: if options.offerer { 1 } else { 2 },
+    });
+    // The coordinator hands over one job at a time; words are answered at once.
+    let (jobs, job_queue) = mpsc::channel(4);
+    let (words, word_queue) = mpsc::channel(64);
+    let sender = tokio::spawn(outgoing::run(Arc::clone(&shared), job_queue, word_queue));
+    let _ends_with_session = AbortOnDrop(sender.abort_handle());
+    let mut sender = sender;
+    let (sink_events, mut from_sinks) = mpsc::channel(16);
+    let mut receiving =
+        Receiving::new(options.peer, verified, shared.clone(), options.checkpoint, sink_events);
+    loop {
+        tokio::select! {
+            // In this order: reports of the disk are drained before more is given to it, so
+            // that neither side ever waits for the other.
+            biased;
+            Some(event) = from_sinks.recv() => receiving.on_sink(event).await?,
+            command = commands.recv() => match command {
+                None => return Ok(()),
+                Some(SessionCommand::Send(job)) => {
+                    if let Err(error) = jobs.try_send(job) {
+                        warn!(%error, "a transfer waits for the next session");
+                    }
+                }
+                Some(SessionCommand::Stop(stop)) => {
+                    if !receiving.stop(&stop).await? {
+                        let _ = words.send(Word::Stop(stop)).await;
+                    }
+                }
+                Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+            },
+            ended = &mut sender => {
+                return match ended {
+                    Ok(outcome) => outcome.map_err(SessionError::Link),
+                    Err(panicked) => Err(SessionError::Protocol(format!("the sending task failed: {panicked}"))),
+                };
+            }
+            message = channel.receive() => match message {
+                None => return Ok(()),
+                Some(Incoming::Binary(bytes)) => {
+                    let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                    receiving.on_frame(frame).await?;
+                }
+                Some(Incoming::Text(text)) => {
+                    let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                    on_message(message, &mut receiving, &shared, &words).await?;
+                }
+            },
+        }
+    }
+}
+
+/// Asks the session's owner about an offer.
+pub(super) async fn decide(
+    events: &mpsc::Sender<SessionEvent>,
+    offer: Box<StartTransfer>,
+) -> OfferReply {
+    let (reply, decision) = oneshot::channel();
+    let asked = async {
+        events.send(SessionEvent::Offered { offer, reply }).await.ok()?;
+        decision.await.ok()
+    };
+    timeout(DECISION_LIMIT, asked).await.ok().flatten().unwrap_or(OfferReply::Pause {
+        code: Code::Busy,
+        reason: "the receiver is busy; it asks again by itself".to_owned(),
+    })
+}
+
+async fn on_message(
+    message: Message,
+    receiving: &mut Receiving,
+    shared: &Shared,
+    words: &mpsc::Sender<Word>,
+) -> Result<(), SessionError> {
+    let word = match message {
+        Message::Ack { handle, bytes } => {
+            shared.acknowledge(handle, bytes);
+            return Ok(());
+        }
+        Message::StartTransfer(start) => return receiving.on_start(start).await,
+        Message::EndOfChunks { handle, root, root_sig } => {
+            return receiving.on_end(handle, root, root_sig).await;
+        }
+        // Pause and cancel may come from either side; whose transfer is meant shows in whether
+        // the handle is odd.
+        Message::Pause { handle, code, reason } => {
+            if receiving.on_rest(handle, code, &reason, false).await? {
+                return Ok(());
+            }
+            Word::Paused(handle, code, reason)
+        }
+        Message::Cancel { handle, code, reason } => {
+            if receiving.on_rest(handle, code, &reason, true).await? {
+                return Ok(());
+            }
+            Word::Cancelled(handle, code, reason)
+        }
+        Message::StartTransferAcknowledged(ack) => Word::Acknowledged(ack),
+        Message::Need { handle, have } => Word::Need(handle, have),
+        Message::TransferComplete { handle, root } => Word::Complete(handle, root),
+        Message::Resume { handle } => {
+            if let Some(id) = shared.paused_as(handle) {
+                debug!(handle, "the receiver wants to go on");
+                let wanted = SessionEvent::Wanted { id };
+                shared.events.send(wanted).await.map_err(|_| LinkError::Closed)?;
+            }
+            return Ok(());
+        }
+        Message::Hello(_) | Message::Proof { .. } => {
+            return Err(SessionError::Protocol("a second handshake".to_owned()));
+        }
+    };
+    // Back-pressure: whoever floods us with words waits until the sender has read them.
+    words.send(word).await.map_err(|_| SessionError::Link(LinkError::Closed))
+}
+
+async fn prove(
+    channel: &Channel,
+    mut handshake: Handshake,
+    hello: Message,
+) -> Result<SessionEvent, SessionError> {
+    channel.send_text(&hello.encode()).await?;
+    loop {
+        let message = match channel.receive().await {
+            None => return Err(LinkError::Closed.into()),
+            Some(Incoming::Binary(_)) => {
+                return Err(SessionError::Protocol("data before the handshake".to_owned()));
+            }
+            Some(Incoming::Text(text)) => {
+                Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?
+            }
+        };
+        match handshake.on_message(message, channel.peer_certificate())? {
+            Step::Send(message) => channel.send_text(&message.encode()).await?,
+            Step::Done { key, name, device_type } => {
+                return Ok(SessionEvent::Up { name, device_type, key: Some(key) });
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
