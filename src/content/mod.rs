@@ -2,8 +2,20 @@
 //! never outside its destination.
 
 mod cache;
+mod commit;
+mod pages;
+mod recover;
 pub mod scan;
+pub mod sink;
+mod sink_error;
 pub mod source;
+mod staging;
+mod tree;
 
+pub use commit::{Finished, stat_digest};
+pub use pages::PageOutcome;
 pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};
+pub use sink::{RootOutcome, Sink, free_space};
+pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
+pub use staging::find_partial;
