@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::Cache;
 use super::scan::Scan;
+use super::tree::open_named;
 use crate::protocol::id::{BundleId, Root};
 use crate::protocol::identity::{Identity, Signature};
 use crate::protocol::manifest::{
@@ -386,7 +387,7 @@ fn open_unchanged(path: &Path, size: u64) -> Result<File, SourceError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(io)?;
+    let file = open_named(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     if !meta.is_file() || meta.len() != size {
         return Err(SourceError::Changed {

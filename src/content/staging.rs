@@ -79,6 +79,8 @@ pub(super) struct Staging {
 /// system has it.
 static OPEN: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
 
+// These fields have other types on other systems.
+#[allow(clippy::unnecessary_cast)]
 fn inode(stat: &Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }

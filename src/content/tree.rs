@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, renameat, statat,
@@ -27,9 +26,20 @@ pub(super) enum Open {
     Create,
 }
 
-/// Opens a folder that a person chose; links in its path are theirs.
+/// Opens a folder that a person chose; links in its path are theirs. Not with cap-std's own
+/// function, whose `O_PATH` descriptors can be neither synced nor locked.
 pub(super) fn open_destination(path: &Path) -> io::Result<Dir> {
-    Dir::open_ambient_dir(path, ambient_authority())
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::from_std_file(
+        rustix::fs::open(path, flags, Mode::empty())?.into(),
+    ))
+}
+
+/// Opens a file that a person named, for reading. Should it have become a pipe, that is found out
+/// when its metadata is looked at, and not by waiting for a writer.
+pub(super) fn open_named(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 fn one_name(name: &str) -> io::Result<()> {
