@@ -4,6 +4,7 @@
 mod cache;
 mod commit;
 mod pages;
+mod pool;
 mod recover;
 pub mod scan;
 pub mod sink;

@@ -18,6 +18,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::Cache;
+use super::pool::{Buffer, Pool};
 use super::scan::Scan;
 use super::tree::open_named;
 use crate::protocol::id::{BundleId, Root};
@@ -114,6 +115,7 @@ struct Inner {
     pages: Vec<OnceCell<SignedPage>>,
     root: OnceCell<(Root, Signature)>,
     cache: Mutex<Cache>,
+    buffers: Arc<Pool>,
     /// Chunks being read again, so that those who want the same one wait for one read.
     reading: Mutex<HashMap<u32, Weak<OnceCell<Chunk>>>>,
     /// One page at a time: two threads on it keep two cores and any disk busy.
@@ -137,6 +139,7 @@ impl Source {
             pages: (0..layout.page_count()).map(|_| OnceCell::new()).collect(),
             root: OnceCell::new(),
             cache: Mutex::new(Cache::new(CACHE_BYTES)),
+            buffers: Pool::new(layout.chunk_size() as usize),
             reading: Mutex::default(),
             hashing: Semaphore::new(1),
             rereading: Semaphore::new(REREADS),
@@ -213,13 +216,13 @@ impl Source {
         let inner = Arc::clone(&self.0);
         spawn_blocking(move || {
             let bytes = Reader::default().read(&inner, span)?;
-            if xxh3_64(&bytes) != xxh3 {
+            if xxh3_64(bytes.as_ref()) != xxh3 {
                 return Err(SourceError::Changed {
                     path: inner.sources[span.file].clone(),
                 });
             }
             let chunk = Chunk {
-                bytes: bytes.into(),
+                bytes: bytes.freeze(),
                 xxh3,
             };
             lock(&inner.cache).put_used(index, chunk.clone());
@@ -341,12 +344,12 @@ impl Inner {
                 // The other worker need not go on.
                 next.store(self.layout.chunk_count(), Ordering::Relaxed);
             })?;
-            let hash = ChunkHash::of(&bytes);
+            let hash = ChunkHash::of(bytes.as_ref());
             if keep {
                 lock(&self.cache).put_ahead(
                     index,
                     Chunk {
-                        bytes: bytes.into(),
+                        bytes: bytes.freeze(),
                         xxh3: hash.xxh3,
                     },
                 );
@@ -361,7 +364,7 @@ impl Inner {
 struct Reader(Option<(usize, File)>);
 
 impl Reader {
-    fn read(&mut self, inner: &Inner, span: ChunkSpan) -> Result<Vec<u8>, SourceError> {
+    fn read(&mut self, inner: &Inner, span: ChunkSpan) -> Result<Buffer, SourceError> {
         let path = &inner.sources[span.file];
         let file = match &self.0 {
             Some((open, file)) if *open == span.file => file,
@@ -370,8 +373,8 @@ impl Reader {
                 &self.0.insert((span.file, file)).1
             }
         };
-        let mut bytes = vec![0; span.len as usize];
-        read_at(file, &mut bytes, span.offset).map_err(|source| match source.kind() {
+        let mut bytes = inner.buffers.take(span.len as usize);
+        read_at(file, bytes.as_mut(), span.offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
             _ => SourceError::Io {
                 path: path.clone(),
