@@ -1,1 +1,22 @@
-//! (to come)
+//! Files: finding what to send, reading and hashing it, and writing what comes, verified and
+//! never outside its destination.
+
+mod cache;
+mod commit;
+mod pages;
+mod pool;
+mod recover;
+pub mod scan;
+pub mod sink;
+mod sink_error;
+pub mod source;
+mod staging;
+mod tree;
+
+pub use commit::{Finished, stat_digest};
+pub use pages::PageOutcome;
+pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};
+pub use sink::{RootOutcome, Sink, free_space};
+pub use sink_error::SinkError;
+pub use source::{Chunk, SignedPage, Source, SourceError};
+pub use staging::find_partial;

@@ -1,0 +1,310 @@
+//! From a whole partial bundle to files under their final name, never over something else.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use cap_std::fs::Dir;
+use data_encoding::HEXLOWER;
+use rustix::fs::{AtFlags, Mode, RenameFlags, linkat, mkdirat, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::sink::Sink;
+use super::sink_error::SinkError;
+use super::staging::{DATA, FINISHING, Finishing};
+use super::tree;
+use crate::protocol::id::Root;
+use crate::protocol::manifest::{Head, Kind};
+use crate::protocol::names::{BundlePath, MAX_COMPONENT};
+
+/// `name (2)` up to this number.
+const LAST_COPY: u32 = 9999;
+
+/// A bundle under its final name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The root that was verified.
+    pub root: Root,
+    /// Its [`stat_digest`].
+    pub stat: [u8; 32],
+}
+
+/// A digest over sizes and times of the files of a bundle that lies at `path`: while it stays the
+/// same, nobody has touched them. An error when a file is missing or is no file.
+pub fn stat_digest(path: &Path, head: &Head) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"handout stat 1");
+    for file in &head.files {
+        let meta = match head.kind {
+            Kind::File => fs::symlink_metadata(path)?,
+            Kind::Folder => fs::symlink_metadata(path.join(file.path.as_str()))?,
+        };
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file"));
+        }
+        hasher.update(&meta.len().to_be_bytes());
+        hasher.update(&meta.mtime().to_be_bytes());
+        hasher.update(&meta.mtime_nsec().to_be_bytes());
+    }
+    if head.files.is_empty() && !fs::symlink_metadata(path)?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a folder"));
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+impl Sink {
+    /// Gives the whole, verified bundle its final name in the destination and removes the
+    /// staging folder. When something of that name exists, the bundle becomes `name (2)`, or with
+    /// `keep_both` false stays where it is and the error says so.
+    pub fn finish(mut self, keep_both: bool) -> Result<Finished, SinkError> {
+        let finished = self.commit(keep_both)?;
+        if let Err(error) = self.discard() {
+            tracing::warn!(%error, "the bundle is complete, but its staging folder could not be removed");
+        }
+        Ok(finished)
+    }
+
+    /// The first half of [`Sink::finish`]: for a caller that wants to record the result before
+    /// [`Sink::discard`] removes the last trace of how it came about. Can be repeated.
+    pub fn commit(&mut self, keep_both: bool) -> Result<Finished, SinkError> {
+        if let Some(finished) = &self.finished {
+            return Ok(finished.clone());
+        }
+        if !self.have.is_full() {
+            return Err(SinkError::Unfinished {
+                missing: self.have.count() - self.have.len(),
+            });
+        }
+        let root = self.root.ok_or(SinkError::NotVerified)?;
+        self.complete_tree()?;
+        let at = |sink: &Self, error| sink.io(&sink.staging_path, error);
+        let synced = self.sync_dirty().and_then(|()| self.pages.sync());
+        synced.map_err(|error| at(self, error))?;
+        let top = self.head.name.clone();
+        let staged = self.staging_path.join(DATA).join(top.as_str());
+        let stat = stat_digest(&staged, &self.head).map_err(|error| at(self, error))?;
+        self.release_tree();
+        for name in final_names(&top, self.head.kind) {
+            let path = self.dest_path.join(&name);
+            if tree::exists(&self.dest, &name).map_err(|error| self.io(&path, error))? {
+                if keep_both {
+                    continue;
+                }
+                return Err(SinkError::Exists { path });
+            }
+            let finishing = Finishing {
+                name: name.clone(),
+                root,
+                stat: HEXLOWER.encode(&stat),
+            };
+            let finishing = serde_json::to_vec(&finishing).unwrap_or_default();
+            self.staging
+                .keep(FINISHING, &finishing)
+                .map_err(|error| at(self, error))?;
+            match rename_without_overwriting(
+                &self.data,
+                top.as_str(),
+                &self.dest,
+                &name,
+                self.head.kind,
+            ) {
+                Ok(()) => {}
+                Err(Errno::EXIST) if keep_both => continue,
+                Err(Errno::EXIST) => return Err(SinkError::Exists { path }),
+                Err(error) => return Err(self.io(&path, error.into())),
+            }
+            let synced = tree::sync_folder(&self.dest).and_then(|()| tree::sync_folder(&self.data));
+            synced.map_err(|error| self.io(&path, error))?;
+            let finished = Finished { path, root, stat };
+            self.finished = Some(finished.clone());
+            return Ok(finished);
+        }
+        Err(SinkError::Exists {
+            path: self.dest_path.join(top.as_str()),
+        })
+    }
+
+    /// What the chunks do not bring: empty files and folders, lengths, permissions.
+    fn complete_tree(&mut self) -> Result<(), SinkError> {
+        for file in 0..self.head.files.len() {
+            let (size, exec) = (self.head.files[file].size, self.head.files[file].exec);
+            let short = self.complete_file(file, size, exec);
+            if short.map_err(|error| self.io(&self.path_of(file), error))? {
+                // Somebody else was at it: what is gone is to be received again.
+                let lost = self.layout.file_chunks(file);
+                let missing = lost.filter(|&index| self.have.remove(index)).count();
+                return Err(SinkError::Unfinished {
+                    missing: missing as u32,
+                });
+            }
+        }
+        for folder in self.head.dirs.clone() {
+            let made = self.tree().and_then(|tree| {
+                let (parent, name) = tree::parent_of(tree, &folder, true)?;
+                tree::make_folder(&parent, name, 0o777)
+            });
+            made.map_err(|error| self.io(&self.path_of(usize::MAX).join(folder.as_str()), error))?;
+            self.mark_folders(&folder);
+        }
+        self.tree()
+            .map(drop)
+            .map_err(|error| self.io(&self.path_of(usize::MAX), error))
+    }
+
+    /// True when the file is shorter than it must be.
+    fn complete_file(&mut self, file: usize, size: u64, exec: bool) -> io::Result<bool> {
+        let opened = self.writable(file)?;
+        let meta = opened.metadata()?;
+        if meta.len() < size {
+            return Ok(true);
+        }
+        let mode = meta.permissions().mode();
+        // May be run by whoever may read it.
+        let wanted = if exec {
+            mode | (mode & 0o444) >> 2
+        } else {
+            mode
+        };
+        let changed = meta.len() > size || wanted != mode || size == 0;
+        if meta.len() > size {
+            opened.set_len(size)?;
+        }
+        if wanted != mode {
+            opened.set_permissions(fs::Permissions::from_mode(wanted))?;
+        }
+        if changed {
+            self.mark_file(file);
+        }
+        Ok(false)
+    }
+
+    /// An earlier run was interrupted around the renaming: finds out on which side of it.
+    pub(super) fn notice_finished(&mut self, finishing: Finishing) -> Result<(), SinkError> {
+        let top = self.head.name.as_str();
+        if tree::exists(&self.data, top).map_err(|error| self.io(&self.staging_path, error))? {
+            return Ok(());
+        }
+        let Ok(name) = BundlePath::single(finishing.name) else {
+            return Ok(());
+        };
+        let path = self.dest_path.join(name.as_str());
+        let same = stat_digest(&path, &self.head)
+            .is_ok_and(|stat| HEXLOWER.encode(&stat) == finishing.stat);
+        if same && self.own_root() == Some(finishing.root) {
+            let stat = stat_digest(&path, &self.head).map_err(|error| self.io(&path, error))?;
+            self.root = Some(finishing.root);
+            self.finished = Some(Finished {
+                path,
+                root: finishing.root,
+                stat,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The names to try, in order: `name.ext`, `name (2).ext`, `name (3).ext`, …
+fn final_names(name: &BundlePath, kind: Kind) -> impl Iterator<Item = String> {
+    let name = name.as_str().to_owned();
+    (1..=LAST_COPY).map(move |copy| {
+        if copy == 1 {
+            return name.clone();
+        }
+        let dot = name
+            .rfind('.')
+            .filter(|&dot| dot > 0 && kind == Kind::File && name.len() - dot <= 32);
+        let (stem, ext) = name.split_at(dot.unwrap_or(name.len()));
+        let number = format!(" ({copy})");
+        let mut end = stem.len().min(MAX_COMPONENT - number.len() - ext.len());
+        while !stem.is_char_boundary(end) {
+            end -= 1;
+        }
+        format!("{}{number}{ext}", &stem[..end])
+    })
+}
+
+/// Moves `from` to `to`; [`Errno::EXIST`] when something has that name.
+fn rename_without_overwriting(
+    old: &Dir,
+    from: &str,
+    new: &Dir,
+    to: &str,
+    kind: Kind,
+) -> Result<(), Errno> {
+    match renameat_with(old, from, new, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            claim_and_rename(old, from, new, to, kind)
+        }
+        other => other,
+    }
+}
+
+/// For file systems that cannot rename without overwriting: a hard link fails where something
+/// is, and an empty folder of our own is all that a folder can be renamed over.
+fn claim_and_rename(old: &Dir, from: &str, new: &Dir, to: &str, kind: Kind) -> Result<(), Errno> {
+    match kind {
+        Kind::File => {
+            linkat(old, from, new, to, AtFlags::empty())?;
+            unlinkat(old, from, AtFlags::empty())
+        }
+        Kind::Folder => {
+            mkdirat(new, to, Mode::from_raw_mode(0o777))?;
+            renameat(old, from, new, to).inspect_err(|_| {
+                // Removes nothing but the empty folder just made.
+                let _ = unlinkat(new, to, AtFlags::REMOVEDIR);
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_numbered_before_the_extension_and_stay_short_enough() {
+        let second = |name: &str, kind| {
+            final_names(&BundlePath::new(name).unwrap(), kind)
+                .nth(1)
+                .unwrap()
+        };
+        assert_eq!(second("a.txt", Kind::File), "a (2).txt");
+        assert_eq!(second("a.txt", Kind::Folder), "a.txt (2)");
+        assert_eq!(second(".profile", Kind::File), ".profile (2)");
+        assert_eq!(second("README", Kind::File), "README (2)");
+        let long = format!("{}.txt", "é".repeat(125));
+        let copy = second(&long, Kind::File);
+        assert!(copy.len() <= MAX_COMPONENT && copy.ends_with("é (2).txt"));
+    }
+
+    #[test]
+    fn without_help_from_the_file_system_nothing_is_overwritten_either() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, kind) in [("f", Kind::File), ("d", Kind::Folder)] {
+            let (a, b) = (
+                dir.path().join(name),
+                dir.path().join(format!("new-{name}")),
+            );
+            match kind {
+                Kind::File => fs::write(&a, "x").unwrap(),
+                Kind::Folder => fs::create_dir_all(a.join("inner")).unwrap(),
+            }
+            let root = tree::open_destination(dir.path()).unwrap();
+            let to = b.file_name().unwrap().to_str().unwrap();
+            claim_and_rename(&root, name, &root, to, kind).unwrap();
+            assert!(!a.exists() && b.exists());
+            match kind {
+                Kind::File => fs::write(&a, "y").unwrap(),
+                Kind::Folder => fs::create_dir(&a).unwrap(),
+            }
+            assert_eq!(
+                claim_and_rename(&root, name, &root, to, kind),
+                Err(Errno::EXIST)
+            );
+            assert!(a.exists() && b.exists());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What can go wrong while a bundle is received.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::protocol::manifest::{HeadError, PageError};
+use crate::protocol::message::Code;
+
+/// Why a sink did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The bundle's head is not acceptable.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The origin's key does not hash to its id.
+    #[error("the key that came with the bundle is not that of its origin")]
+    KeyMismatch,
+    /// Another sink of this or another process receives the same bundle into the same folder.
+    #[error("the same bundle is already being received in {path:?}")]
+    InUse {
+        /// The staging folder.
+        path: PathBuf,
+    },
+    /// The disk, or its file system, failed or refused.
+    #[error("{path:?}: {source}")]
+    Io {
+        /// What was being read or written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A link where a file or folder of ours should be. It was not followed.
+    #[error(
+        "{path:?} is, or lies behind, a link or something else that is no folder; move it away and try again"
+    )]
+    Link {
+        /// Where.
+        path: PathBuf,
+    },
+    /// No room, or above the user's quota on the disk.
+    #[error(
+        "the disk is full: {needed} bytes are needed and {free} are free; make room and try again"
+    )]
+    DiskFull {
+        /// Bytes still to be written.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// There is no chunk of this number.
+    #[error("the bundle has no chunk {0}")]
+    NoSuchChunk(u32),
+    /// There is no page of this number.
+    #[error("the bundle has no page {0}")]
+    NoSuchPage(u32),
+    /// A page of the wrong size.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// A page or root that the origin did not sign.
+    #[error("the signature of {what} is not the origin's")]
+    Signature {
+        /// What was signed: a page or the root.
+        what: String,
+    },
+    /// A chunk whose page has not come.
+    #[error("chunk {index} came before page {page}, which vouches for it")]
+    PageUnknown {
+        /// The chunk.
+        index: u32,
+        /// Its page.
+        page: u32,
+    },
+    /// A chunk of the wrong length.
+    #[error("chunk {index} must have {expected} bytes, not {got}")]
+    Length {
+        /// The chunk.
+        index: u32,
+        /// Bytes that it must have.
+        expected: u32,
+        /// Bytes that came.
+        got: usize,
+    },
+    /// A chunk that was damaged by accident: its XXH3 differs.
+    #[error("chunk {index} was damaged on its way")]
+    Corrupt {
+        /// The chunk.
+        index: u32,
+    },
+    /// A chunk that is a lie: its XXH3 fits and its BLAKE3 does not.
+    #[error("chunk {index} is not what the origin signed")]
+    False {
+        /// The chunk.
+        index: u32,
+    },
+    /// Chunks are missing.
+    #[error("{missing} chunks are still missing")]
+    Unfinished {
+        /// How many.
+        missing: u32,
+    },
+    /// The root has not been checked yet.
+    #[error("the origin's root of the bundle has not come, or does not fit")]
+    NotVerified,
+    /// Something of that name is in the destination, and both were not to be kept.
+    #[error("{path:?} exists; it was not touched")]
+    Exists {
+        /// What is there.
+        path: PathBuf,
+    },
+}
+
+impl SinkError {
+    /// The word for it on the wire.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Head(HeadError::Version(_)) => Code::Unsupported,
+            Self::Head(_)
+            | Self::NoSuchChunk(_)
+            | Self::NoSuchPage(_)
+            | Self::PageUnknown { .. }
+            | Self::Length { .. }
+            | Self::Page(_)
+            | Self::Unfinished { .. } => Code::BadRequest,
+            Self::KeyMismatch
+            | Self::Signature { .. }
+            | Self::Corrupt { .. }
+            | Self::False { .. }
+            | Self::NotVerified => Code::Integrity,
+            Self::InUse { .. } => Code::Busy,
+            Self::DiskFull { .. } => Code::DiskFull,
+            Self::Io { .. } | Self::Link { .. } => Code::DiskError,
+            Self::Exists { .. } => Code::Declined,
+        }
+    }
+
+    /// What the system said about `path`; a full disk comes back with numbers, which `room`
+    /// gives as bytes needed and bytes free.
+    pub(super) fn of_io(path: &Path, source: io::Error, room: impl FnOnce() -> (u64, u64)) -> Self {
+        let is = |errno: Errno| source.raw_os_error() == Some(errno.raw_os_error());
+        if is(Errno::NOSPC) || is(Errno::DQUOT) {
+            let (needed, free) = room();
+            return Self::DiskFull { needed, free };
+        }
+        let path = path.to_owned();
+        if is(Errno::LOOP) || is(Errno::NOTDIR) {
+            Self::Link { path }
+        } else {
+            Self::Io { path, source }
+        }
+    }
+}

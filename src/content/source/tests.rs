@@ -1,0 +1,138 @@
+use super::*;
+use crate::content::scan::scan;
+use std::fs;
+use std::path::Path;
+
+fn identity() -> Identity {
+    Identity::from_seed(&[9; 32])
+}
+
+fn content(seed: u8, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i / 251) as u8 ^ (i % 253) as u8 ^ seed)
+        .collect()
+}
+
+fn source(path: &Path) -> Source {
+    Source::new(scan(&[path.to_owned()]).unwrap(), identity())
+}
+
+/// Fetches and checks everything as a receiver would.
+async fn fetch(source: &Source) -> Vec<Vec<u8>> {
+    let mut files = vec![Vec::new(); source.head().files.len()];
+    let layout = source.layout();
+    for number in 0..layout.page_count() {
+        let signed = source.page(number).await.unwrap();
+        let said = page_statement(&source.bundle(), number, &page_digest(&signed.bytes));
+        identity()
+            .public_key()
+            .verify(&said, &signed.signature)
+            .unwrap();
+        let page = Page::decode(number, layout.page_bytes(number), &signed.bytes).unwrap();
+        for (index, hash) in layout.page_chunks(number).zip(page.hashes) {
+            let chunk = source.chunk(index).await.unwrap();
+            assert_eq!(ChunkHash::of(&chunk.bytes), hash);
+            assert_eq!(chunk.xxh3, hash.xxh3);
+            files[layout.chunk(index).unwrap().file].extend_from_slice(&chunk.bytes);
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_arrives_whole_at_receivers_in_step_and_its_memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = [
+        vec![],
+        content(1, 5),
+        content(2, 40 * 1024 * 1024 + 77),
+        content(3, 262_144),
+    ];
+    for (name, content) in ["a", "b", "c", "d"].iter().zip(&contents) {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    let source = source(dir.path());
+    assert_eq!(source.known_root(), None);
+    let receivers: Vec<_> = (0..4)
+        .map(|_| {
+            let source = source.clone();
+            tokio::spawn(async move { fetch(&source).await })
+        })
+        .collect();
+    for receiver in receivers {
+        assert!(receiver.await.unwrap() == contents);
+    }
+    assert!(lock(&source.0.cache).used() <= CACHE_BYTES);
+    let (root, signature) = source.root().await.unwrap();
+    identity()
+        .public_key()
+        .verify(&root_statement(&source.bundle(), &root), &signature)
+        .unwrap();
+    assert_eq!(source.known_root(), Some((root, signature)));
+}
+
+#[tokio::test]
+async fn the_root_is_the_same_whether_asked_for_first_or_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, content(7, 20 * 1024 * 1024)).unwrap();
+    let (first, last) = (source(&path), source(&path));
+    let root = first.root().await.unwrap();
+    assert_eq!(
+        lock(&first.0.cache).used(),
+        0,
+        "making the root keeps no chunks"
+    );
+    fetch(&last).await;
+    assert_eq!(last.root().await.unwrap(), root);
+    fetch(&first).await;
+}
+
+#[tokio::test]
+async fn an_empty_file_has_a_root_and_no_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("empty");
+    fs::write(&path, "").unwrap();
+    let source = source(&path);
+    assert_eq!(source.layout().chunk_count(), 0);
+    assert_eq!(
+        source.root().await.unwrap().0,
+        root_of(&source.bundle(), [])
+    );
+    assert!(matches!(
+        source.chunk(0).await,
+        Err(SourceError::NoSuch { .. })
+    ));
+    assert!(matches!(
+        source.page(0).await,
+        Err(SourceError::NoSuch { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    let changed = |result: Result<Chunk, SourceError>| match result {
+        Err(SourceError::Changed { path: named }) => assert_eq!(named, path),
+        other => panic!("{other:?}"),
+    };
+    let original = content(1, 1_000_000);
+    for other in [content(1, 999_999), content(1, 1_000_001)] {
+        fs::write(&path, &original).unwrap();
+        let source = source(&path);
+        fs::write(&path, other).unwrap();
+        changed(source.chunk(0).await);
+        // Back again: the error was not kept.
+        fs::write(&path, &original).unwrap();
+        source.chunk(0).await.unwrap();
+    }
+    let source = source(&path);
+    source.root().await.unwrap();
+    fs::write(&path, content(2, 1_000_000)).unwrap();
+    changed(source.chunk(3).await);
+    fs::remove_file(&path).unwrap();
+    let gone = source.chunk(2).await.unwrap_err();
+    assert!(matches!(gone, SourceError::Io { .. }));
+    assert_eq!(gone.code(), Code::Changed);
+}
