@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::Setting;
+
 /// Why the settings were not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -60,21 +62,14 @@ pub enum ConfigError {
     },
     /// Two values that do not go together.
     #[error(
-        "{first} ({first_value}, from {first_origin}) must not be above {second} ({second_value}, from {second_origin})"
+        "{} ({}, from {}) must not be above {} ({}, from {})",
+        low.key, low.value, low.source, high.key, high.value, high.source
     )]
     Conflict {
-        /// The key that is too high.
-        first: &'static str,
-        /// Its value.
-        first_value: String,
-        /// Where it comes from.
-        first_origin: String,
-        /// The key that it exceeds.
-        second: &'static str,
-        /// Its value.
-        second_value: String,
-        /// Where it comes from.
-        second_origin: String,
+        /// The setting that is too high.
+        low: Box<Setting>,
+        /// The one that it exceeds.
+        high: Box<Setting>,
     },
     /// A default that depends on the home folder, and there is none.
     #[error(

@@ -210,22 +210,13 @@ impl Reader<'_> {
         if low <= high {
             return;
         }
-        let find = |key: &str| {
-            let setting = self.settings.iter().find(|setting| setting.key == key);
-            setting.map_or_else(Default::default, |setting| {
-                (setting.value.clone(), setting.source.clone())
-            })
-        };
-        let ((first_value, first_origin), (second_value, second_origin)) =
-            (find(first), find(second));
-        self.errors.push(ConfigError::Conflict {
-            first,
-            first_value,
-            first_origin,
-            second,
-            second_value,
-            second_origin,
-        });
+        let find = |key| self.settings.iter().find(|setting| setting.key == key);
+        if let (Some(low), Some(high)) = (find(first), find(second)) {
+            self.errors.push(ConfigError::Conflict {
+                low: Box::new(low.clone()),
+                high: Box::new(high.clone()),
+            });
+        }
     }
 }
 
