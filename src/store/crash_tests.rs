@@ -1,7 +1,9 @@
 //! What a power cut, a kill or a failing disk may leave behind, and that the store still opens.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::tests::{authorization, device, transfer};
 use super::*;
@@ -19,6 +21,13 @@ fn copy_dir(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// The newest database of a closed store.
+fn newest(state: &Path) -> std::path::PathBuf {
+    let databases = fs::read_dir(state.join("db")).unwrap();
+    let paths = databases.map(|entry| entry.unwrap().path());
+    paths.max().unwrap()
 }
 
 /// A store with some history: two authorized devices, a revoked one, transfers and progress.
@@ -84,7 +93,9 @@ fn a_database_cut_at_any_length_opens_and_nobody_is_authorized_or_forgotten() {
         store.flush().unwrap();
     }
     drop(store);
-    let length = fs::metadata(dir.path().join("state/db/db")).unwrap().len();
+    let length = fs::metadata(newest(&dir.path().join("state")).join("db"))
+        .unwrap()
+        .len();
     let mut rebuilt = 0;
     for step in 0..40 {
         let copy = dir.path().join(format!("copy{step}"));
@@ -93,7 +104,7 @@ fn a_database_cut_at_any_length_opens_and_nobody_is_authorized_or_forgotten() {
         let cut = length * step / 40 + (step % 3) * 7;
         let file = fs::OpenOptions::new()
             .write(true)
-            .open(copy.join("db/db"))
+            .open(newest(&copy).join("db"))
             .unwrap();
         file.set_len(cut).unwrap();
         rebuilt += usize::from(assert_usable(&copy));
@@ -110,7 +121,7 @@ fn garbage_in_the_database_is_set_aside_and_only_three_such_are_kept() {
         let garbage: Vec<u8> = (0..1 << 20u32)
             .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ round)
             .collect();
-        for entry in fs::read_dir(dir.path().join("db")).unwrap() {
+        for entry in fs::read_dir(newest(dir.path())).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
                 fs::write(path, &garbage).unwrap();
@@ -129,7 +140,7 @@ fn garbage_in_the_database_is_set_aside_and_only_three_such_are_kept() {
 fn flipped_bytes_anywhere_do_not_stop_the_store() {
     let dir = tempfile::tempdir().unwrap();
     drop(filled(&dir.path().join("state")));
-    let whole = fs::read(dir.path().join("state/db/db")).unwrap();
+    let whole = fs::read(newest(&dir.path().join("state")).join("db")).unwrap();
     for step in 0..20 {
         let copy = dir.path().join(format!("copy{step}"));
         copy_dir(&dir.path().join("state"), &copy);
@@ -138,7 +149,7 @@ fn flipped_bytes_anywhere_do_not_stop_the_store() {
         for byte in bytes.iter_mut().skip(at).take(64) {
             *byte ^= 0xa5;
         }
-        fs::write(copy.join("db/db"), bytes).unwrap();
+        fs::write(newest(&copy).join("db"), bytes).unwrap();
         assert_usable(&copy);
         fs::remove_dir_all(&copy).unwrap();
     }
@@ -148,12 +159,15 @@ fn flipped_bytes_anywhere_do_not_stop_the_store() {
 fn leftovers_of_a_killed_opening_do_not_matter() {
     let dir = tempfile::tempdir().unwrap();
     drop(filled(dir.path()));
-    let leftover = dir.path().join("db/snap.0000000000000001.generating");
+    let leftover = newest(dir.path()).join("snap.0000000000000001.generating");
     fs::write(&leftover, b"half").unwrap();
     fs::write(dir.path().join("identity.new"), b"half").unwrap();
     fs::write(dir.path().join("authorizations.new"), b"half").unwrap();
+    // A copying that was interrupted.
+    fs::create_dir_all(dir.path().join("db/00000009")).unwrap();
     assert!(!assert_usable(dir.path()));
     assert!(!leftover.exists());
+    assert_eq!(newest(dir.path()), dir.path().join("db/00000011"));
 }
 
 #[test]
@@ -216,5 +230,63 @@ fn a_database_of_a_newer_version_is_named_and_left_alone() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(dir.path().join("db/db").exists());
+    assert!(newest(dir.path()).join("db").exists());
+}
+
+const CHILD_STATE: &str = "HANDOUT_TEST_CHILD_STATE";
+
+/// Not a test of its own: the process that the next one kills. It authorizes and revokes for
+/// ever, and says what it has done.
+#[test]
+fn child_that_is_killed() {
+    let Some(state) = std::env::var_os(CHILD_STATE) else {
+        return;
+    };
+    let mut store = Store::open(Path::new(&state)).unwrap();
+    for since in 0.. {
+        let n = (since % 200) as u8;
+        let granted = Authorization {
+            since,
+            ..authorization(n)
+        };
+        store.authorize(granted).unwrap();
+        println!("\ndone {n} {since}");
+        let record = transfer(since as u32 % 100, since, TransferState::Active);
+        store.put_transfer(record.clone()).unwrap();
+        store.put_progress(&record.id, &[n; 9000]).unwrap();
+    }
+}
+
+#[test]
+fn a_process_killed_at_any_moment_has_kept_every_decision_that_it_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::crash_tests::child_that_is_killed"])
+            .args(["--nocapture", "--test-threads=1"])
+            .env(CHILD_STATE, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut reported = std::collections::BTreeMap::new();
+        for line in lines.map_while(Result::ok) {
+            if let Some(done) = line.strip_prefix("done ") {
+                let (n, since) = done.split_once(' ').unwrap();
+                let (n, since): (u8, u64) = (n.parse().unwrap(), since.parse().unwrap());
+                reported.insert(n, since);
+                if since == 3 + round * 37 {
+                    child.kill().unwrap();
+                }
+            }
+        }
+        child.wait().unwrap();
+        assert!(!reported.is_empty());
+        let store = Store::open(dir.path()).unwrap();
+        for (n, since) in reported {
+            let kept = store.authorization(&device(n)).unwrap().since;
+            // One more may have been made after the last report.
+            assert!(kept >= since, "round {round}: {n} at {kept}, not {since}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Opening sled so that it always opens, and flushing so that it survives a power cut.
+//! A sled database that may be damaged: opened and used without panics, flushed for good.
 //!
 //! sled 0.34.7 panics when it opens a truncated file, refuses to open beside the leftovers of an
 //! opening that was killed, and flushes without fsync.
@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::StoreError;
 use super::files::{create_private_dir, sync_dir, sync_parent};
@@ -22,58 +22,40 @@ const TREES: [(&str, u32); 5] = [
     ("progress", 1),
     ("groups", 1),
 ];
-/// How many damaged databases are kept for whoever wants to look into them.
-const DAMAGED_KEPT: usize = 3;
-const DAMAGED_PREFIX: &str = "db.damaged-";
 /// What sled may keep in memory, in bytes; its own default is 1 GiB.
 const CACHE: u64 = 16 * 1024 * 1024;
 /// A database that this process has just closed is let go of by its background threads, a little
 /// later.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// How many items are copied at once.
+const BATCH: usize = 256;
 
-/// The open database in `<state>/db`.
+/// An open database.
 #[derive(Debug)]
 pub(super) struct Database {
     db: sled::Db,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
-/// Why a database did not open.
-enum Trouble {
+/// Why a database could not be opened or read.
+#[derive(Debug)]
+pub(super) enum Trouble {
     /// It can be set aside and made anew.
     Damaged(String),
     /// Setting it aside would not help, or would be wrong.
     Other(StoreError),
 }
 
-impl Database {
-    /// Opens the database, or sets a damaged one aside and makes a new one. `true` says that the
-    /// database is new.
-    pub(super) fn open(state_dir: &Path) -> Result<(Self, bool), StoreError> {
-        let path = state_dir.join("db");
-        match Self::try_open(&path) {
-            Ok(opened) => Ok(opened),
-            Err(Trouble::Other(error)) => Err(error),
-            Err(Trouble::Damaged(fault)) => {
-                let aside = set_aside(state_dir, &path)
-                    .map_err(|source| StoreError::io("set aside", &path, source))?;
-                tracing::warn!(
-                    path = %path.display(), aside = %aside.display(), fault,
-                    "the database was damaged (a panic message above this line is part of that). \
-                     It is set aside and made anew: authorizations come back from their journal, \
-                     received files stay, and partly received ones are checked again from disk"
-                );
-                match Self::try_open(&path) {
-                    Ok((database, _)) => Ok((database, true)),
-                    Err(Trouble::Other(error)) => Err(error),
-                    Err(Trouble::Damaged(message)) => Err(StoreError::Database { path, message }),
-                }
-            }
-        }
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Damaged(error.to_string())
     }
+}
 
-    fn try_open(path: &Path) -> Result<(Self, bool), Trouble> {
+impl Database {
+    /// Opens a database, or makes an empty one.
+    pub(super) fn at(path: &Path) -> Result<Self, Trouble> {
         let failed = |action, source| Trouble::Other(StoreError::io(action, path, source));
         create_private_dir(path).map_err(|source| failed("create", source))?;
         remove_leftovers(path).map_err(|source| failed("clean up", source))?;
@@ -92,36 +74,21 @@ impl Database {
                 Err(panic) => return Err(Trouble::Damaged(panic)),
             }
         };
-        let database = Self {
-            db,
-            path: path.to_owned(),
-        };
-        let is_new = database.check()?;
-        let synced = sync_dir(path).and_then(|()| sync_parent(path));
-        synced.map_err(|source| failed("sync", source))?;
-        Ok((database, is_new))
+        let path = path.to_owned();
+        Ok(Self { db, path })
     }
 
-    /// Reads everything once, so that damage shows now and not in the middle of work, and
-    /// compares the schema versions. `true` says that it has none yet, so it is new, or was cut
-    /// back to nothing.
-    fn check(&self) -> Result<bool, Trouble> {
-        let mut is_new = false;
-        let damaged = |error: StoreError| Trouble::Damaged(error.to_string());
-        let meta = self.tree("meta").map_err(damaged)?;
+    /// True when [`Database::complete`] was reached; a schema that is newer than ours is an error.
+    pub(super) fn is_complete(&self) -> Result<bool, Trouble> {
+        let meta = self.tree("meta")?;
         for (name, known) in TREES {
-            let key = format!("schema/{name}");
-            let found = self.guard(|| meta.get(&key)).map_err(damaged)?;
-            let found = found.map(|value| value.as_ref().try_into().map(u32::from_be_bytes));
-            match found {
-                None => {
-                    is_new = true;
-                    let version = known.to_be_bytes();
-                    self.guard(|| meta.insert(&key, &version))
-                        .map_err(damaged)?;
-                }
-                Some(Ok(found)) if found == known => {}
-                Some(Ok(found)) if found > known => {
+            let found = self.guard(|| meta.get(schema_key(name)))?;
+            let Some(found) = found else {
+                return Ok(false);
+            };
+            match found.as_ref().try_into().map(u32::from_be_bytes) {
+                Ok(found) if found == known => {}
+                Ok(found) if found > known => {
                     return Err(Trouble::Other(StoreError::Newer {
                         path: self.path.clone(),
                         table: name,
@@ -129,15 +96,63 @@ impl Database {
                         known,
                     }));
                 }
-                Some(_) => {
-                    return Err(Trouble::Damaged(format!("{name} has no schema version")));
+                _ => return Err(Trouble::Damaged(format!("{name} has no schema version"))),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Marks the database as whole, for good, by writing the schema versions.
+    pub(super) fn complete(&self) -> Result<(), StoreError> {
+        let meta = self.tree("meta")?;
+        let mut versions = sled::Batch::default();
+        for (name, version) in TREES {
+            versions.insert(schema_key(name).into_bytes(), &version.to_be_bytes());
+        }
+        // All else first: sled writes in order, but the mark must not come before a write that
+        // fails.
+        self.flush()?;
+        self.guard(|| meta.apply_batch(versions))?;
+        self.flush()?;
+        sync_dir(&self.path)
+            .and_then(|()| sync_parent(&self.path))
+            .map_err(|source| StoreError::io("sync", &self.path, source))
+    }
+
+    /// Copies everything into another database. What was read before damage showed is copied.
+    pub(super) fn copy_to(&self, target: &Self) -> Result<(), Trouble> {
+        for (name, _) in TREES {
+            let from = self.tree(name)?;
+            let to = target.tree(name).map_err(Trouble::Other)?;
+            let mut items = from.iter();
+            loop {
+                let mut batch = sled::Batch::default();
+                let mut count = 0;
+                let read = self.guard(|| {
+                    for item in items.by_ref().take(BATCH) {
+                        let (key, value) = item?;
+                        batch.insert(key, value);
+                        count += 1;
+                    }
+                    Ok(())
+                });
+                target
+                    .guard(|| to.apply_batch(batch))
+                    .map_err(Trouble::Other)?;
+                read?;
+                if count < BATCH {
+                    break;
                 }
             }
-            self.pieces(name)
-                .and_then(|pieces| pieces.all(self, name))
-                .map_err(damaged)?;
         }
-        Ok(is_new)
+        Ok(())
+    }
+
+    /// Closes the database. Closing writes, and panics on the damage that reading met.
+    pub(super) fn close(self) {
+        if let Err(panic) = catch(|| drop(self)) {
+            tracing::debug!(panic, "a database did not close as it should");
+        }
     }
 
     /// One of [`TREES`].
@@ -170,6 +185,10 @@ impl Database {
             message,
         })
     }
+}
+
+fn schema_key(tree: &str) -> String {
+    format!("schema/{tree}")
 }
 
 fn open_sled(path: &Path) -> sled::Result<sled::Db> {
@@ -221,31 +240,4 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Renames the database to `db.damaged-<unix time>` and removes the oldest of those.
-fn set_aside(state_dir: &Path, path: &Path) -> io::Result<PathBuf> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let mut stamp = now.map_or(0, |elapsed| elapsed.as_secs());
-    let mut aside = state_dir.join(format!("{DAMAGED_PREFIX}{stamp}"));
-    while aside.exists() {
-        stamp += 1;
-        aside = state_dir.join(format!("{DAMAGED_PREFIX}{stamp}"));
-    }
-    fs::rename(path, &aside)?;
-    sync_dir(state_dir)?;
-    let mut stamps = Vec::new();
-    for entry in fs::read_dir(state_dir)? {
-        let name = entry?.file_name();
-        let stamp = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(DAMAGED_PREFIX));
-        stamps.extend(stamp.and_then(|stamp| stamp.parse::<u64>().ok()));
-    }
-    stamps.sort_unstable();
-    let surplus = stamps.len().saturating_sub(DAMAGED_KEPT);
-    for stamp in &stamps[..surplus] {
-        fs::remove_dir_all(state_dir.join(format!("{DAMAGED_PREFIX}{stamp}")))?;
-    }
-    Ok(aside)
 }

@@ -11,7 +11,7 @@ use super::StoreError;
 /// however it ends; the file stays.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -51,7 +51,17 @@ impl Lock {
         if let Err(error) = written {
             tracing::debug!(%error, path = %path.display(), "the lock file does not name us");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would do, but for a process that is being started just now: until it runs its
+        // own program it has a copy of the handle, and with it the lock.
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the lock is let go of by closing it");
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 //! lock                   held while the store is open; names the process
 //! identity.key           the device's secret, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
-//! db/                    sled: all records; damaged, it is set aside and made anew
-//! db.damaged-<time>/     the last three of those
+//! db/<number>/           sled: all records; a fresh one at every opening, from the last one
+//! db.damaged-<time>/     the last three that were damaged
 //! ```
 //!
 //! The API is synchronous: one thread owns the store.
@@ -15,6 +15,7 @@
 mod db;
 mod error;
 mod files;
+mod generation;
 mod identity;
 mod journal;
 mod lock;
@@ -80,7 +81,7 @@ impl Store {
         let lock = Lock::take(state_dir)?;
         let (identity, new_identity) = identity::load_or_create(state_dir)?;
         let (mut journal, mut entries) = Journal::open(state_dir, &identity.public_key())?;
-        let (database, new_database) = Database::open(state_dir)?;
+        let (database, new_database) = generation::open(state_dir)?;
         let authorizations = database.pieces("authorizations")?;
         reconcile(
             &identity,

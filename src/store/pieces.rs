@@ -15,6 +15,9 @@ const PIECE: usize = 3584;
 /// Longest value, in bytes.
 pub(super) const MAX_VALUE: usize = 256 * 1024;
 
+/// A key and its value.
+type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// One tree.
 #[derive(Debug, Clone)]
 pub(super) struct Pieces {
@@ -92,7 +95,7 @@ impl Pieces {
         &self,
         database: &Database,
         what: &'static str,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<KeyValue>, StoreError> {
         let mut found: BTreeMap<Vec<u8>, Vec<(u16, sled::IVec)>> = BTreeMap::new();
         database.guard(|| {
             for item in self.tree.iter() {
@@ -156,7 +159,7 @@ mod tests {
     #[test]
     fn values_of_all_sizes_grow_shrink_and_vanish_without_touching_their_neighbours() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(dir.path()).unwrap();
+        let database = Database::at(dir.path()).unwrap();
         let pieces = database.pieces("progress").unwrap();
         pieces.put(&database, "x", b"key\0", b"longer key").unwrap();
         pieces.put(&database, "x", b"ke", b"shorter key").unwrap();
@@ -189,7 +192,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_whole_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, _) = Database::open(dir.path()).unwrap();
+        let database = Database::at(dir.path()).unwrap();
         let pieces = database.pieces("progress").unwrap();
         pieces.put(&database, "x", b"a", &[1; 3 * PIECE]).unwrap();
         pieces.tree.remove(piece_key(b"a", 1)).unwrap();
