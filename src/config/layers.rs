@@ -1,0 +1,248 @@
+//! Where settings come from: the defaults, a file, the environment, the command line. Keys are
+//! checked here, while it is still known who wrote them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use config::{FileFormat, Source, Value, ValueKind};
+
+use super::error::ConfigError;
+use super::surroundings::Surroundings;
+
+/// The defaults, with a comment for every key.
+pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// What a value from [`DEFAULTS`] names as its origin.
+pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
+const COMMAND_LINE: &str = "the command line";
+const PREFIX: &str = "HANDOUT_";
+/// Config files are written by people.
+const MAX_FILE: u64 = 1024 * 1024;
+
+type Map = config::Map<String, Value>;
+
+/// One source: sections with known keys, each value naming where it is from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer(BTreeMap<String, Map>);
+
+impl Layer {
+    fn put(&mut self, section: &str, key: &str, origin: &str, kind: ValueKind) {
+        self.0
+            .entry(section.to_owned())
+            .or_default()
+            .insert(key.to_owned(), Value::new(Some(&origin.to_owned()), kind));
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map, config::ConfigError> {
+        let section = |(name, map): (&String, &Map)| (name.clone(), Value::new(None, map.clone()));
+        Ok(self.0.iter().map(section).collect())
+    }
+}
+
+/// All keys that there are: those of the defaults.
+#[derive(Debug)]
+pub(super) struct Known(BTreeMap<String, BTreeSet<String>>);
+
+impl Known {
+    /// Every key as `section.key`.
+    pub(super) fn keys(&self) -> impl Iterator<Item = String> {
+        self.0
+            .iter()
+            .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+    }
+
+    fn has(&self, section: &str, key: &str) -> bool {
+        self.0.get(section).is_some_and(|keys| keys.contains(key))
+    }
+
+    fn unknown(&self, origin: &str, key: &str) -> ConfigError {
+        let distance = |known: &str| strsim::damerau_levenshtein(key, known);
+        let last = |known: &str| known.split_once('.').map(|(_, last)| last.to_owned());
+        let names = self.keys().chain(self.0.keys().cloned());
+        let near = names
+            .map(|name| {
+                // A key without its section, or in another one, is as near as can be.
+                let misplaced = last(&name).is_some_and(|last| {
+                    key == last || key.split_once('.').is_some_and(|(_, key)| key == last)
+                });
+                (if misplaced { 1 } else { distance(&name) }, name)
+            })
+            .min()
+            .filter(|(distance, _)| *distance <= 1 + key.len() / 4);
+        ConfigError::UnknownKey {
+            origin: origin.to_owned(),
+            key: key.chars().take(80).collect(),
+            nearest: near.map(|(_, name)| name),
+        }
+    }
+}
+
+/// The defaults as a layer, and all keys.
+pub(super) fn defaults() -> (Layer, Known) {
+    let tables = parse(DEFAULTS).expect("the embedded defaults are TOML, as a test shows");
+    let mut layer = Layer::default();
+    let mut known = BTreeMap::new();
+    for (section, value) in tables {
+        let ValueKind::Table(table) = value.kind else {
+            unreachable!("the embedded defaults consist of sections, as a test shows")
+        };
+        known.insert(section.clone(), table.keys().cloned().collect());
+        for (key, value) in table {
+            layer.put(&section, &key, DEFAULT_ORIGIN, value.kind);
+        }
+    }
+    (layer, Known(known))
+}
+
+/// The config file: the one asked for, else the first that exists in the usual places.
+pub(super) fn find_file(
+    asked: Option<&Path>,
+    surroundings: &Surroundings,
+) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let read = |path: &Path| {
+        let mut text = String::new();
+        let file = File::open(path)?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(io::Error::other("it has more than 1 MiB"));
+        }
+        Ok(text)
+    };
+    let unreadable = |path: &Path, source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(path) = asked {
+        let path = surroundings.current_dir.join(path);
+        let text = read(&path).map_err(|source| unreadable(&path, source))?;
+        return Ok(Some((path, text)));
+    }
+    for path in surroundings.config_files() {
+        match read(&path) {
+            Ok(text) => return Ok(Some((path, text))),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
+            Err(source) => return Err(unreadable(&path, source)),
+        }
+    }
+    Ok(None)
+}
+
+/// The file's layer.
+pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<ConfigError>) -> Layer {
+    let mut layer = Layer::default();
+    let tables = match parse(text) {
+        Ok(tables) => tables,
+        Err(message) => {
+            errors.push(ConfigError::Syntax {
+                path: path.to_owned(),
+                message,
+            });
+            return layer;
+        }
+    };
+    let origin = path.display().to_string();
+    for (section, value) in BTreeMap::from_iter(tables) {
+        let has_section = known.0.contains_key(&section);
+        match value.kind {
+            ValueKind::Table(table) if has_section => {
+                for (key, value) in BTreeMap::from_iter(table) {
+                    if known.has(&section, &key) {
+                        layer.put(&section, &key, &origin, value.kind);
+                    } else {
+                        errors.push(known.unknown(&origin, &format!("{section}.{key}")));
+                    }
+                }
+            }
+            _ if has_section => errors.push(ConfigError::NotASection {
+                origin: origin.clone(),
+                key: section,
+            }),
+            _ => errors.push(known.unknown(&origin, &section)),
+        }
+    }
+    layer
+}
+
+/// The layer of the environment: `HANDOUT_SECTION__KEY`. Variables without the double underscore
+/// are the command line's business, unless they are a key with one underscore missing.
+pub(super) fn environment(
+    surroundings: &Surroundings,
+    known: &Known,
+    errors: &mut Vec<ConfigError>,
+) -> Layer {
+    let mut layer = Layer::default();
+    for (name, value) in &surroundings.variables {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let rest = rest.to_ascii_lowercase();
+        let Some((section, key)) = rest.split_once("__") else {
+            let meant = known.keys().find(|key| key.replace('.', "_") == rest);
+            if let Some(meant) = meant {
+                errors.push(ConfigError::UnknownKey {
+                    origin: "the environment".to_owned(),
+                    key: name.to_owned(),
+                    nearest: Some(variable(&meant)),
+                });
+            }
+            continue;
+        };
+        let dotted = format!("{section}.{key}");
+        if !known.has(section, key) {
+            errors.push(known.unknown(name, &dotted));
+            continue;
+        }
+        match value.to_str() {
+            Some(text) => layer.put(section, key, name, ValueKind::String(text.to_owned())),
+            None => errors.push(ConfigError::WrongValue {
+                origin: name.to_owned(),
+                key: dotted,
+                allowed: "UTF-8 text".to_owned(),
+                got: "other bytes".to_owned(),
+            }),
+        }
+    }
+    layer
+}
+
+/// The layer of the command line.
+pub(super) fn command_line(
+    overrides: &[(String, String)],
+    known: &Known,
+    errors: &mut Vec<ConfigError>,
+) -> Layer {
+    let mut layer = Layer::default();
+    for (key, value) in overrides {
+        match key.split_once('.') {
+            Some((section, name)) if known.has(section, name) => {
+                let kind = ValueKind::String(value.clone());
+                layer.put(section, name, COMMAND_LINE, kind);
+            }
+            _ => errors.push(known.unknown(COMMAND_LINE, key)),
+        }
+    }
+    layer
+}
+
+/// The environment variable of a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+fn parse(text: &str) -> Result<Map, String> {
+    config::File::from_str(text, FileFormat::Toml)
+        .collect()
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,393 @@
+//! The settings, one struct per section. `config/default.toml` explains each.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Setting;
+use super::reader::Reader;
+use super::surroundings::Surroundings;
+use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Declares a struct with public fields.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+    };
+}
+
+/// Everything that can be set, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// This device, as others see it.
+    pub device: Device,
+    /// What outlives the process.
+    pub state: State,
+    /// Finding devices.
+    pub discovery: Discovery,
+    /// Agreeing on connections.
+    pub signaling: Signaling,
+    /// WebRTC connections.
+    pub network: NetworkSettings,
+    /// Taking what others send.
+    pub receive: Receive,
+    /// Who may exchange bundles with us.
+    pub trust: Trust,
+    /// Keeping track of transfers.
+    pub transfer: Transfer,
+    /// What is written to stderr.
+    pub log: Log,
+    pub(super) described: Vec<Setting>,
+}
+
+section! {
+    /// `[device]`
+    Device {
+        /// Its name for people: 1 to 64 bytes without control characters.
+        name: String,
+        /// What it is.
+        device_type: DeviceType,
+    }
+}
+
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceType {
+    /// A computer.
+    Desktop,
+    /// A phone or tablet.
+    Mobile,
+}
+
+impl DeviceType {
+    /// The word in adverts and in HELLO.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Desktop => "desktop",
+            Self::Mobile => "mobile",
+        }
+    }
+}
+
+section! {
+    /// `[state]`
+    State {
+        /// The state folder, absolute.
+        dir: PathBuf,
+    }
+}
+
+section! {
+    /// `[discovery]`
+    Discovery {
+        /// Whether to look for devices and be found.
+        enabled: bool,
+        /// The interfaces to use; empty for all but loopback.
+        interfaces: Vec<Interface>,
+        /// Whether to use loopback alone.
+        loopback_only: bool,
+        /// How many devices are remembered at once.
+        max_peers: usize,
+        /// Devices known without discovery.
+        static_peers: Vec<StaticPeer>,
+    }
+}
+
+section! {
+    /// `[signaling]`
+    Signaling {
+        /// The address to listen on.
+        bind: IpAddr,
+        /// The TCP port to listen on; 0 for any.
+        port: u16,
+        /// Who offers.
+        initiator: Initiator,
+        /// The wait for an answer.
+        answer_timeout: Duration,
+        /// How often an offer is made again.
+        retries: u32,
+        /// The wait before the first of those; each further one is twice as long.
+        backoff: Duration,
+        /// How long candidates wait for their description.
+        early_candidates: Duration,
+        /// Open connections in all.
+        max_connections: usize,
+        /// Open connections of one address; at most `max_connections`.
+        max_connections_per_address: usize,
+        /// The longest silence on a connection.
+        idle_timeout: Duration,
+        /// The longest wait for a connection's first object.
+        first_object_timeout: Duration,
+        /// How far clocks may differ.
+        max_clock_skew: Duration,
+    }
+}
+
+/// Who offers a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Initiator {
+    /// The device that wants to send.
+    Sender,
+    /// The device with the lower id.
+    LowerId,
+}
+
+section! {
+    /// `[network]`
+    NetworkSettings {
+        /// Our addresses to use; empty for those of the chosen interfaces.
+        addresses: Vec<IpAddr>,
+        /// Whether loopback addresses are allowed.
+        loopback: bool,
+        /// Networks besides on-link ones from which candidates are taken.
+        networks: Vec<Network>,
+        /// UDP socket buffers, in bytes.
+        udp_buffer: u64,
+        /// Bytes in an SCTP packet.
+        mtu: u16,
+        /// Most bytes in flight on one link.
+        window_max: u64,
+        /// Fewest bytes that its window shrinks to; at most `window_max`.
+        window_min: u64,
+        /// Most bytes waiting in a data channel.
+        send_buffer: u64,
+        /// Silence after which a connection counts as disturbed.
+        ice_disconnected: Duration,
+        /// How long after that it counts as lost.
+        ice_failed: Duration,
+        /// The longest way to an open channel.
+        channel_timeout: Duration,
+        /// The longest time without progress.
+        stall_timeout: Duration,
+    }
+}
+
+section! {
+    /// `[receive]`
+    Receive {
+        /// Whether to take bundles.
+        enabled: bool,
+        /// Where they go, absolute.
+        destination: PathBuf,
+        /// Bytes that stay free on that disk.
+        reserve: u64,
+        /// Bytes of the largest bundle.
+        max_bundle: u64,
+    }
+}
+
+section! {
+    /// `[trust]`
+    Trust {
+        /// Devices that the config authorizes.
+        authorized: Vec<Authorized>,
+        /// Whether clients without proof are dealt with.
+        plain_peers: bool,
+    }
+}
+
+section! {
+    /// `[transfer]`
+    Transfer {
+        /// How often progress is made safe at least.
+        checkpoint_interval: Duration,
+        /// After how many bytes it is made safe sooner.
+        checkpoint_bytes: u64,
+        /// How many finished transfers and broadcasts are remembered.
+        retention: usize,
+        /// How often a transfer that waits for disk space looks again.
+        disk_retry: Duration,
+    }
+}
+
+section! {
+    /// `[log]`
+    Log {
+        /// The least severe messages to write.
+        level: LogLevel,
+        /// How they are written.
+        format: LogFormat,
+    }
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// What a person should look at.
+    Warn,
+    /// What is going on.
+    Info,
+    /// Why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word that the config and tracing filters use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+
+    const ALL: [Self; 6] = [
+        Self::Off,
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+}
+
+/// How log messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Settings {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let settings = Self {
+            device: Device {
+                name: r.text_or(
+                    "device.name",
+                    "a name of at most 64 bytes without control characters",
+                    is_name,
+                    Surroundings::device_name,
+                ),
+                device_type: r.choice(
+                    "device.type",
+                    &[DeviceType::Desktop, DeviceType::Mobile].map(|kind| (kind.as_str(), kind)),
+                ),
+            },
+            state: State {
+                dir: r.path_or("state.dir", Surroundings::state_dir),
+            },
+            discovery: Discovery::read(r),
+            signaling: Signaling::read(r),
+            network: NetworkSettings::read(r),
+            receive: Receive {
+                enabled: r.boolean("receive.enabled"),
+                destination: r.path_or("receive.destination", Surroundings::destination),
+                reserve: r.size("receive.reserve", 0..=u64::MAX),
+                max_bundle: r.size("receive.max_bundle", 1..=u64::MAX),
+            },
+            trust: Trust {
+                authorized: r.list(
+                    "trust.authorized",
+                    "\"device_id\" or \"device_id name\", where ids have 32 characters of a-z2-7",
+                ),
+                plain_peers: r.boolean("trust.plain_peers"),
+            },
+            transfer: Transfer {
+                checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
+                checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
+                retention: r.number("transfer.retention", 0..=5000),
+                disk_retry: r.duration("transfer.disk_retry", ["100ms", "1h"]),
+            },
+            log: Log {
+                level: r.choice(
+                    "log.level",
+                    &LogLevel::ALL.map(|level| (level.as_str(), level)),
+                ),
+                format: r.choice(
+                    "log.format",
+                    &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+                ),
+            },
+            described: Vec::new(),
+        };
+        let (network, signaling) = (&settings.network, &settings.signaling);
+        r.in_order(
+            ("network.window_min", network.window_min),
+            ("network.window_max", network.window_max),
+        );
+        r.in_order(
+            (
+                "signaling.max_connections_per_address",
+                signaling.max_connections_per_address,
+            ),
+            ("signaling.max_connections", signaling.max_connections),
+        );
+        settings
+    }
+}
+
+impl Discovery {
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            enabled: r.boolean("discovery.enabled"),
+            interfaces: r.list("discovery.interfaces", "interface names or addresses"),
+            loopback_only: r.boolean("discovery.loopback_only"),
+            max_peers: r.number("discovery.max_peers", 1..=65_536),
+            static_peers: r.list("discovery.static_peers", "\"device_id@host:port\""),
+        }
+    }
+}
+
+impl Signaling {
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            bind: r.parsed("signaling.bind", "an IPv4 or IPv6 address"),
+            port: r.number("signaling.port", 0..=65_535),
+            initiator: r.choice(
+                "signaling.initiator",
+                &[
+                    ("sender", Initiator::Sender),
+                    ("lower-id", Initiator::LowerId),
+                ],
+            ),
+            answer_timeout: r.duration("signaling.answer_timeout", ["100ms", "10m"]),
+            retries: r.number("signaling.retries", 0..=100),
+            backoff: r.duration("signaling.backoff", ["10ms", "5m"]),
+            early_candidates: r.duration("signaling.early_candidates", ["1s", "10m"]),
+            max_connections: r.number("signaling.max_connections", 1..=65_536),
+            max_connections_per_address: r
+                .number("signaling.max_connections_per_address", 1..=65_536),
+            idle_timeout: r.duration("signaling.idle_timeout", ["1s", "1h"]),
+            first_object_timeout: r.duration("signaling.first_object_timeout", ["100ms", "10m"]),
+            max_clock_skew: r.duration("signaling.max_clock_skew", ["0s", "1d"]),
+        }
+    }
+}
+
+impl NetworkSettings {
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            addresses: r.list("network.addresses", "IPv4 or IPv6 addresses"),
+            loopback: r.boolean("network.loopback"),
+            networks: r.list("network.networks", "networks such as 10.20.0.0/16"),
+            udp_buffer: r.size("network.udp_buffer", 64 * KIB..=256 * MIB),
+            mtu: r.number("network.mtu", 1191..=1435),
+            window_max: r.size("network.window_max", 64 * KIB..=64 * MIB),
+            window_min: r.size("network.window_min", 64 * KIB..=64 * MIB),
+            send_buffer: r.size("network.send_buffer", 64 * KIB..=16 * MIB),
+            ice_disconnected: r.duration("network.ice_disconnected", ["500ms", "5m"]),
+            ice_failed: r.duration("network.ice_failed", ["500ms", "5m"]),
+            channel_timeout: r.duration("network.channel_timeout", ["1s", "10m"]),
+            stall_timeout: r.duration("network.stall_timeout", ["1s", "1h"]),
+        }
+    }
+}

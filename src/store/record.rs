@@ -1,0 +1,241 @@
+//! What the store keeps: the records and their bounds.
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::id::{BroadcastId, BundleId, DeviceId, Root, TransferId};
+use crate::protocol::identity::PublicKey;
+use crate::protocol::transfer::{Direction, TransferState};
+
+/// Our lasting decision that a device may exchange bundles with us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authorization {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name for people, as it was when the decision was made.
+    pub name: String,
+    /// Its public key, where known: then [`DeviceId::of_key`] of it is `device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PublicKey>,
+    /// When the decision was made, in Unix seconds.
+    pub since: u64,
+    /// Who decided.
+    pub by: GrantedBy,
+    /// When it ends, in Unix seconds; `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+impl Authorization {
+    /// True while it has not expired. `now` is in Unix seconds.
+    pub fn is_valid_at(&self, now: u64) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
+/// Who made a decision about a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantedBy {
+    /// A person at this device.
+    Person,
+    /// The config file.
+    Config,
+    /// A way that only later versions know.
+    #[serde(other)]
+    Other,
+}
+
+/// One bundle to a set of devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BroadcastRecord {
+    /// The broadcast.
+    pub id: BroadcastId,
+    /// What is handed out.
+    #[serde(with = "path_list")]
+    pub paths: Vec<PathBuf>,
+    /// The bundle's name.
+    pub name: String,
+    /// Device names, ids, groups or `all`, as the person said it.
+    pub to: Vec<String>,
+    /// When it was made, in Unix seconds.
+    pub created: u64,
+    /// Where it stands.
+    pub state: BroadcastState,
+    /// The bundle, once its head is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleId>,
+    /// All bytes of all files; 0 until known.
+    pub size: u64,
+}
+
+/// Where a broadcast stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BroadcastState {
+    /// Devices may still get it.
+    Active,
+    /// Every device that it was for has it, or never will.
+    Done,
+    /// Stopped for good on purpose.
+    Cancelled,
+}
+
+/// One broadcast to, or from, one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRecord {
+    /// The transfer, stable over reconnects and restarts.
+    pub id: TransferId,
+    /// Which way the bytes go.
+    pub direction: Direction,
+    /// The broadcast it belongs to, where we made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastId>,
+    /// The device at the other end of the link.
+    pub peer: DeviceId,
+    /// The device that made the bundle.
+    pub origin: DeviceId,
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Its name.
+    pub name: String,
+    /// All bytes of all files.
+    pub size: u64,
+    /// Where it stands.
+    pub state: TransferState,
+    /// When that last changed, in Unix seconds.
+    pub updated: u64,
+    /// Incoming: where it is being put, or was put.
+    #[serde(default, with = "path_option", skip_serializing_if = "Option::is_none")]
+    pub destination: Option<PathBuf>,
+    /// The root, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Root>,
+    /// A digest of the files' sizes and times, by which a change is noticed without reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stat_digest: Option<String>,
+    /// Payload bytes that are safe, at the last checkpoint.
+    pub bytes_done: u64,
+}
+
+/// A named set of devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its members.
+    pub members: Vec<DeviceId>,
+}
+
+/// A record that lives in a table of its own.
+pub(super) trait Record: Clone + Serialize + DeserializeOwned {
+    /// What the record is, in the plural, for errors.
+    const WHAT: &'static str;
+    /// How many may be kept.
+    const MOST: usize;
+    type Key: Ord + Clone;
+    fn key(&self) -> Self::Key;
+    fn key_bytes(key: &Self::Key) -> &[u8];
+}
+
+macro_rules! record {
+    ($type:ty, $what:literal, $most:literal, $key:ty, $field:ident, $bytes:ident) => {
+        impl Record for $type {
+            const WHAT: &'static str = $what;
+            const MOST: usize = $most;
+            type Key = $key;
+            fn key(&self) -> $key {
+                self.$field.clone()
+            }
+            fn key_bytes(key: &$key) -> &[u8] {
+                key.$bytes()
+            }
+        }
+    };
+}
+record!(
+    BroadcastRecord,
+    "broadcasts",
+    10_000,
+    BroadcastId,
+    id,
+    as_bytes
+);
+record!(
+    TransferRecord,
+    "transfers",
+    10_000,
+    TransferId,
+    id,
+    as_bytes
+);
+record!(Group, "groups", 1_000, String, name, as_bytes);
+
+/// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is
+/// beyond storing.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredPath {
+    Text(String),
+    Bytes { bytes: String },
+}
+
+impl StoredPath {
+    fn of(path: &std::path::Path) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes {
+                bytes: data_encoding::HEXLOWER.encode(path.as_os_str().as_bytes()),
+            },
+        }
+    }
+
+    fn path<E: serde::de::Error>(self) -> Result<PathBuf, E> {
+        use std::os::unix::ffi::OsStringExt;
+        match self {
+            Self::Text(text) => Ok(text.into()),
+            Self::Bytes { bytes } => data_encoding::HEXLOWER
+                .decode(bytes.as_bytes())
+                .map(|bytes| std::ffi::OsString::from_vec(bytes).into())
+                .map_err(E::custom),
+        }
+    }
+}
+
+mod path_list {
+    use super::{PathBuf, StoredPath};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().map(|path| StoredPath::of(path)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<PathBuf>, D::Error> {
+        let stored = Vec::<StoredPath>::deserialize(from)?;
+        stored.into_iter().map(StoredPath::path).collect()
+    }
+}
+
+mod path_option {
+    use super::{PathBuf, StoredPath};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        path: &Option<PathBuf>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(StoredPath::of).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let stored = Option::<StoredPath>::deserialize(from)?;
+        stored.map(StoredPath::path).transpose()
+    }
+}
