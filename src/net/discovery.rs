@@ -376,5 +376,4 @@ impl Watcher {
 }
 
 #[cfg(test)]
-#[path = "discovery_tests.rs"]
 mod tests;

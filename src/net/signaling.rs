@@ -270,5 +270,4 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::
 }
 
 #[cfg(test)]
-#[path = "signaling/tests.rs"]
 mod tests;

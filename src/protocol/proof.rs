@@ -385,5 +385,4 @@ impl Line {
 }
 
 #[cfg(test)]
-#[path = "proof_tests.rs"]
 mod tests;

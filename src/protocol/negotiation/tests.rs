@@ -625,10 +625,10 @@ proptest! {
     ) {
         let initiator = if lower_id { Initiator::LowerId } else { Initiator::Sender };
         let mut world = World::new(initiator, dice, chaos, 900);
-        for side in 0..2 {
+        for (side, at) in begin.into_iter().enumerate() {
             // In lower-id the lower side has to want it, because only it may offer.
             if wants & (1 << side) != 0 || (lower_id && side == 0) {
-                world.after(begin[side], Event::Want(side));
+                world.after(at, Event::Want(side));
             }
         }
         for (at, side) in disconnects {
@@ -647,9 +647,9 @@ proptest! {
     ) {
         let initiator = if lower_id { Initiator::LowerId } else { Initiator::Sender };
         let mut world = World::new(initiator, dice, 0, 1_200);
-        for side in 0..2 {
+        for (side, at) in begin.into_iter().enumerate() {
             if wants & (1 << side) != 0 || (lower_id && side == 0) {
-                world.after(begin[side], Event::Input(side, Input::Connect));
+                world.after(at, Event::Input(side, Input::Connect));
             }
         }
         world.run_until(60_000);
