@@ -1,4 +1,7 @@
 //! Sockets, mDNS and WebRTC, turned into typed events.
 
+pub mod discovery;
+pub mod interfaces;
 pub mod link;
 pub mod runtime;
+pub mod signaling;
