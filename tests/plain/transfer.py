@@ -11,6 +11,7 @@ import wire
 from wire import Refused, b64, need, unb64
 
 PAYLOAD, WINDOW = 32 * 1024, 256 * 1024
+ROUNDS = 3  # how often the missing chunks are sent again
 END_OF_LINK = 5  # seconds that a receiver leaves the other side to close
 
 
@@ -231,7 +232,7 @@ class Sender:
         # A page's hashes need all its chunks, so everything is read twice; this is a test client.
         self.pages = [b"".join(wire.chunk_hash(self._data(i)) for i in bundle.page_chunks(n)) for n in range(bundle.pages)]
         self.page_sent = set()
-        while True:
+        for _ in range(ROUNDS):
             await self._chunks(have)
             for page in range(bundle.pages):
                 await self._page(page)
@@ -245,6 +246,7 @@ class Sender:
             have = wire.unbitmap(answer.get("have"), len(bundle.chunks))
             self.page_sent.clear()
             self.report("need", missing=len(bundle.chunks) - len(have))
+        raise Refused(f"the receiver still lacks chunks after {ROUNDS} rounds")
 
     async def _page(self, page):
         if page not in self.page_sent:
