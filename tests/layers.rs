@@ -111,6 +111,20 @@ fn clocks_sockets_and_disks_in_the_protocol_are_found() {
 }
 
 #[test]
+fn tests_in_a_file_of_their_own_may_name_clocks_when_they_are_declared_as_tests() {
+    let clock = "fn f() { let _ = std::time::Instant::now(); }";
+    assert!(check("src/protocol/id_tests.rs", clock).is_empty());
+    assert!(!check("src/protocol/id_testing.rs", clock).is_empty());
+    assert_eq!(check("src/protocol/id.rs", "mod id_tests;").len(), 1);
+    for guarded in [
+        "#[cfg(test)]\nmod id_tests;",
+        "#[cfg(test)]\n#[path = \"id_tests.rs\"]\nmod tests;",
+    ] {
+        assert!(check("src/protocol/id.rs", guarded).is_empty(), "{guarded}");
+    }
+}
+
+#[test]
 fn comments_strings_and_inner_modules_are_no_imports() {
     for harmless in [
         "/// Not crate::cli, and no Instant::now().",
@@ -181,8 +195,46 @@ fn check(path: &str, text: &str) -> Vec<String> {
             ));
         }
     }
-    if module == "protocol" {
+    if module == "protocol" && !is_test_file(path) {
         faults.extend(impurities(path, &tokens));
+    }
+    faults.extend(unguarded_test_files(path, &tokens));
+    faults
+}
+
+/// Tests may stand in a file of their own, `tests.rs` or `…_tests.rs`.
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
+}
+
+/// Declarations of such files that are not under `#[cfg(test)]`: they would be product code that
+/// the rules for tests apply to.
+fn unguarded_test_files(path: &str, tokens: &[Token]) -> Vec<String> {
+    let guard = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let path_attribute = ["#", "[", "path", "=", "]"]; // its string is no token
+    let ends_with = |tokens: &[Token], words: &[&str]| {
+        tokens.len() >= words.len()
+            && (tokens[tokens.len() - words.len()..].iter().zip(words)).all(|(t, w)| t.text == *w)
+    };
+    let mut faults = Vec::new();
+    for (at, window) in tokens.windows(3).enumerate() {
+        let [declares, name, end] = window else {
+            continue;
+        };
+        let of_tests = name.text == "tests" || name.text.ends_with("_tests");
+        if declares.text != "mod" || end.text != ";" || !of_tests {
+            continue;
+        }
+        let mut before = &tokens[..at];
+        if ends_with(before, &path_attribute) {
+            before = &before[..before.len() - path_attribute.len()];
+        }
+        if !ends_with(before, &guard) {
+            let (line, name) = (name.line, &name.text);
+            faults.push(format!(
+                "{path}:{line}: `mod {name};` wants `#[cfg(test)]` before it, as its name says tests"
+            ));
+        }
     }
     faults
 }
