@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -30,7 +31,13 @@ impl Discovery {
         data_plane: Handle,
         coordinator: WeakAddr<Coordinator>,
     ) -> Self {
-        Self { options, daemon: None, data_plane, coordinator, backoff: BACKOFF.0 }
+        Self {
+            options,
+            daemon: None,
+            data_plane,
+            coordinator,
+            backoff: BACKOFF.0,
+        }
     }
 
     fn browse(&mut self, ctx: &mut Context<Self>) {
@@ -89,6 +96,29 @@ impl StreamHandler<DiscoveryEvent> for Discovery {
 
     fn finished(&mut self, ctx: &mut Context<Self>) {
         self.again(ctx);
+    }
+}
+
+/// Says goodbye to the network and waits until that is sent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Goodbye;
+
+impl Handler<Goodbye> for Discovery {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Goodbye, ctx: &mut Context<Self>) -> Self::Result {
+        let daemon = self.daemon.take();
+        let stopping = self.data_plane.spawn(async move {
+            if let Some(daemon) = daemon {
+                daemon.stop().await;
+            }
+        });
+        // Not `stop`: the node would take that for a failure.
+        ctx.set_mailbox_capacity(1);
+        Box::pin(async move {
+            let _ = stopping.await;
+        })
     }
 }
 

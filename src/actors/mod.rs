@@ -1,1 +1,12 @@
-//! (to come)
+//! The control plane: actix actors with small synchronous handlers. No byte of a file passes
+//! through them.
+
+pub mod api;
+pub mod control;
+mod coordinator;
+mod discovery;
+mod network;
+mod peer;
+pub mod service;
+mod signaling;
+mod store;

@@ -7,17 +7,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::dataplane::{
-    self, Checkpointing, SessionCommand, SessionEvent, SessionOptions,
-};
-use crate::net::link::{Channel, Link, LinkError, LinkEvent, LinkOptions, NATIVE_LABEL};
+use crate::config::Settings;
+use crate::dataplane::{self, Checkpointing, SessionCommand, SessionEvent, SessionOptions};
+use crate::net::link::{Channel, Link, LinkError, LinkEvent, NATIVE_LABEL};
 use crate::net::signaling::ConnectionHandle;
-use crate::protocol::candidate::{CandidatePolicy, filter_sdp};
+use crate::protocol::candidate::filter_sdp;
 use crate::protocol::handshake::{Handshake, Local, Role};
 use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
@@ -33,6 +33,7 @@ use crate::protocol::window::WindowLimits;
 
 use super::coordinator::{Coordinator, FromPeer, PeerNews};
 use super::discovery::stream_of;
+use super::network;
 use super::signaling::{Dial, Signaling};
 
 /// Longest wait before a failed connection is tried again.
@@ -48,10 +49,8 @@ pub struct PeerContext {
     pub name: String,
     /// `desktop` or `mobile`.
     pub device_type: String,
-    /// How to make links.
-    pub link: LinkOptions,
-    /// Which candidates to believe.
-    pub candidates: CandidatePolicy,
+    /// Everything that can be set.
+    pub settings: Arc<Settings>,
     /// The numbers of a negotiation.
     pub negotiation: NegotiationSettings,
     /// How far clocks may differ, in seconds.
@@ -197,7 +196,7 @@ impl Peer {
     fn act(&mut self, output: Output, ctx: &mut Context<Self>) {
         match output {
             Output::MakeOffer { generation } => {
-                let options = self.context.link.clone();
+                let options = network::link_options(&self.context.settings);
                 let made = self.on_data_plane(async move { Link::offer(&options).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
@@ -205,7 +204,7 @@ impl Peer {
                 ctx.spawn(then);
             }
             Output::MakeAnswer { generation, offer } => {
-                let options = self.context.link.clone();
+                let options = network::link_options(&self.context.settings);
                 let made = self.on_data_plane(async move { Link::answer(&options, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
@@ -242,20 +241,36 @@ impl Peer {
                 }
             }
             Output::CloseConnection { generation } => {
-                if self.link.as_ref().is_some_and(|live| live.generation == generation) {
+                if self
+                    .link
+                    .as_ref()
+                    .is_some_and(|live| live.generation == generation)
+                {
                     self.link = None;
                     self.commands = None;
                 }
             }
-            Output::Retrying { attempt, reason, .. } => {
+            Output::Retrying {
+                attempt, reason, ..
+            } => {
                 debug!(attempt, %reason, "trying again");
-                self.tell(PeerNews::Retrying { reason: reason.to_string() }, ctx);
+                self.tell(
+                    PeerNews::Retrying {
+                        reason: reason.to_string(),
+                    },
+                    ctx,
+                );
             }
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
                 self.failures = self.failures.saturating_add(1);
-                self.tell(PeerNews::Down { reason: reason.to_string() }, ctx);
+                self.tell(
+                    PeerNews::Down {
+                        reason: reason.to_string(),
+                    },
+                    ctx,
+                );
                 // The supervisor starts us again, with nothing left of this link.
                 ctx.stop();
             }
@@ -273,7 +288,10 @@ impl Peer {
     }
 
     fn link_of(&self, generation: Generation) -> Option<Arc<Link>> {
-        let live = self.link.as_ref().filter(|live| live.generation == generation)?;
+        let live = self
+            .link
+            .as_ref()
+            .filter(|live| live.generation == generation)?;
         Some(Arc::clone(&live.link))
     }
 
@@ -288,11 +306,13 @@ impl Peer {
         if generation != self.negotiation.generation() {
             return; // Overtaken; dropping the link closes it.
         }
-        let signed = made.map_err(|e| e.to_string()).and_then(|(link, sdp, events)| {
-            let facts = SdpFacts::read(&sdp).map_err(|e| e.to_string())?;
-            let sdp = self.sign(role, &sdp).map_err(|e| e.to_string())?;
-            Ok((link, sdp, facts, events))
-        });
+        let signed = made
+            .map_err(|e| e.to_string())
+            .and_then(|(link, sdp, events)| {
+                let facts = SdpFacts::read(&sdp).map_err(|e| e.to_string())?;
+                let sdp = self.sign(role, &sdp).map_err(|e| e.to_string())?;
+                Ok((link, sdp, facts, events))
+            });
         let (link, sdp, facts, events) = match signed {
             Ok(signed) => signed,
             Err(reason) => {
@@ -305,8 +325,16 @@ impl Peer {
             .map(|(_, value)| format!("candidate:{value}"))
             .collect();
         let link = Arc::new(link);
-        self.link = Some(LiveLink { link, generation, role, facts, candidates });
-        ctx.add_stream(futures::StreamExt::map(stream_of(events), move |event| OnLink(generation, event)));
+        self.link = Some(LiveLink {
+            link,
+            generation,
+            role,
+            facts,
+            candidates,
+        });
+        ctx.add_stream(futures::StreamExt::map(stream_of(events), move |event| {
+            OnLink(generation, event)
+        }));
         let input = match role {
             Role::Offerer => Input::LocalOffer { generation, sdp },
             Role::Answerer => Input::LocalAnswer { generation, sdp },
@@ -346,8 +374,12 @@ impl Peer {
         route: Option<ConnectionHandle>,
         ctx: &mut Context<Self>,
     ) {
-        let signal = Signal { kind, peer_id: self.context.identity.device_id(), data };
-        if let Some(route) = route.filter(|route| route.send(&signal).is_ok()) {
+        let signal = Signal {
+            kind,
+            peer_id: self.context.identity.device_id(),
+            data,
+        };
+        if let Some(route) = route.filter(|route| route.try_send(&signal).is_ok()) {
             self.route = Some(route);
             return self.step(Input::Delivered { generation }, ctx);
         }
@@ -355,25 +387,31 @@ impl Peer {
             let reason = "no address is known for it".to_owned();
             return self.step(Input::Undeliverable { generation, reason }, ctx);
         }
-        let dial = self.context.signaling.send(Dial { addresses: self.addresses.clone() });
-        let then = dial.into_actor(self).map(move |dialed, peer, ctx| {
-            let delivered = match dialed {
-                Ok(Ok(route)) => match route.send(&signal) {
-                    Ok(()) => {
-                        peer.route = Some(route);
-                        Ok(())
-                    }
-                    Err(error) => Err(error.to_string()),
-                },
-                Ok(Err(reason)) => Err(reason),
-                Err(error) => Err(format!("signaling is not running: {error}")),
-            };
-            let input = match delivered {
-                Ok(()) => Input::Delivered { generation },
-                Err(reason) => Input::Undeliverable { generation, reason },
-            };
-            peer.step(input, ctx);
+        let dial = self.context.signaling.send(Dial {
+            addresses: self.addresses.clone(),
         });
+        let delivering = async move {
+            let route = dial
+                .await
+                .map_err(|error| format!("signaling is not running: {error}"))??;
+            route
+                .deliver(&signal)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(route)
+        };
+        let then = delivering
+            .into_actor(self)
+            .map(move |delivered, peer, ctx| {
+                let input = match delivered {
+                    Ok(route) => {
+                        peer.route = Some(route);
+                        Input::Delivered { generation }
+                    }
+                    Err(reason) => Input::Undeliverable { generation, reason },
+                };
+                peer.step(input, ctx);
+            });
         ctx.spawn(then);
     }
 
@@ -384,8 +422,12 @@ impl Peer {
         let peer_id = self.context.identity.device_id();
         if let (Some(live), Some(route)) = (self.link.as_mut(), &self.route) {
             for data in std::mem::take(&mut live.candidates) {
-                let signal = Signal { kind: SignalKind::Ice, peer_id: peer_id.clone(), data };
-                if route.send(&signal).is_err() {
+                let signal = Signal {
+                    kind: SignalKind::Ice,
+                    peer_id: peer_id.clone(),
+                    data,
+                };
+                if route.try_send(&signal).is_err() {
                     return;
                 }
             }
@@ -399,7 +441,7 @@ impl Peer {
             peer_id: self.context.identity.device_id(),
             data: reason.to_owned(),
         };
-        let _ = connection.send(&signal);
+        let _ = connection.try_send(&signal);
     }
 
     /// Checks an offer or answer. `Ok` holds what it is tied to; nothing for a plain one.
@@ -420,20 +462,36 @@ impl Peer {
             };
         }
         let ours = self.context.identity.device_id();
-        let mut spent = self.context.replay.lock().unwrap_or_else(PoisonError::into_inner);
-        proof::verify(sdp, &self.id, &ours, expected, unix_now(), self.context.skew, &mut spent)
-            .map(|verified| Some((verified.session, verified.offer)))
-            .map_err(|error| error.to_string())
+        let mut spent = self
+            .context
+            .replay
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        proof::verify(
+            sdp,
+            &self.id,
+            &ours,
+            expected,
+            unix_now(),
+            self.context.skew,
+            &mut spent,
+        )
+        .map(|verified| Some((verified.session, verified.offer)))
+        .map_err(|error| error.to_string())
     }
 
     fn take_description(&mut self, sdp: &str, plain: bool) -> String {
         self.plain = plain;
         self.remote_ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
-        filter_sdp(sdp, &self.context.candidates)
+        filter_sdp(sdp, &network::candidate_policy(&self.context.settings))
     }
 
     fn open(&mut self, generation: Generation, channel: Channel, ctx: &mut Context<Self>) {
-        let Some(live) = self.link.as_ref().filter(|live| live.generation == generation) else {
+        let Some(live) = self
+            .link
+            .as_ref()
+            .filter(|live| live.generation == generation)
+        else {
             return;
         };
         if channel.label() != NATIVE_LABEL {
@@ -470,10 +528,13 @@ impl Peer {
         let (commands, queue) = mpsc::channel(64);
         let (events, news) = mpsc::channel(64);
         self.commands = Some(commands);
-        ctx.add_stream(futures::StreamExt::map(stream_of(news), move |event| OnSession(generation, event)));
-        let session = self.context.data_plane.spawn(async move {
-            dataplane::run(channel, options, queue, events).await
-        });
+        ctx.add_stream(futures::StreamExt::map(stream_of(news), move |event| {
+            OnSession(generation, event)
+        }));
+        let session = self
+            .context
+            .data_plane
+            .spawn(async move { dataplane::run(channel, options, queue, events).await });
         let then = session.into_actor(self).map(move |ended, peer, ctx| {
             let reason = match ended {
                 Ok(Ok(())) => "the other side closed the connection".to_owned(),
@@ -493,7 +554,10 @@ impl Peer {
     /// Tells the coordinator, and handles nothing else until it knows.
     fn tell(&self, news: PeerNews, ctx: &mut Context<Self>) {
         if let Some(coordinator) = self.context.coordinator.upgrade() {
-            let told = coordinator.send(FromPeer { device: self.id.clone(), news });
+            let told = coordinator.send(FromPeer {
+                device: self.id.clone(),
+                news,
+            });
             ctx.wait(told.into_actor(self).map(|_, _, _| ()));
         }
     }
@@ -553,12 +617,19 @@ impl Handler<Signaled> for Peer {
                     self.step(Input::RemoteOffer(sdp), ctx);
                 }
                 Err(reason) => {
-                    self.tell(PeerNews::Refused { reason: reason.clone() }, ctx);
+                    self.tell(
+                        PeerNews::Refused {
+                            reason: reason.clone(),
+                        },
+                        ctx,
+                    );
                     self.refuse(&connection, &reason);
                 }
             },
             SignalKind::Answer => {
-                let Some((session, offer)) = self.offered else { return };
+                let Some((session, offer)) = self.offered else {
+                    return;
+                };
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
                         let sdp = self.take_description(&signal.data, tied.is_none());
@@ -570,11 +641,13 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Ice => {
                 let ufrag = self.remote_ufrag.as_deref();
-                match self.context.candidates.read(&signal.data, ufrag) {
+                match network::candidate_policy(&self.context.settings).read(&signal.data, ufrag) {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
-                        let responder =
-                            self.link.as_ref().is_some_and(|live| live.role == Role::Answerer);
+                        let responder = self
+                            .link
+                            .as_ref()
+                            .is_some_and(|live| live.role == Role::Answerer);
                         if responder {
                             self.send_candidates();
                         }
@@ -584,7 +657,10 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Error => {
                 // Only the connection that took our offer can refuse it.
-                let ours = self.route.as_ref().is_some_and(|route| route.is(&connection));
+                let ours = self
+                    .route
+                    .as_ref()
+                    .is_some_and(|route| route.id() == connection.id());
                 if ours {
                     let reason: String = printable(&signal.data).chars().take(300).collect();
                     self.step(Input::Refused(reason), ctx);
@@ -663,6 +739,7 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
 }
 
 pub(super) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
-

@@ -2,13 +2,16 @@
 //! coordinator, which knows whose it is.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tracing::{error, info};
 
-use crate::net::signaling::{ConnectionHandle, SignalEvent, SignalingLimits, SignalingServer};
+use crate::net::signaling::{ConnectionHandle, Limits, SignalEvent, SignalingServer};
+use crate::protocol::id::DeviceId;
 
 use super::coordinator::Coordinator;
 use super::discovery::stream_of;
@@ -16,10 +19,14 @@ use super::discovery::stream_of;
 /// Wait before the listener is bound again.
 const REBIND: Duration = Duration::from_secs(2);
 
+/// How long one address may take to answer.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+
 /// Owns the listener.
 pub struct Signaling {
-    server: SignalingServer,
-    limits: SignalingLimits,
+    server: Arc<SignalingServer>,
+    ours: DeviceId,
+    limits: Limits,
     bound: SocketAddr,
     data_plane: Handle,
     coordinator: Option<WeakAddr<Coordinator>>,
@@ -31,27 +38,40 @@ impl Signaling {
     pub fn new(
         server: SignalingServer,
         events: tokio::sync::mpsc::Receiver<SignalEvent>,
-        limits: SignalingLimits,
+        ours: DeviceId,
+        limits: Limits,
         data_plane: Handle,
     ) -> Self {
-        let bound = server.local_addr();
-        Self { server, limits, bound, data_plane, coordinator: None, events: Some(events) }
+        let (bound, server) = (server.local_addr(), Arc::new(server));
+        Self {
+            server,
+            ours,
+            limits,
+            bound,
+            data_plane,
+            coordinator: None,
+            events: Some(events),
+        }
     }
 
     fn rebind(&mut self, ctx: &mut Context<Self>) {
-        let (bound, limits) = (self.bound, self.limits.clone());
-        let binding = self.data_plane.spawn(async move { SignalingServer::bind(bound, limits).await });
-        let then = binding.into_actor(self).map(|outcome, actor, ctx| match outcome {
-            Ok(Ok((server, events))) => {
-                info!(address = %actor.bound, "listening again");
-                actor.server = server;
-                ctx.add_stream(stream_of(events));
-            }
-            failed => {
-                error!(?failed, "the signaling port cannot be bound; trying again");
-                ctx.run_later(REBIND, |actor, ctx| actor.rebind(ctx));
-            }
-        });
+        let (bound, ours, limits) = (self.bound, self.ours.clone(), self.limits.clone());
+        let binding = self
+            .data_plane
+            .spawn(async move { SignalingServer::bind(bound, ours, limits).await });
+        let then = binding
+            .into_actor(self)
+            .map(|outcome, actor, ctx| match outcome {
+                Ok(Ok((server, events))) => {
+                    info!(address = %actor.bound, "listening again");
+                    actor.server = Arc::new(server);
+                    ctx.add_stream(stream_of(events));
+                }
+                failed => {
+                    error!(?failed, "the signaling port cannot be bound; trying again");
+                    ctx.run_later(REBIND, |actor, ctx| actor.rebind(ctx));
+                }
+            });
         ctx.spawn(then);
     }
 }
@@ -115,11 +135,11 @@ impl Handler<Dial> for Signaling {
     type Result = ResponseFuture<Result<ConnectionHandle, String>>;
 
     fn handle(&mut self, dial: Dial, _: &mut Context<Self>) -> Self::Result {
-        let dialer = self.server.dialer();
+        let server = Arc::clone(&self.server);
         let dialing = self.data_plane.spawn(async move {
             let mut reason = "no address".to_owned();
             for address in dial.addresses {
-                match dialer.connect(address).await {
+                match server.connect(address, DIAL_LIMIT).await {
                     Ok(connection) => return Ok(connection),
                     Err(error) => reason = format!("{address}: {error}"),
                 }

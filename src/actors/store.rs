@@ -40,8 +40,13 @@ pub fn start(store: Store) -> Addr<StoreActor> {
     // The arbiter wants a factory that it may call again; there is one store, and one thread.
     let slot = std::sync::Mutex::new(Some(store));
     SyncArbiter::start(1, move || {
-        let store = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        StoreActor { store: store.expect("the store's thread starts once") }
+        let store = slot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        StoreActor {
+            store: store.expect("the store's thread starts once"),
+        }
     })
 }
 

@@ -17,8 +17,8 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use settings::{
-    Device, DeviceType, Discovery, Initiator, Log, LogFormat, LogLevel, NetworkSettings, Receive,
-    Settings, Signaling, State, Transfer, Trust,
+    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Receive, Settings, Signaling,
+    State, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, size};

@@ -8,6 +8,8 @@ use super::Setting;
 use super::reader::Reader;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use crate::protocol::negotiation::Initiator;
+use crate::protocol::peers::DeviceType;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -55,25 +57,6 @@ section! {
         name: String,
         /// What it is.
         device_type: DeviceType,
-    }
-}
-
-/// What a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeviceType {
-    /// A computer.
-    Desktop,
-    /// A phone or tablet.
-    Mobile,
-}
-
-impl DeviceType {
-    /// The word in adverts and in HELLO.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Desktop => "desktop",
-            Self::Mobile => "mobile",
-        }
     }
 }
 
@@ -129,15 +112,6 @@ section! {
         /// How far clocks may differ.
         max_clock_skew: Duration,
     }
-}
-
-/// Who offers a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Initiator {
-    /// The device that wants to send.
-    Sender,
-    /// The device with the lower id.
-    LowerId,
 }
 
 section! {

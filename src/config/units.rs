@@ -82,6 +82,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Address and bits of the prefix.
+    pub fn as_pair(&self) -> (IpAddr, u8) {
+        (self.address, self.prefix)
+    }
+
     /// True when the address is in the range. An IPv4 address is never in an IPv6 range.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (own, other, width) = match (self.address, address) {

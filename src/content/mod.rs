@@ -3,20 +3,22 @@
 
 mod cache;
 mod commit;
+mod heads;
 mod pages;
 mod pool;
 mod recover;
-pub mod scan;
-pub mod sink;
+mod scan;
+mod sink;
 mod sink_error;
-pub mod source;
+mod source;
 mod staging;
 mod tree;
 
 pub use commit::{Finished, stat_digest};
+pub use heads::HeadShelf;
 pub use pages::PageOutcome;
 pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};
-pub use sink::{RootOutcome, Sink, free_space};
+pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
-pub use staging::find_partial;
+pub use staging::{discard_partial, find_partial};

@@ -426,6 +426,16 @@ fn sync_file_system(_: &Dir) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Whether the disk below `dest` has room for `size` bytes and for `reserve` more.
+pub fn check_space(dest: &Path, size: u64, reserve: u64) -> Result<(), SinkError> {
+    let needed = size.saturating_add(reserve);
+    let free = free_space(dest).map_err(|error| SinkError::of_io(dest, error, || (needed, 0)))?;
+    if size > 0 && needed > free {
+        return Err(SinkError::DiskFull { needed, free });
+    }
+    Ok(())
+}
+
 /// Bytes that may still be written below `dest`, or the nearest folder above it that exists.
 pub fn free_space(dest: &Path) -> io::Result<u64> {
     let dest = std::path::absolute(dest)?;

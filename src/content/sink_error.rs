@@ -14,8 +14,11 @@ pub enum SinkError {
     /// The bundle's head is not acceptable.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// A page or chunk before the head.
+    #[error("the bundle's head has not come yet")]
+    NoHead,
     /// The origin's key does not hash to its id.
-    #[error("the key that came with the bundle is not that of its origin")]
+    #[error("the bundle is not the one that was offered, or its key is not that of its origin")]
     KeyMismatch,
     /// Another sink of this or another process receives the same bundle into the same folder.
     #[error("the same bundle is already being received in {path:?}")]
@@ -117,6 +120,7 @@ impl SinkError {
         match self {
             Self::Head(HeadError::Version(_)) => Code::Unsupported,
             Self::Head(_)
+            | Self::NoHead
             | Self::NoSuchChunk(_)
             | Self::NoSuchPage(_)
             | Self::PageUnknown { .. }

@@ -67,6 +67,21 @@ pub fn find_partial(dest: &Path, origin: &DeviceId, bundle: &BundleId) -> Option
     (bundle_id(&head) == *bundle).then_some(head)
 }
 
+/// Removes what a bundle that will never be finished has left in `dest`. Nothing there is fine.
+pub fn discard_partial(dest: &Path, origin: &DeviceId, bundle: &BundleId) -> io::Result<()> {
+    if find_partial(dest, origin, bundle).is_none() {
+        return Ok(());
+    }
+    let dest = tree::open_destination(dest)?;
+    match Staging::open(&dest, &folder_name(origin, bundle))? {
+        Some(staging) => staging.remove(),
+        None => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "still being written",
+        )),
+    }
+}
+
 /// A staging folder that is ours alone.
 pub(super) struct Staging {
     pub(super) dir: Dir,

@@ -64,13 +64,23 @@ impl Receiving {
         sinks: mpsc::Sender<SinkEvent>,
     ) -> Self {
         let (transfers, resting) = Default::default();
-        Self { peer, verified, shared, every, sinks, transfers, resting }
+        Self {
+            peer,
+            verified,
+            shared,
+            every,
+            sinks,
+            transfers,
+            resting,
+        }
     }
 
     pub(super) async fn on_start(&mut self, start: Box<StartTransfer>) -> Result<(), SessionError> {
         let (handle, id) = (start.handle, start.id);
         if self.shared.is_ours(handle) {
-            return Err(SessionError::Protocol(format!("handle {handle} is not the sender's to use")));
+            return Err(SessionError::Protocol(format!(
+                "handle {handle} is not the sender's to use"
+            )));
         }
         // A transfer that starts again replaces its earlier run, whose worker ends with its queue.
         self.transfers.retain(|_, transfer| transfer.id != id);
@@ -80,17 +90,38 @@ impl Receiving {
             return self.answer(handle, Decision::Refused, code, reason).await;
         }
         match decide(&self.shared.events, start.clone()).await {
-            OfferReply::Accept { destination, reserve, checkpoint, progress } => {
+            OfferReply::Accept {
+                destination,
+                reserve,
+                checkpoint,
+                heads,
+                progress,
+            } => {
                 let (chunk_size, chunks) = (start.chunk_size, start.chunks);
                 let head_size = start.head_size as usize;
                 let start = *start;
                 let every = self.every;
-                let task =
-                    SinkTask { handle, start, destination, reserve, checkpoint, every, progress };
+                let task = SinkTask {
+                    handle,
+                    start,
+                    destination,
+                    reserve,
+                    checkpoint,
+                    heads,
+                    every,
+                    progress,
+                };
                 let work = sink_worker::spawn(task, self.sinks.clone());
                 let (head, assembly, taken) = Default::default();
                 let transfer = Transfer {
-                    id, work, chunk_size, chunks, head, head_size, assembly, taken,
+                    id,
+                    work,
+                    chunk_size,
+                    chunks,
+                    head,
+                    head_size,
+                    assembly,
+                    taken,
                 };
                 self.transfers.insert(handle, transfer);
                 Ok(())
@@ -100,7 +131,8 @@ impl Receiving {
                     root: Some(root),
                     ..acknowledge(handle, Decision::Complete)
                 };
-                self.say(&Message::StartTransferAcknowledged(acknowledgement)).await
+                self.say(&Message::StartTransferAcknowledged(acknowledgement))
+                    .await
             }
             OfferReply::Refuse { code, reason } => {
                 self.answer(handle, Decision::Refused, code, reason).await
@@ -116,10 +148,16 @@ impl Receiving {
     fn check(&self, start: &StartTransfer) -> Result<(), (Code, String)> {
         let refuse = |code, reason: &str| Err((code, reason.to_owned()));
         if !self.verified {
-            return refuse(Code::Unauthorized, "a device without a key can receive, but not send");
+            return refuse(
+                Code::Unauthorized,
+                "a device without a key can receive, but not send",
+            );
         }
         if start.key.device_id() != start.origin {
-            return refuse(Code::Integrity, "the origin's id does not belong to its key");
+            return refuse(
+                Code::Integrity,
+                "the origin's id does not belong to its key",
+            );
         }
         if start.origin != self.peer {
             return refuse(Code::Unsupported, "relayed bundles are not taken");
@@ -130,7 +168,10 @@ impl Receiving {
             || start.head_size as usize > MAX_HEAD
             || start.head_size == 0
         {
-            return refuse(Code::BadRequest, "the offer's sizes are outside the protocol's limits");
+            return refuse(
+                Code::BadRequest,
+                "the offer's sizes are outside the protocol's limits",
+            );
         }
         if self.transfers.len() + self.resting.len() >= MAX_TRANSFERS {
             return refuse(Code::Busy, "too many transfers at once on one link");
@@ -140,12 +181,20 @@ impl Receiving {
 
     pub(super) async fn on_frame(&mut self, frame: Frame) -> Result<(), SessionError> {
         match frame {
-            Frame::Head { handle, offset, bytes } => {
-                let Some(transfer) = self.transfers.get_mut(&handle) else { return Ok(()) };
+            Frame::Head {
+                handle,
+                offset,
+                bytes,
+            } => {
+                let Some(transfer) = self.transfers.get_mut(&handle) else {
+                    return Ok(());
+                };
                 if offset as usize != transfer.head.len()
                     || transfer.head.len() + bytes.len() > transfer.head_size
                 {
-                    return Err(SessionError::Protocol("the head's pieces do not fit".to_owned()));
+                    return Err(SessionError::Protocol(
+                        "the head's pieces do not fit".to_owned(),
+                    ));
                 }
                 transfer.head.extend_from_slice(&bytes);
                 if transfer.head.len() == transfer.head_size {
@@ -155,9 +204,23 @@ impl Receiving {
                     let _ = transfer.work.send(Work::Head(head)).await;
                 }
             }
-            Frame::Hashes { handle, page, signature, bytes } => {
-                let Some(transfer) = self.transfers.get_mut(&handle) else { return Ok(()) };
-                let _ = transfer.work.send(Work::Page { number: page, signature, bytes }).await;
+            Frame::Hashes {
+                handle,
+                page,
+                signature,
+                bytes,
+            } => {
+                let Some(transfer) = self.transfers.get_mut(&handle) else {
+                    return Ok(());
+                };
+                let _ = transfer
+                    .work
+                    .send(Work::Page {
+                        number: page,
+                        signature,
+                        bytes,
+                    })
+                    .await;
             }
             Frame::Chunk { header, payload } => self.on_chunk(header, payload).await?,
         }
@@ -165,7 +228,9 @@ impl Receiving {
     }
 
     async fn on_chunk(&mut self, header: ChunkHeader, payload: Bytes) -> Result<(), SessionError> {
-        let Some(transfer) = self.transfers.get_mut(&header.handle) else { return Ok(()) };
+        let Some(transfer) = self.transfers.get_mut(&header.handle) else {
+            return Ok(());
+        };
         let false_frame = |what: &str| Err(SessionError::Protocol(what.to_owned()));
         if header.index >= transfer.chunks || header.length > transfer.chunk_size {
             return false_frame("a chunk outside the bundle");
@@ -188,7 +253,10 @@ impl Receiving {
         assembly.filled += payload.len() as u32;
         assembly.parts.push(payload);
         if assembly.filled == header.length {
-            let work = Work::Chunk { index: header.index, parts: assembly.parts };
+            let work = Work::Chunk {
+                index: header.index,
+                parts: assembly.parts,
+            };
             let _ = transfer.work.send(work).await;
         } else {
             transfer.assembly = Some(assembly);
@@ -214,7 +282,9 @@ impl Receiving {
 
     pub(super) async fn on_sink(&mut self, event: SinkEvent) -> Result<(), SessionError> {
         let handle = event.handle;
-        let Some(transfer) = self.transfers.get(&handle) else { return Ok(()) };
+        let Some(transfer) = self.transfers.get(&handle) else {
+            return Ok(());
+        };
         let id = transfer.id;
         match event.what {
             SinkReport::Ready { have } => {
@@ -223,30 +293,47 @@ impl Receiving {
                     acks: true,
                     ..acknowledge(handle, Decision::Accepted)
                 };
-                self.say(&Message::StartTransferAcknowledged(acknowledgement)).await?;
+                self.say(&Message::StartTransferAcknowledged(acknowledgement))
+                    .await?;
                 self.tell(SessionEvent::Active { id }).await
             }
             SinkReport::Durable(have) => self.tell(SessionEvent::Checkpoint { id, have }).await,
             SinkReport::Missing(have) => {
-                self.say(&Message::Need { handle, have: Some(have.to_b64()) }).await
+                self.say(&Message::Need {
+                    handle,
+                    have: Some(have.to_b64()),
+                })
+                .await
             }
-            SinkReport::Finished { root, path, stat_digest } => {
+            SinkReport::Finished { root, path, stat } => {
                 self.transfers.remove(&handle);
                 // Recorded first: if we fall between the two, the sender asks again and hears
                 // that it is complete.
-                let end = TransferEnd::Received { root, path, stat_digest };
+                let end = TransferEnd::Received { root, path, stat };
                 self.tell(SessionEvent::Ended { id, end }).await?;
-                self.say(&Message::TransferComplete { handle, root: Some(root) }).await
+                self.say(&Message::TransferComplete {
+                    handle,
+                    root: Some(root),
+                })
+                .await
             }
             SinkReport::Failed { code, reason } => {
                 self.transfers.remove(&handle);
-                let stop = Stop { id, code, reason, for_good: code != Code::DiskFull };
+                let stop = Stop {
+                    id,
+                    code,
+                    reason,
+                    for_good: code != Code::DiskFull,
+                };
                 if !stop.for_good {
                     self.resting.insert(id, handle);
                 }
                 self.say(&stop.message(handle)).await?;
                 let end = if stop.for_good {
-                    TransferEnd::Failed { code, reason: stop.reason }
+                    TransferEnd::Failed {
+                        code,
+                        reason: stop.reason,
+                    }
                 } else {
                     stop.end()
                 };
@@ -269,20 +356,37 @@ impl Receiving {
         if let Some(transfer) = self.transfers.remove(&handle) {
             let reason = reason.to_owned();
             let end = if for_good {
-                TransferEnd::Cancelled { by_us: false, code, reason }
+                TransferEnd::Cancelled {
+                    by_us: false,
+                    code,
+                    reason,
+                }
             } else {
-                TransferEnd::Paused { by_us: false, code, reason }
+                TransferEnd::Paused {
+                    by_us: false,
+                    code,
+                    reason,
+                }
             };
-            self.tell(SessionEvent::Ended { id: transfer.id, end }).await?;
+            self.tell(SessionEvent::Ended {
+                id: transfer.id,
+                end,
+            })
+            .await?;
         }
         Ok(true)
     }
 
     /// Our own side pauses or cancels. False when the transfer is not an incoming one.
     pub(super) async fn stop(&mut self, stop: &Stop) -> Result<bool, SessionError> {
-        let running = self.transfers.iter().find(|(_, transfer)| transfer.id == stop.id);
+        let running = self
+            .transfers
+            .iter()
+            .find(|(_, transfer)| transfer.id == stop.id);
         let Some(handle) = running.map(|(handle, _)| *handle) else {
-            let Some(handle) = self.resting.get(&stop.id).copied() else { return Ok(false) };
+            let Some(handle) = self.resting.get(&stop.id).copied() else {
+                return Ok(false);
+            };
             if stop.for_good {
                 self.resting.remove(&stop.id);
                 self.say(&stop.message(handle)).await?;
@@ -294,7 +398,11 @@ impl Receiving {
             self.resting.insert(stop.id, handle);
         }
         self.say(&stop.message(handle)).await?;
-        self.tell(SessionEvent::Ended { id: stop.id, end: stop.clone().end() }).await?;
+        self.tell(SessionEvent::Ended {
+            id: stop.id,
+            end: stop.clone().end(),
+        })
+        .await?;
         Ok(true)
     }
 
@@ -318,7 +426,8 @@ impl Receiving {
             reason: Some(reason),
             ..acknowledge(handle, status)
         };
-        self.say(&Message::StartTransferAcknowledged(acknowledgement)).await
+        self.say(&Message::StartTransferAcknowledged(acknowledgement))
+            .await
     }
 
     async fn say(&self, message: &Message) -> Result<(), SessionError> {
@@ -326,7 +435,11 @@ impl Receiving {
     }
 
     async fn tell(&self, event: SessionEvent) -> Result<(), SessionError> {
-        self.shared.events.send(event).await.map_err(|_| LinkError::Closed.into())
+        self.shared
+            .events
+            .send(event)
+            .await
+            .map_err(|_| LinkError::Closed.into())
     }
 }
 

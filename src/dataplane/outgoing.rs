@@ -9,11 +9,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use crate::content::source::{Source, SourceError};
+use crate::content::{Source, SourceError};
 use crate::net::link::{Channel, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{ChunkHeader, Handle, encode_hashes, encode_head, pieces};
 use crate::protocol::id::{Root, TransferId};
+use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 use crate::protocol::window::{Window, WindowLimits};
 
@@ -47,7 +48,10 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn new(limits: WindowLimits) -> Self {
-        Self { window: Mutex::new(Window::new(limits)), moved: Notify::new() }
+        Self {
+            window: Mutex::new(Window::new(limits)),
+            moved: Notify::new(),
+        }
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Window) -> R) -> R {
@@ -92,7 +96,10 @@ impl Shared {
     /// The transfer that rests under `handle`.
     pub(super) fn paused_as(&self, handle: Handle) -> Option<TransferId> {
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        paused.iter().find(|(of, _)| *of == handle).map(|(_, id)| *id)
+        paused
+            .iter()
+            .find(|(of, _)| *of == handle)
+            .map(|(_, id)| *id)
     }
 
     fn rests(&self, handle: Handle, id: TransferId) {
@@ -109,7 +116,11 @@ impl Shared {
     }
 
     pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) {
-        let flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let flow = self
+            .flow
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some((_, flow)) = flow.filter(|(running, _)| *running == handle) {
             flow.acknowledge(bytes);
         }
@@ -136,7 +147,10 @@ impl From<LinkError> for Ended {
 
 impl From<SourceError> for Ended {
     fn from(error: SourceError) -> Self {
-        Self::Transfer(TransferEnd::Failed { code: error.code(), reason: error.to_string() })
+        Self::Transfer(TransferEnd::Failed {
+            code: error.code(),
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -153,21 +167,36 @@ pub(super) async fn run(
         let flow = Arc::new(Flow::new(shared.limits));
         *shared.flow.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((handle, Arc::clone(&flow)));
-        let sender = Sender { shared: &shared, job: &job, handle, flow };
+        let sender = Sender {
+            shared: &shared,
+            job: &job,
+            handle,
+            flow,
+        };
         let end = match sender.send(&mut words).await {
             Ok(end) | Err(Ended::Transfer(end)) => end,
             Err(Ended::Link(error)) => return Err(error),
         };
         if let TransferEnd::Failed { code, reason } = &end {
             let (code, reason) = (*code, reason.clone());
-            shared.say(&Message::Cancel { handle, code, reason }).await?;
+            shared
+                .say(&Message::Cancel {
+                    handle,
+                    code,
+                    reason,
+                })
+                .await?;
         }
         if matches!(end, TransferEnd::Paused { by_us: false, .. }) {
             shared.rests(handle, job.id);
         }
         debug!(transfer = %job.id, ?end, "sending ended");
         let ended = SessionEvent::Ended { id: job.id, end };
-        shared.events.send(ended).await.map_err(|_| LinkError::Closed)?;
+        shared
+            .events
+            .send(ended)
+            .await
+            .map_err(|_| LinkError::Closed)?;
     }
     Ok(())
 }
@@ -211,13 +240,20 @@ impl Sender<'_> {
                 Decision::Refused => {
                     let code = ack.code.unwrap_or(Code::Declined);
                     let reason = ack.reason.unwrap_or_else(|| "refused".to_owned());
-                    return Ok(TransferEnd::Cancelled { by_us: false, code, reason });
+                    return Ok(TransferEnd::Cancelled {
+                        by_us: false,
+                        code,
+                        reason,
+                    });
                 }
                 Decision::Complete => {
                     let (root, _) = source.root().await?;
                     if ack.root == Some(root) {
                         self.job.progress.restart(source.layout().total_size());
-                        return Ok(TransferEnd::Complete { root, already: true });
+                        return Ok(TransferEnd::Complete {
+                            root,
+                            already: true,
+                        });
                     }
                     if known_root == source.known_root() {
                         return Err(bad("says that it has it all, but not which"));
@@ -227,7 +263,11 @@ impl Sender<'_> {
             }
         };
         let active = SessionEvent::Active { id: self.job.id };
-        self.shared.events.send(active).await.map_err(|_| LinkError::Closed)?;
+        self.shared
+            .events
+            .send(active)
+            .await
+            .map_err(|_| LinkError::Closed)?;
         for message in encode_head(self.handle, source.head_bytes()) {
             self.shared.channel.send(message).await?;
         }
@@ -241,7 +281,13 @@ impl Sender<'_> {
             }
             let (root, root_sig) = source.root().await?;
             let handle = self.handle;
-            self.shared.say(&Message::EndOfChunks { handle, root, root_sig }).await?;
+            self.shared
+                .say(&Message::EndOfChunks {
+                    handle,
+                    root,
+                    root_sig,
+                })
+                .await?;
             let answer = self.answer(words, |word| match word {
                 Word::Need(of, need) if of == handle => Ok(Some(need)),
                 Word::Complete(of, said) if of == handle && said.is_none_or(|r| r == root) => {
@@ -252,13 +298,18 @@ impl Sender<'_> {
             match answer.await? {
                 None => {
                     self.job.progress.restart(source.layout().total_size());
-                    return Ok(TransferEnd::Complete { root, already: false });
+                    return Ok(TransferEnd::Complete {
+                        root,
+                        already: false,
+                    });
                 }
                 Some(need) => have = self.set_of(need.as_deref())?,
             }
             info!(transfer = %self.job.id, missing = have.count() - have.len(), "sending again");
         }
-        Err(bad("still misses chunks after they were sent again and again"))
+        Err(bad(
+            "still misses chunks after they were sent again and again",
+        ))
     }
 
     fn start(&self, root: Option<(Root, crate::protocol::identity::Signature)>) -> Message {
@@ -269,14 +320,14 @@ impl Sender<'_> {
             id: self.job.id,
             bundle: source.bundle(),
             origin: source.origin().device_id(),
-            key: source.origin(),
-            name: head.name.clone(),
+            key: source.origin().public_key(),
+            name: head.name.as_str().to_owned(),
             kind: head.kind,
             size: layout.total_size(),
             files: head.files.len() as u32,
             chunk_size: head.chunk_size,
             chunks: layout.chunk_count(),
-            mime: source.mime(),
+            mime: mime_of(head),
             head_size: source.head_bytes().len() as u32,
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
@@ -296,9 +347,13 @@ impl Sender<'_> {
                 continue;
             }
             self.send_page(page, sent_pages).await?;
-            for index in layout.page_chunks(page).filter(|chunk| !have.contains(*chunk)) {
+            for index in layout
+                .page_chunks(page)
+                .filter(|chunk| !have.contains(*chunk))
+            {
                 let chunk = source.chunk(index).await?;
-                self.send_chunk(index, &chunk.bytes, chunk.xxh3, paced).await?;
+                self.send_chunk(index, &chunk.bytes, chunk.xxh3, paced)
+                    .await?;
             }
         }
         for page in 0..layout.page_count() {
@@ -328,10 +383,18 @@ impl Sender<'_> {
             let mut ack_now = false;
             if paced {
                 self.room_for(u64::from(size)).await?;
-                ack_now = self.flow.with(|window| window.send(u64::from(size), Instant::now()));
+                ack_now = self
+                    .flow
+                    .with(|window| window.send(u64::from(size), Instant::now()));
             }
-            let header =
-                ChunkHeader { handle: self.handle, index, offset, length, xxh3, ack_now };
+            let header = ChunkHeader {
+                handle: self.handle,
+                index,
+                offset,
+                length,
+                xxh3,
+                ack_now,
+            };
             let piece = &bytes[offset as usize..(offset + size) as usize];
             self.shared.channel.send(header.encode(piece)).await?;
             self.job.progress.advance(u64::from(size));
@@ -371,11 +434,17 @@ impl Sender<'_> {
             let word = words.recv().await.ok_or(Ended::Link(LinkError::Closed))?;
             let end = match take(word) {
                 Ok(taken) => return Ok(taken),
-                Err(Word::Paused(of, code, reason)) if of == self.handle => {
-                    TransferEnd::Paused { by_us: false, code, reason }
-                }
+                Err(Word::Paused(of, code, reason)) if of == self.handle => TransferEnd::Paused {
+                    by_us: false,
+                    code,
+                    reason,
+                },
                 Err(Word::Cancelled(of, code, reason)) if of == self.handle => {
-                    TransferEnd::Cancelled { by_us: false, code, reason }
+                    TransferEnd::Cancelled {
+                        by_us: false,
+                        code,
+                        reason,
+                    }
                 }
                 Err(Word::Stop(stop)) if stop.id == self.job.id => {
                     self.shared.say(&stop.message(self.handle)).await?;
@@ -398,13 +467,29 @@ impl Sender<'_> {
 
     fn bytes_of(&self, have: &ChunkSet) -> u64 {
         let layout = self.job.source.layout();
-        have.iter().filter_map(|chunk| layout.chunk(chunk)).map(|span| u64::from(span.len)).sum()
+        have.iter()
+            .filter_map(|chunk| layout.chunk(chunk))
+            .map(|span| u64::from(span.len))
+            .sum()
+    }
+}
+
+/// The MIME type of a single file, by its name; a tree is a folder (RFC 2046 has no word).
+fn mime_of(head: &Head) -> String {
+    match head.kind {
+        Kind::Folder => "inode/directory".to_owned(),
+        Kind::File => mime_guess::from_path(head.name.as_str())
+            .first_or_octet_stream()
+            .to_string(),
     }
 }
 
 fn bad(what: &str) -> Ended {
     let reason = format!("the receiver {what}");
-    Ended::Transfer(TransferEnd::Failed { code: Code::BadRequest, reason })
+    Ended::Transfer(TransferEnd::Failed {
+        code: Code::BadRequest,
+        reason,
+    })
 }
 
 fn paused(code: Option<Code>, reason: Option<String>) -> TransferEnd {

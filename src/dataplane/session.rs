@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::content::HeadShelf;
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{Frame, Handle};
@@ -114,7 +115,7 @@ pub enum TransferEnd {
         /// Where it is.
         path: PathBuf,
         /// Digest over sizes and times, to recognise it later.
-        stat_digest: String,
+        stat: [u8; 32],
     },
     /// It rests until somebody resumes it.
     Paused {
@@ -154,6 +155,8 @@ pub enum OfferReply {
         reserve: u64,
         /// What an earlier session recorded as durable.
         checkpoint: Option<ChunkSet>,
+        /// Where the heads of complete bundles are kept.
+        heads: HeadShelf,
         /// Where its progress shows.
         progress: Arc<Progress>,
     },
@@ -195,18 +198,34 @@ impl Stop {
     pub(super) fn message(&self, handle: Handle) -> Message {
         let (code, reason) = (self.code, self.reason.clone());
         if self.for_good {
-            Message::Cancel { handle, code, reason }
+            Message::Cancel {
+                handle,
+                code,
+                reason,
+            }
         } else {
-            Message::Pause { handle, code, reason }
+            Message::Pause {
+                handle,
+                code,
+                reason,
+            }
         }
     }
 
     pub(super) fn end(self) -> TransferEnd {
         let (code, reason) = (self.code, self.reason);
         if self.for_good {
-            TransferEnd::Cancelled { by_us: true, code, reason }
+            TransferEnd::Cancelled {
+                by_us: true,
+                code,
+                reason,
+            }
         } else {
-            TransferEnd::Paused { by_us: true, code, reason }
+            TransferEnd::Paused {
+                by_us: true,
+                code,
+                reason,
+            }
         }
     }
 }
@@ -256,7 +275,11 @@ pub async fn run(
         events.send(up).await.map_err(|_| LinkError::Closed)?;
     } else {
         let name = options.peer.to_string();
-        let up = SessionEvent::Up { name, device_type: String::new(), key: None };
+        let up = SessionEvent::Up {
+            name,
+            device_type: String::new(),
+            key: None,
+        };
         events.send(up).await.map_err(|_| LinkError::Closed)?;
     }
     let shared = Arc::new(Shared {
@@ -275,8 +298,13 @@ pub async fn run(
     let _ends_with_session = AbortOnDrop(sender.abort_handle());
     let mut sender = sender;
     let (sink_events, mut from_sinks) = mpsc::channel(16);
-    let mut receiving =
-        Receiving::new(options.peer, verified, shared.clone(), options.checkpoint, sink_events);
+    let mut receiving = Receiving::new(
+        options.peer,
+        verified,
+        shared.clone(),
+        options.checkpoint,
+        sink_events,
+    );
     loop {
         tokio::select! {
             // In this order: reports of the disk are drained before more is given to it, so
@@ -325,13 +353,20 @@ pub(super) async fn decide(
 ) -> OfferReply {
     let (reply, decision) = oneshot::channel();
     let asked = async {
-        events.send(SessionEvent::Offered { offer, reply }).await.ok()?;
+        events
+            .send(SessionEvent::Offered { offer, reply })
+            .await
+            .ok()?;
         decision.await.ok()
     };
-    timeout(DECISION_LIMIT, asked).await.ok().flatten().unwrap_or(OfferReply::Pause {
-        code: Code::Busy,
-        reason: "the receiver is busy; it asks again by itself".to_owned(),
-    })
+    timeout(DECISION_LIMIT, asked)
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or(OfferReply::Pause {
+            code: Code::Busy,
+            reason: "the receiver is busy; it asks again by itself".to_owned(),
+        })
 }
 
 async fn on_message(
@@ -346,18 +381,30 @@ async fn on_message(
             return Ok(());
         }
         Message::StartTransfer(start) => return receiving.on_start(start).await,
-        Message::EndOfChunks { handle, root, root_sig } => {
+        Message::EndOfChunks {
+            handle,
+            root,
+            root_sig,
+        } => {
             return receiving.on_end(handle, root, root_sig).await;
         }
         // Pause and cancel may come from either side; whose transfer is meant shows in whether
         // the handle is odd.
-        Message::Pause { handle, code, reason } => {
+        Message::Pause {
+            handle,
+            code,
+            reason,
+        } => {
             if receiving.on_rest(handle, code, &reason, false).await? {
                 return Ok(());
             }
             Word::Paused(handle, code, reason)
         }
-        Message::Cancel { handle, code, reason } => {
+        Message::Cancel {
+            handle,
+            code,
+            reason,
+        } => {
             if receiving.on_rest(handle, code, &reason, true).await? {
                 return Ok(());
             }
@@ -370,7 +417,11 @@ async fn on_message(
             if let Some(id) = shared.paused_as(handle) {
                 debug!(handle, "the receiver wants to go on");
                 let wanted = SessionEvent::Wanted { id };
-                shared.events.send(wanted).await.map_err(|_| LinkError::Closed)?;
+                shared
+                    .events
+                    .send(wanted)
+                    .await
+                    .map_err(|_| LinkError::Closed)?;
             }
             return Ok(());
         }
@@ -379,7 +430,10 @@ async fn on_message(
         }
     };
     // Back-pressure: whoever floods us with words waits until the sender has read them.
-    words.send(word).await.map_err(|_| SessionError::Link(LinkError::Closed))
+    words
+        .send(word)
+        .await
+        .map_err(|_| SessionError::Link(LinkError::Closed))
 }
 
 async fn prove(
@@ -392,7 +446,9 @@ async fn prove(
         let message = match channel.receive().await {
             None => return Err(LinkError::Closed.into()),
             Some(Incoming::Binary(_)) => {
-                return Err(SessionError::Protocol("data before the handshake".to_owned()));
+                return Err(SessionError::Protocol(
+                    "data before the handshake".to_owned(),
+                ));
             }
             Some(Incoming::Text(text)) => {
                 Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?
@@ -400,8 +456,13 @@ async fn prove(
         };
         match handshake.on_message(message, channel.peer_certificate())? {
             Step::Send(message) => channel.send_text(&message.encode()).await?,
-            Step::Done { key, name, device_type } => {
-                return Ok(SessionEvent::Up { name, device_type, key: Some(key) });
+            Step::Done(peer) => {
+                let (name, device_type) = (peer.name, peer.device);
+                return Ok(SessionEvent::Up {
+                    name,
+                    device_type,
+                    key: Some(peer.key),
+                });
             }
         }
     }

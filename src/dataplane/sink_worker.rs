@@ -3,16 +3,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::content::sink::{Sink, SinkError};
+use crate::content::{
+    HeadShelf, PageOutcome, RootOutcome, Sink, SinkError, check_space, find_partial,
+};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
 use crate::protocol::id::Root;
 use crate::protocol::identity::Signature;
+use crate::protocol::manifest::bundle_id;
 use crate::protocol::message::{Code, StartTransfer};
 
 use super::progress::Progress;
@@ -24,12 +27,19 @@ const QUEUE: usize = 4;
 /// Chunks with false hashes after which the sender is given up.
 const MAX_FALSE: u32 = 3;
 
+/// How long a worker may take to leave a bundle to its successor.
+const HANDOVER: Duration = Duration::from_secs(20);
+
 /// Work for the disk, in order.
 pub(super) enum Work {
     /// The bundle's head has come in whole.
     Head(Vec<u8>),
     /// A signed page of hashes.
-    Page { number: u32, signature: Signature, bytes: Bytes },
+    Page {
+        number: u32,
+        signature: Signature,
+        bytes: Bytes,
+    },
     /// A whole chunk, in the pieces it came in.
     Chunk { index: u32, parts: Vec<Bytes> },
     /// The sender has sent everything.
@@ -52,7 +62,11 @@ pub(super) enum SinkReport {
     /// After the end: these are there, the others are missing.
     Missing(ChunkSet),
     /// All there, verified, renamed.
-    Finished { root: Root, path: PathBuf, stat_digest: String },
+    Finished {
+        root: Root,
+        path: PathBuf,
+        stat: [u8; 32],
+    },
     /// It cannot go on.
     Failed { code: Code, reason: String },
 }
@@ -64,6 +78,7 @@ pub(super) struct SinkTask {
     pub(super) destination: PathBuf,
     pub(super) reserve: u64,
     pub(super) checkpoint: Option<ChunkSet>,
+    pub(super) heads: HeadShelf,
     pub(super) every: Checkpointing,
     pub(super) progress: Arc<Progress>,
 }
@@ -76,7 +91,13 @@ pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Se
     let handle = task.handle;
     let reports = events.clone();
     let spawned = std::thread::Builder::new().name(name).spawn(move || {
-        let mut worker = Worker { task, events, sink: None, last: Instant::now(), falsehoods: 0 };
+        let mut worker = Worker {
+            task,
+            events,
+            sink: None,
+            last: Instant::now(),
+            falsehoods: 0,
+        };
         if let Err(error) = worker.run(work) {
             // Whatever is verified stays; a later session goes on from it.
             let _ = worker.make_durable();
@@ -86,7 +107,10 @@ pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Se
     });
     if let Err(error) = spawned {
         let reason = format!("no thread for writing: {error}");
-        let what = SinkReport::Failed { code: Code::Busy, reason };
+        let what = SinkReport::Failed {
+            code: Code::Busy,
+            reason,
+        };
         let _ = reports.try_send(SinkEvent { handle, what });
     }
     queue
@@ -103,26 +127,29 @@ struct Worker {
 impl Worker {
     fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<(), SinkError> {
         let start = &self.task.start;
-        self.sink = Sink::resume(&self.task.destination, &start.origin, &start.key, &start.bundle)?;
-        self.ready(true)?;
+        match find_partial(&self.task.destination, &start.origin, &start.bundle) {
+            Some(head) => self.open(&head)?,
+            None => check_space(&self.task.destination, start.size, self.task.reserve)?,
+        }
+        let have = self.sink.as_ref().map(|sink| sink.have().clone());
+        self.report(SinkReport::Ready { have });
         let mut buffer = Vec::new();
         while let Some(work) = work.blocking_recv() {
             match work {
                 Work::Head(head) => {
                     if self.sink.is_none() {
-                        let start = &self.task.start;
-                        self.sink = Some(Sink::open(
-                            &self.task.destination,
-                            &start.origin,
-                            &start.key,
-                            start.id,
-                            &head,
-                        )?);
-                        self.ready(false)?;
+                        self.open(&head)?;
                     }
                 }
-                Work::Page { number, signature, bytes } => {
-                    self.sink()?.put_page(number, &bytes, &signature)?;
+                Work::Page {
+                    number,
+                    signature,
+                    bytes,
+                } => {
+                    let outcome = self.sink()?.put_page(number, &bytes, &signature)?;
+                    if let PageOutcome::Replaced { lost } = outcome {
+                        tracing::info!(page = number, chunks = lost.len(), "changed at its origin");
+                    }
                 }
                 Work::Chunk { index, parts } => self.chunk(index, parts, &mut buffer)?,
                 Work::End { root, signature } => {
@@ -135,33 +162,34 @@ impl Worker {
         self.make_durable()
     }
 
-    fn sink(&mut self) -> Result<&mut Sink, SinkError> {
-        self.sink.as_mut().ok_or(SinkError::NoHead)
+    /// Opens the bundle, verifies what an earlier session left of it, and checks the room on the
+    /// disk for the rest.
+    fn open(&mut self, head: &[u8]) -> Result<(), SinkError> {
+        let (task, start) = (&self.task, &self.task.start);
+        if bundle_id(head) != start.bundle {
+            return Err(SinkError::KeyMismatch);
+        }
+        let open = || Sink::open(&task.destination, &start.origin, &start.key, start.id, head);
+        // The worker of a link that was just lost may still be making its last bytes durable.
+        let begun = Instant::now();
+        let mut sink = loop {
+            match open() {
+                Err(SinkError::InUse { .. }) if begun.elapsed() < HANDOVER => {
+                    std::thread::park_timeout(HANDOVER / 100);
+                }
+                outcome => break outcome?,
+            }
+        };
+        sink.recover(task.checkpoint.as_ref());
+        sink.check_space(task.reserve)?;
+        task.progress
+            .restart(sink.layout().total_size() - sink.missing_bytes());
+        self.sink = Some(sink);
+        Ok(())
     }
 
-    /// Verifies what an earlier session left, checks the room on the disk, and says what is
-    /// there. Before the head is known there is nothing to say but "nothing".
-    fn ready(&mut self, announce: bool) -> Result<(), SinkError> {
-        let mut ready = SinkReport::Ready { have: None };
-        if let Some(sink) = self.sink.as_mut() {
-            let have = sink.recover(self.task.checkpoint.as_ref()).clone();
-            sink.check_space(self.task.reserve)?;
-            let layout = sink.layout();
-            let bytes =
-                have.iter().filter_map(|c| layout.chunk(c)).map(|span| u64::from(span.len)).sum();
-            self.task.progress.restart(bytes);
-            ready = SinkReport::Ready { have: Some(have) };
-        } else {
-            crate::content::space::check(
-                &self.task.destination,
-                self.task.start.size,
-                self.task.reserve,
-            )?;
-        }
-        if announce {
-            self.report(ready);
-        }
-        Ok(())
+    fn sink(&mut self) -> Result<&mut Sink, SinkError> {
+        self.sink.as_mut().ok_or(SinkError::NoHead)
     }
 
     fn chunk(
@@ -180,9 +208,11 @@ impl Worker {
         match self.sink()?.write_chunk(index, bytes) {
             Ok(()) => self.task.progress.advance(bytes.len() as u64),
             // A chunk that fails names its link; it is asked for again a few times.
-            Err(error) if error.is_false_content() && self.falsehoods < MAX_FALSE => {
+            Err(error @ (SinkError::Corrupt { .. } | SinkError::False { .. }))
+                if self.falsehoods < MAX_FALSE =>
+            {
                 self.falsehoods += 1;
-                tracing::warn!(%error, "a chunk was not what its origin signed");
+                tracing::warn!(%error, sender = %self.task.start.origin, "chunk dropped");
             }
             Err(error) => return Err(error),
         }
@@ -203,22 +233,44 @@ impl Worker {
 
     /// True when the bundle is complete and in its place.
     fn end(&mut self, root: Root, signature: Signature) -> Result<bool, SinkError> {
-        let sink = self.sink()?;
-        sink.check_root(&root, &signature)?;
+        let sink = self.sink.as_mut().ok_or(SinkError::NoHead)?;
+        match sink.check_root(&root, &signature)? {
+            RootOutcome::Verified => {}
+            RootOutcome::MissingPages(_) | RootOutcome::Differs => {
+                return Err(SinkError::NotVerified);
+            }
+        }
         if !sink.have().is_full() {
             let have = sink.have().clone();
             self.report(SinkReport::Missing(have));
             return Ok(false);
         }
-        let Some(sink) = self.sink.take() else { return Ok(false) };
-        let finished = sink.finish()?;
-        let (path, stat_digest) = (finished.path, finished.stat_digest);
-        self.report(SinkReport::Finished { root, path, stat_digest });
+        let finished = match sink.commit(true) {
+            Ok(finished) => finished,
+            // Somebody cut a partial file short: what is left of it is known again.
+            Err(SinkError::Unfinished { .. }) => {
+                let have = sink.have().clone();
+                self.report(SinkReport::Missing(have));
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        if let Err(error) = self.task.heads.put(&sink.bundle(), sink.head()) {
+            tracing::warn!(%error, "a second offer of this bundle will be taken as a new one");
+        }
+        let (path, stat) = (finished.path, finished.stat);
+        self.report(SinkReport::Finished { root, path, stat });
+        if let Some(Err(error)) = self.sink.take().map(Sink::discard) {
+            tracing::warn!(%error, "complete, but its staging folder could not be removed");
+        }
         Ok(true)
     }
 
     fn report(&self, what: SinkReport) {
         // Waits when the session is behind; fails only when the session is over.
-        let _ = self.events.blocking_send(SinkEvent { handle: self.task.handle, what });
+        let _ = self.events.blocking_send(SinkEvent {
+            handle: self.task.handle,
+            what,
+        });
     }
 }

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
 use webrtc::peer_connection::{
-    PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
-    RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionState,
-    RTCSessionDescription, SettingEngineBuilder,
+    PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
+    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionState, RTCSessionDescription,
+    SettingEngineBuilder,
 };
 
 use super::runtime::LinkRuntime;
@@ -133,8 +133,11 @@ impl Link {
             .create_data_channel(NATIVE_LABEL, None)
             .await
             .map_err(doing("opening a data channel"))?;
-        let offer =
-            link.connection.create_offer(None).await.map_err(doing("making an offer"))?;
+        let offer = link
+            .connection
+            .create_offer(None)
+            .await
+            .map_err(doing("making an offer"))?;
         let sdp = link.describe(offer, gathered).await?;
         prod(Arc::clone(&channel));
         tokio::spawn(wait_open(channel, Arc::clone(&link.connection), sink));
@@ -152,10 +155,16 @@ impl Link {
             .set_remote_description(offer)
             .await
             .map_err(doing("taking an offer"))?;
-        let answer =
-            link.connection.create_answer(None).await.map_err(doing("making an answer"))?;
+        let answer = link
+            .connection
+            .create_answer(None)
+            .await
+            .map_err(doing("making an answer"))?;
         let sdp = link.describe(answer, gathered).await?;
-        let silent = RTCDataChannelInit { negotiated: Some(PROD_STREAM), ..Default::default() };
+        let silent = RTCDataChannelInit {
+            negotiated: Some(PROD_STREAM),
+            ..Default::default()
+        };
         match link.connection.create_data_channel("", Some(silent)).await {
             Ok(channel) => prod(channel),
             Err(error) => tracing::debug!(%error, "the connection will open slowly"),
@@ -180,7 +189,10 @@ impl Link {
             sdp_mline_index: Some(0),
             ..Default::default()
         };
-        self.connection.add_ice_candidate(init).await.map_err(doing("taking a candidate"))
+        self.connection
+            .add_ice_candidate(init)
+            .await
+            .map_err(doing("taking a candidate"))
     }
 
     /// Closes the connection and waits for its tasks to end.
@@ -193,7 +205,12 @@ impl Link {
     async fn build(
         options: &LinkOptions,
     ) -> Result<
-        (Self, mpsc::Receiver<LinkEvent>, watch::Receiver<bool>, mpsc::Sender<LinkEvent>),
+        (
+            Self,
+            mpsc::Receiver<LinkEvent>,
+            watch::Receiver<bool>,
+            mpsc::Sender<LinkEvent>,
+        ),
         LinkError,
     > {
         if options.addresses.is_empty() {
@@ -214,14 +231,23 @@ impl Link {
             .build();
         let (events, receiver) = mpsc::channel(8);
         let (gathered, is_gathered) = watch::channel(false);
-        let handler = Handler { events: events.clone(), gathered, connection: Default::default() };
+        let handler = Handler {
+            events: events.clone(),
+            gathered,
+            connection: Default::default(),
+        };
         let handler = Arc::new(handler);
-        let addresses: Vec<SocketAddr> =
-            options.addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        let addresses: Vec<SocketAddr> = options
+            .addresses
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, 0))
+            .collect();
         let connection = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::default().build())
             .with_setting_engine(settings)
-            .with_runtime(Arc::new(LinkRuntime { udp_buffer: options.udp_buffer }))
+            .with_runtime(Arc::new(LinkRuntime {
+                udp_buffer: options.udp_buffer,
+            }))
             .with_handler(Arc::clone(&handler) as Arc<dyn PeerConnectionEventHandler>)
             .with_udp_addrs(addresses)
             .with_data_channel_send_buffer_limit(options.send_buffer)
@@ -231,7 +257,10 @@ impl Link {
         let connection: Arc<dyn PeerConnection> = Arc::new(connection);
         // Weak: the connection owns its handler.
         let _ = handler.connection.set(Arc::downgrade(&connection));
-        let link = Self { connection, data_plane: Handle::current() };
+        let link = Self {
+            connection,
+            data_plane: Handle::current(),
+        };
         Ok((link, receiver, is_gathered, events))
     }
 
@@ -249,7 +278,11 @@ impl Link {
             .await
             .map_err(|_| LinkError::NoDescription)?
             .map_err(|_| LinkError::Closed)?;
-        let local = self.connection.local_description().await.ok_or(LinkError::NoDescription)?;
+        let local = self
+            .connection
+            .local_description()
+            .await
+            .ok_or(LinkError::NoDescription)?;
         Ok(local.sdp)
     }
 }
@@ -261,9 +294,10 @@ fn prod(channel: Arc<dyn DataChannel>) {
             let mut every = tokio::time::interval(PROD_INTERVAL);
             loop {
                 every.tick().await;
-                let open = channel.ready_state().await.map(|state| {
-                    state != webrtc::data_channel::RTCDataChannelState::Connecting
-                });
+                let open = channel
+                    .ready_state()
+                    .await
+                    .map(|state| state != webrtc::data_channel::RTCDataChannelState::Connecting);
                 // An error means that the connection is gone.
                 if open.unwrap_or(true)
                     || channel.set_buffered_amount_low_threshold(0).await.is_err()
@@ -287,7 +321,9 @@ async fn wait_open(
     while let Some(event) = channel.poll().await {
         match event {
             DataChannelEvent::OnOpen => {
-                let Some(connection) = weak.upgrade() else { return };
+                let Some(connection) = weak.upgrade() else {
+                    return;
+                };
                 let opened = Channel::new(channel, &*connection).await;
                 let event = opened.map_or(LinkEvent::Lost("no certificate"), LinkEvent::Open);
                 let _ = events.send(event).await;
@@ -297,7 +333,11 @@ async fn wait_open(
             _ => {}
         }
     }
-    let _ = events.send(LinkEvent::Lost("the data channel closed before it was open")).await;
+    let _ = events
+        .send(LinkEvent::Lost(
+            "the data channel closed before it was open",
+        ))
+        .await;
 }
 
 struct Handler {
@@ -359,16 +399,18 @@ pub enum Incoming {
 }
 
 impl Channel {
-    async fn new(
-        channel: Arc<dyn DataChannel>,
-        connection: &dyn PeerConnection,
-    ) -> Option<Self> {
+    async fn new(channel: Arc<dyn DataChannel>, connection: &dyn PeerConnection) -> Option<Self> {
         let label = channel.label().await.ok()?;
         let sctp = connection.sctp().await?;
         let max_message = sctp.max_message_size().await.ok()? as usize;
         let certificates = sctp.transport().get_remote_certificates().await.ok()?;
         let peer_certificate = Sha256::digest(certificates.first()?).into();
-        Some(Self { channel, label: label.into(), max_message, peer_certificate })
+        Some(Self {
+            channel,
+            label: label.into(),
+            max_message,
+            peer_certificate,
+        })
     }
 
     /// The channel's label: which dialect is spoken on it.

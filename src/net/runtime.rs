@@ -39,7 +39,10 @@ impl Runtime for LinkRuntime {
         options.set_recv_buffer_size(self.udp_buffer)?;
         options.set_send_buffer_size(self.udp_buffer)?;
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
-        Ok(Arc::new(BurstSocket { inner, reads: AtomicU32::new(0) }))
+        Ok(Arc::new(BurstSocket {
+            inner,
+            reads: AtomicU32::new(0),
+        }))
     }
 
     fn wrap_tcp_listener(

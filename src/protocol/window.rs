@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::frame::MAX_MESSAGE;
+
 /// Delay above the minimum that still counts as an empty queue.
 const ALLOWANCE: Duration = Duration::from_millis(8);
 /// The minimum round trip is forgotten after this long, so that a changed path is noticed.
@@ -73,11 +75,16 @@ impl Window {
     /// ACK: about four times per window.
     pub fn send(&mut self, bytes: u64, now: Instant) -> bool {
         self.sent += bytes;
-        let ask = self.sent - self.last_mark >= self.size / 4 || !self.admits(bytes);
+        // Whenever the next message might have to wait, an ACK must be on its way.
+        let limited = !self.admits(MAX_MESSAGE as u64);
+        let ask = self.sent - self.last_mark >= self.size / 4 || limited;
         if ask {
             self.last_mark = self.sent;
-            let limited = !self.admits(bytes);
-            self.marks.push_back(Mark { at_bytes: self.sent, at: now, limited });
+            self.marks.push_back(Mark {
+                at_bytes: self.sent,
+                at: now,
+                limited,
+            });
         }
         ask
     }
@@ -90,7 +97,11 @@ impl Window {
         }
         self.acked = bytes;
         let mut newest = None;
-        while self.marks.front().is_some_and(|mark| mark.at_bytes <= bytes) {
+        while self
+            .marks
+            .front()
+            .is_some_and(|mark| mark.at_bytes <= bytes)
+        {
             newest = self.marks.pop_front();
         }
         if let Some(mark) = newest {
@@ -132,7 +143,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: WindowLimits = WindowLimits { min: 128 << 10, max: 1 << 20 };
+    const LIMITS: WindowLimits = WindowLimits {
+        min: 128 << 10,
+        max: 1 << 20,
+    };
     const MESSAGE: u64 = 64 << 10;
 
     /// A link of `rate` bytes/s with `base` of round trip and a queue without end: returns the

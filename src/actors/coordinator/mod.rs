@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error};
 
 use crate::config::Settings;
-use crate::content::source::Source;
+use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
@@ -53,6 +54,7 @@ pub struct Coordinator {
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
+    heads: HeadShelf,
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
@@ -105,7 +107,13 @@ impl Transfer {
         let progress = Arc::new(Progress::default());
         progress.restart(record.bytes_done);
         let shown = record.bytes_done;
-        Self { record, progress, shown, finished: None, already: false }
+        Self {
+            record,
+            progress,
+            shown,
+            finished: None,
+            already: false,
+        }
     }
 }
 
@@ -171,11 +179,15 @@ impl Coordinator {
             }
             (record.id, Transfer::of(record))
         });
-        let authorizations = loaded.authorizations.into_iter().map(|a| (a.device.clone(), a));
+        let authorizations = loaded
+            .authorizations
+            .into_iter()
+            .map(|a| (a.device.clone(), a));
         let mut coordinator = Self {
             table: PeerTable::new(settings.discovery.max_peers),
             transfers: transfers.collect(),
             authorizations: authorizations.collect(),
+            heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
             store,
@@ -194,13 +206,16 @@ impl Coordinator {
 
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
-        self.watchers.retain(|watcher| offer_event(&watcher.events, event));
+        self.watchers
+            .retain(|watcher| offer_event(&watcher.events, event));
     }
 
     /// Moves a transfer along, records it and tells everybody. False when the move is not legal,
     /// which a late message may well make it.
     fn advance(&mut self, id: TransferId, happened: TransferEvent) -> bool {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return false };
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return false;
+        };
         match transfer.record.state.clone().on(happened) {
             Ok(state) => transfer.record.state = state,
             Err(illegal) => {
@@ -214,9 +229,13 @@ impl Coordinator {
             transfer.finished.get_or_insert_with(Instant::now);
         }
         let record = transfer.record.clone();
-        keep(&self.store, "a transfer", move |store| store.put_transfer(record));
+        keep(&self.store, "a transfer", move |store| {
+            store.put_transfer(record)
+        });
         if self.transfers[&id].record.state.is_final() {
-            keep(&self.store, "progress", move |store| store.drop_progress(&id));
+            keep(&self.store, "progress", move |store| {
+                store.drop_progress(&id)
+            });
         }
         if let Some(info) = self.info_of(id) {
             let broadcast = info.broadcast;
@@ -284,8 +303,20 @@ impl Coordinator {
 
     fn on_session(&mut self, device: &DeviceId, event: SessionEvent, ctx: &mut Context<Self>) {
         match event {
-            SessionEvent::Up { name, device_type, key } => {
-                self.on_up(device, SessionInfo { name, device_type, verified: key.is_some() }, key);
+            SessionEvent::Up {
+                name,
+                device_type,
+                key,
+            } => {
+                self.on_up(
+                    device,
+                    SessionInfo {
+                        name,
+                        device_type,
+                        verified: key.is_some(),
+                    },
+                    key,
+                );
                 self.drive(ctx);
             }
             SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
@@ -297,7 +328,9 @@ impl Coordinator {
             SessionEvent::Checkpoint { id, have } => {
                 if self.belongs(id, device) {
                     let stored = have.to_stored();
-                    keep(&self.store, "progress", move |store| store.put_progress(&id, &stored));
+                    keep(&self.store, "progress", move |store| {
+                        store.put_progress(&id, &stored)
+                    });
                 }
             }
             SessionEvent::Ended { id, end } => {
@@ -325,7 +358,9 @@ impl Coordinator {
 
     /// Ids come from the other side: only its own transfers follow from what it says.
     fn belongs(&self, id: TransferId, device: &DeviceId) -> bool {
-        self.transfers.get(&id).is_some_and(|transfer| transfer.record.peer == *device)
+        self.transfers
+            .get(&id)
+            .is_some_and(|transfer| transfer.record.peer == *device)
     }
 
     fn on_end(&mut self, id: TransferId, end: TransferEnd) {
@@ -338,15 +373,29 @@ impl Coordinator {
                 }
                 TransferEvent::Complete
             }
-            TransferEnd::Received { root, path, stat_digest } => {
-                return self.on_received(id, root, path, stat_digest);
+            TransferEnd::Received { root, path, stat } => {
+                return self.on_received(id, root, path, stat);
             }
-            TransferEnd::Paused { by_us, code, reason } => {
-                TransferEvent::Pause { by: side(by_us), code, reason }
-            }
-            TransferEnd::Cancelled { by_us, code, reason } => {
+            TransferEnd::Paused {
+                by_us,
+                code,
+                reason,
+            } => TransferEvent::Pause {
+                by: side(by_us),
+                code,
+                reason,
+            },
+            TransferEnd::Cancelled {
+                by_us,
+                code,
+                reason,
+            } => {
                 self.discard_partial(id);
-                TransferEvent::Cancel { by: side(by_us), code, reason }
+                TransferEvent::Cancel {
+                    by: side(by_us),
+                    code,
+                    reason,
+                }
             }
             TransferEnd::Failed { code, reason } => TransferEvent::Fail { code, reason },
         };
@@ -377,7 +426,7 @@ impl Actor for Coordinator {
         ctx.set_mailbox_capacity(MAILBOX);
         if let Some(make) = self.make_context.take() {
             self.context = Some(make(ctx.address().downgrade()));
-            self.add_static_peers();
+            self.add_static_peers(ctx);
         }
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);

@@ -1,6 +1,6 @@
 //! Devices: who is seen, who may, and their peer actors.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::identity::PublicKey;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
-use crate::protocol::peers::{DeviceType, PeerAdvert, Source};
+use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::TransferEvent;
 use crate::store::{Authorization, GrantedBy};
@@ -26,19 +26,31 @@ use super::{Coordinator, PeerSlot, SessionInfo};
 
 impl Coordinator {
     pub(super) fn is_authorized(&self, device: &DeviceId) -> bool {
-        self.authorizations.get(device).is_some_and(|entry| entry.is_valid_at(unix_now()))
-            || self.settings.trust.authorized.iter().any(|entry| entry.id == *device)
+        self.authorizations
+            .get(device)
+            .is_some_and(|entry| entry.is_valid_at(unix_now()))
+            || self
+                .settings
+                .trust
+                .authorized
+                .iter()
+                .any(|entry| entry.id == *device)
     }
 
     /// Authorized, or plain where the person has allowed plain peers.
     pub(super) fn is_let_in(&self, device: &DeviceId) -> bool {
-        self.is_authorized(device) || (self.settings.trust.plain_peers && !device.is_self_certifying())
+        self.is_authorized(device)
+            || (self.settings.trust.plain_peers && !device.is_self_certifying())
     }
 
     /// Everybody who may: by decision, by config, and plain peers that are here.
     pub(super) fn all_let_in(&self) -> Vec<DeviceId> {
         let now = unix_now();
-        let decided = self.authorizations.values().filter(|a| a.is_valid_at(now)).map(|a| &a.device);
+        let decided = self
+            .authorizations
+            .values()
+            .filter(|a| a.is_valid_at(now))
+            .map(|a| &a.device);
         let configured = self.settings.trust.authorized.iter().map(|entry| &entry.id);
         let here = self.table.iter().map(|entry| &entry.advert.id);
         let mut all: Vec<DeviceId> = decided.chain(configured).cloned().collect();
@@ -50,13 +62,25 @@ impl Coordinator {
     }
 
     pub(super) fn name_of(&self, device: &DeviceId) -> String {
-        let session = self.peers.get(device).and_then(|slot| slot.session.as_ref());
-        let configured = self.settings.trust.authorized.iter().find(|entry| entry.id == *device);
+        let session = self
+            .peers
+            .get(device)
+            .and_then(|slot| slot.session.as_ref());
+        let configured = self
+            .settings
+            .trust
+            .authorized
+            .iter()
+            .find(|entry| entry.id == *device);
         let names = [
             session.map(|session| session.name.as_str()),
-            self.table.get(device).map(|entry| entry.advert.name.as_str()),
-            self.authorizations.get(device).map(|entry| entry.name.as_str()),
-            configured.map(|entry| entry.name.as_str()),
+            self.table
+                .get(device)
+                .map(|entry| entry.advert.name.as_str()),
+            self.authorizations
+                .get(device)
+                .map(|entry| entry.name.as_str()),
+            configured.and_then(|entry| entry.name.as_deref()),
         ];
         let name = names.into_iter().flatten().find(|name| !name.is_empty());
         printable(name.unwrap_or_else(|| device.short()))
@@ -76,7 +100,11 @@ impl Coordinator {
                 .or(advertised)
                 .unwrap_or_default()
                 .to_owned(),
-            addresses: self.addresses_of(device).iter().map(SocketAddr::to_string).collect(),
+            addresses: self
+                .addresses_of(device)
+                .iter()
+                .map(SocketAddr::to_string)
+                .collect(),
             authorized: self.is_authorized(device),
             connected: session.is_some(),
             verified: session.is_some_and(|session| session.verified),
@@ -85,22 +113,58 @@ impl Coordinator {
     }
 
     fn addresses_of(&self, device: &DeviceId) -> Vec<SocketAddr> {
-        self.table.get(device).map(|entry| entry.advert.addrs.clone()).unwrap_or_default()
+        self.table
+            .get(device)
+            .map(|entry| entry.advert.addrs.clone())
+            .unwrap_or_default()
     }
 
-    pub(super) fn add_static_peers(&mut self) {
+    pub(super) fn add_static_peers(&mut self, ctx: &mut Context<Self>) {
         for peer in self.settings.discovery.static_peers.clone() {
-            let advert = PeerAdvert {
-                id: peer.id.clone(),
-                name: String::new(),
-                device_type: DeviceType::Desktop,
-                addrs: peer.addresses,
-                proto: 1,
-            };
-            let authorized = self.is_authorized(&peer.id);
-            let added = self.table.upsert(advert, Source::Static, authorized, Instant::now());
-            debug!(device = %peer.id, ?added, "static peer");
+            // Names are looked up off this thread; addresses come back at once.
+            let (host, port) = (peer.host.clone(), peer.port);
+            let resolving = self.data_plane.spawn_blocking(move || {
+                (host.as_str(), port)
+                    .to_socket_addrs()
+                    .map(Iterator::collect::<Vec<_>>)
+            });
+            ctx.spawn(
+                resolving
+                    .into_actor(self)
+                    .map(move |resolved, coordinator, ctx| match resolved {
+                        Ok(Ok(addrs)) => coordinator.add_static_peer(peer.id, addrs, ctx),
+                        failed => warn!(host = %peer.host, ?failed, "a static peer has no address"),
+                    }),
+            );
         }
+    }
+
+    fn add_static_peer(&mut self, id: DeviceId, addrs: Vec<SocketAddr>, ctx: &mut Context<Self>) {
+        let authorized = self.is_authorized(&id);
+        let device_type = DeviceType::Desktop;
+        let advert = PeerAdvert {
+            id: id.clone(),
+            name: String::new(),
+            device_type,
+            addrs,
+            proto: 1,
+        };
+        let added = self
+            .table
+            .upsert(Instant::now(), advert, Source::Static, authorized);
+        debug!(device = %id, ?added, "static peer");
+        self.seen(&id, ctx);
+    }
+
+    /// A device has shown itself, or moved.
+    fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
+        let event = Event::Peer(self.peer_info(device));
+        self.emit(&event);
+        let wanted = self.peers.get(device).is_some_and(|slot| slot.wanted);
+        if wanted || (self.connects_on_sight() && self.is_let_in(device)) {
+            self.want(device, true);
+        }
+        self.drive(ctx);
     }
 
     /// The actor of a device, made if it is not there.
@@ -129,11 +193,16 @@ impl Coordinator {
     }
 
     /// In `lower-id`, devices connect as soon as they see each other.
-    fn connects_on_sight(&self) -> bool {
+    pub(super) fn connects_on_sight(&self) -> bool {
         self.settings.signaling.initiator == Initiator::LowerId
     }
 
-    pub(super) fn on_up(&mut self, device: &DeviceId, session: SessionInfo, key: Option<PublicKey>) {
+    pub(super) fn on_up(
+        &mut self,
+        device: &DeviceId,
+        session: SessionInfo,
+        key: Option<PublicKey>,
+    ) {
         if !self.is_let_in(device) {
             return self.disconnect(device);
         }
@@ -143,7 +212,9 @@ impl Coordinator {
         {
             entry.key = Some(key);
             let entry = entry.clone();
-            keep(&self.store, "an authorization's key", move |store| store.authorize(entry));
+            keep(&self.store, "an authorization's key", move |store| {
+                store.authorize(entry)
+            });
         }
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = Some(session);
@@ -171,10 +242,15 @@ impl Coordinator {
         for id in &ids {
             self.advance(*id, TransferEvent::Disconnect);
         }
-        let event = Event::NotConnected { device_id: device.clone(), reason };
+        let event = Event::NotConnected {
+            device_id: device.clone(),
+            reason,
+        };
         self.emit(&event);
-        let broadcasts: Vec<_> =
-            ids.iter().filter_map(|id| self.transfers[id].record.broadcast).collect();
+        let broadcasts: Vec<_> = ids
+            .iter()
+            .filter_map(|id| self.transfers[id].record.broadcast)
+            .collect();
         for broadcast in broadcasts {
             self.tell_broadcast(Some(broadcast), &event);
         }
@@ -199,7 +275,10 @@ impl Coordinator {
         for device in dead {
             error!(%device, "its actor has failed; a fresh one takes over");
             let wanted = self.peers.remove(&device).is_some_and(|slot| slot.wanted);
-            self.on_down(&device, "this device's part of the program failed; see the log".into());
+            self.on_down(
+                &device,
+                "this device's part of the program failed; see the log".into(),
+            );
             if wanted {
                 self.want(&device, true);
             }
@@ -207,7 +286,11 @@ impl Coordinator {
     }
 
     pub(super) fn authorize(&mut self, device: DeviceId, name: String, by: GrantedBy) {
-        let name = if name.is_empty() { self.name_of(&device) } else { name };
+        let name = if name.is_empty() {
+            self.name_of(&device)
+        } else {
+            name
+        };
         let entry = Authorization {
             device: device.clone(),
             name,
@@ -234,7 +317,11 @@ impl Coordinator {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            self.cancel(id, crate::protocol::message::Code::Unauthorized, "its authorization was revoked");
+            self.cancel(
+                id,
+                crate::protocol::message::Code::Unauthorized,
+                "its authorization was revoked",
+            );
         }
     }
 
@@ -257,15 +344,13 @@ impl Handler<Seen> for Coordinator {
                     return;
                 }
                 let authorized = self.is_authorized(&device);
-                let upserted = self.table.upsert(advert, Source::Discovered, authorized, Instant::now());
+                let upserted =
+                    self.table
+                        .upsert(Instant::now(), advert, Source::Discovered, authorized);
                 debug!(%device, ?upserted, "seen");
-                let event = Event::Peer(self.peer_info(&device));
-                self.emit(&event);
-                let wanted = self.peers.get(&device).is_some_and(|slot| slot.wanted);
-                if wanted || (self.connects_on_sight() && self.is_let_in(&device)) {
-                    self.want(&device, true);
+                if !matches!(upserted, Upserted::Unchanged | Upserted::Refused) {
+                    self.seen(&device, ctx);
                 }
-                self.drive(ctx);
             }
             DiscoveryEvent::Lost(device) => {
                 self.table.remove(&device);
@@ -296,8 +381,12 @@ impl Handler<Heard> for Coordinator {
                 } else {
                     format!("not authorized: on this device, run: handout authorize {device}")
                 };
-                let error = Signal { kind: SignalKind::Error, peer_id: ours, data };
-                let _ = heard.connection.send(&error);
+                let error = Signal {
+                    kind: SignalKind::Error,
+                    peer_id: ours,
+                    data,
+                };
+                let _ = heard.connection.send_last(&error);
                 warn!(%device, address = %heard.from, "a device that is not authorized wants to connect");
                 let event = Event::Unauthorized {
                     hint: format!("to let it in, run: handout authorize {device}"),

@@ -12,6 +12,7 @@ use crate::content;
 use crate::dataplane::{OfferReply, SessionCommand};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::id::{DeviceId, Root, TransferId};
+use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
@@ -41,11 +42,12 @@ impl Coordinator {
             }
             Ok(Known::Complete { record, root }) => {
                 // Reading the files' sizes and times is disk work: not on this thread.
-                let digest = record.stat_digest.clone();
-                let path = record.destination.clone();
+                let digest = record.stat_digest.as_deref().and_then(unb64);
+                let stat = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
+                let (path, heads) = (record.destination.clone(), self.heads.clone());
                 let look = self.data_plane.spawn_blocking(move || {
-                    path.zip(digest).is_some_and(|(path, digest)| {
-                        content::sink::stat_digest(&path).is_ok_and(|now| now == digest)
+                    path.zip(stat).is_some_and(|(path, stat)| {
+                        heads.is_unchanged(&record.bundle, &path, &stat)
                     })
                 });
                 let device = device.clone();
@@ -66,15 +68,19 @@ impl Coordinator {
                     stored.and_then(|bytes| ChunkSet::from_stored(&bytes, chunks).ok())
                 }));
                 let device = device.clone();
-                ctx.spawn(looked_up.into_actor(self).map(move |found, coordinator, _| {
-                    if id != offer.id {
-                        coordinator.transfers.remove(&id);
-                        keep(&coordinator.store, "a transfer's new id", move |store| {
-                            store.remove_transfer(&id).map(|_| ())
-                        });
-                    }
-                    coordinator.accept(&device, &offer, found.ok().flatten(), reply);
-                }));
+                ctx.spawn(
+                    looked_up
+                        .into_actor(self)
+                        .map(move |found, coordinator, _| {
+                            if id != offer.id {
+                                coordinator.transfers.remove(&id);
+                                keep(&coordinator.store, "a transfer's new id", move |store| {
+                                    store.remove_transfer(&id).map(|_| ())
+                                });
+                            }
+                            coordinator.accept(&device, &offer, found.ok().flatten(), reply);
+                        }),
+                );
             }
             Ok(Known::New) => self.accept(device, &offer, None, reply),
         }
@@ -86,11 +92,17 @@ impl Coordinator {
             return Err((Code::Unauthorized, "this device is not authorized".into()));
         }
         if !receive.enabled {
-            return Err((Code::Declined, "this device does not receive (receive.enabled)".into()));
+            return Err((
+                Code::Declined,
+                "this device does not receive (receive.enabled)".into(),
+            ));
         }
         if offer.size > receive.max_bundle {
             let most = receive.max_bundle;
-            let reason = format!("the bundle has {} bytes, at most {most} are taken", offer.size);
+            let reason = format!(
+                "the bundle has {} bytes, at most {most} are taken",
+                offer.size
+            );
             return Err((Code::Quota, reason));
         }
         if let Some(known) = self.transfers.get(&offer.id) {
@@ -101,25 +113,37 @@ impl Coordinator {
                 return Err((Code::Cancelled, format!("it was cancelled: {reason}")));
             }
         }
-        let earlier = self.transfers.values().map(|transfer| &transfer.record).find(|record| {
-            record.direction == Direction::Incoming
-                && record.origin == offer.origin
-                && record.bundle == offer.bundle
-                && !matches!(
-                    record.state,
-                    TransferState::Cancelled { .. } | TransferState::Failed { .. }
-                )
-        });
+        let earlier = self
+            .transfers
+            .values()
+            .map(|transfer| &transfer.record)
+            .find(|record| {
+                record.direction == Direction::Incoming
+                    && record.origin == offer.origin
+                    && record.bundle == offer.bundle
+                    && !matches!(
+                        record.state,
+                        TransferState::Cancelled { .. } | TransferState::Failed { .. }
+                    )
+            });
         match earlier {
             None => Ok(Known::New),
             Some(record) => match (&record.state, record.root) {
                 (TransferState::Complete, Some(root)) if offer.root.is_none_or(|r| r == root) => {
-                    Ok(Known::Complete { record: Box::new(record.clone()), root })
+                    Ok(Known::Complete {
+                        record: Box::new(record.clone()),
+                        root,
+                    })
                 }
                 (TransferState::Complete, _) => Ok(Known::New),
-                (TransferState::Paused { by: Side::Ours, code: Code::Paused, reason }, _) => {
-                    Err((Code::Paused, reason.clone()))
-                }
+                (
+                    TransferState::Paused {
+                        by: Side::Ours,
+                        code: Code::Paused,
+                        reason,
+                    },
+                    _,
+                ) => Err((Code::Paused, reason.clone())),
                 _ => Ok(Known::Partial(Box::new(record.clone()))),
             },
         }
@@ -134,13 +158,22 @@ impl Coordinator {
     ) {
         let destination = self.settings.receive.destination.clone();
         if let Err(error) = std::fs::create_dir_all(&destination) {
-            let reason = format!("the destination folder {} cannot be made: {error}", destination.display());
+            let reason = format!(
+                "the destination folder {} cannot be made: {error}",
+                destination.display()
+            );
             warn!(%reason, "offer refused");
-            let _ = reply.send(OfferReply::Refuse { code: Code::DiskError, reason });
+            let _ = reply.send(OfferReply::Refuse {
+                code: Code::DiskError,
+                reason,
+            });
             return;
         }
         // A complete transfer that is offered again under the same id begins anew.
-        let begins = self.transfers.get(&offer.id).is_none_or(|t| t.record.state.is_final());
+        let begins = self
+            .transfers
+            .get(&offer.id)
+            .is_none_or(|t| t.record.state.is_final());
         if begins {
             let record = TransferRecord {
                 id: offer.id,
@@ -165,12 +198,23 @@ impl Coordinator {
             || (self.advance(offer.id, TransferEvent::Resume { by: Side::Ours }));
         let Some(transfer) = self.transfers.get(&offer.id).filter(|_| resumed) else {
             let reason = "the transfer cannot start now".to_owned();
-            let _ = reply.send(OfferReply::Refuse { code: Code::Busy, reason });
+            let _ = reply.send(OfferReply::Refuse {
+                code: Code::Busy,
+                reason,
+            });
             return;
         };
         let progress = Arc::clone(&transfer.progress);
         let reserve = self.settings.receive.reserve;
-        let _ = reply.send(OfferReply::Accept { destination, reserve, checkpoint, progress });
+        let heads = self.heads.clone();
+        let accept = OfferReply::Accept {
+            destination,
+            reserve,
+            checkpoint,
+            heads,
+            progress,
+        };
+        let _ = reply.send(accept);
     }
 
     pub(super) fn on_received(
@@ -178,20 +222,30 @@ impl Coordinator {
         id: TransferId,
         root: Root,
         path: PathBuf,
-        stat_digest: String,
+        stat: [u8; 32],
     ) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return;
+        };
         transfer.record.root = Some(root);
         transfer.record.destination = Some(path.clone());
-        transfer.record.stat_digest = Some(stat_digest);
+        transfer.record.stat_digest = Some(b64(&stat));
         transfer.progress.restart(transfer.record.size);
         let (device_id, bytes) = (transfer.record.peer.clone(), transfer.record.size);
         info!(transfer = %id, path = %path.display(), "received");
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
-        self.emit(&Event::Received { transfer: id, device_id, path, bytes, root });
+        self.emit(&Event::Received {
+            transfer: id,
+            device_id,
+            path,
+            bytes,
+            root,
+        });
         let retention = self.settings.transfer.retention;
-        keep(&self.store, "retention", move |store| store.prune(retention).map(|_| ()));
+        keep(&self.store, "retention", move |store| {
+            store.prune(retention).map(|_| ())
+        });
     }
 
     /// Transfers that rest because the disk was full go on by themselves when there is room.
@@ -205,18 +259,28 @@ impl Coordinator {
                 let record = &transfer.record;
                 let full = matches!(
                     record.state,
-                    TransferState::Paused { by: Side::Ours, code: Code::DiskFull, .. }
+                    TransferState::Paused {
+                        by: Side::Ours,
+                        code: Code::DiskFull,
+                        ..
+                    }
                 );
                 full && record.direction == Direction::Incoming
                     && now.saturating_sub(record.updated) >= retry.as_secs()
             })
-            .map(|transfer| (transfer.record.id, transfer.record.peer.clone(), transfer.record.size))
+            .map(|transfer| {
+                (
+                    transfer.record.id,
+                    transfer.record.peer.clone(),
+                    transfer.record.size,
+                )
+            })
             .collect();
         for (id, peer, size) in due {
             let missing = size.saturating_sub(self.transfers[&id].progress.done());
             let destination = &self.settings.receive.destination;
             let reserve = self.settings.receive.reserve;
-            if content::space::check(destination, missing, reserve).is_ok() {
+            if content::check_space(destination, missing, reserve).is_ok() {
                 self.command(&peer, Command(SessionCommand::Resume(id)));
             }
             if let Some(transfer) = self.transfers.get_mut(&id) {
@@ -234,7 +298,7 @@ impl Coordinator {
         let (origin, bundle) = (record.origin.clone(), record.bundle);
         let destination = self.settings.receive.destination.clone();
         self.data_plane.spawn_blocking(move || {
-            if let Err(error) = content::sink::discard_partial(&destination, &origin, &bundle) {
+            if let Err(error) = content::discard_partial(&destination, &origin, &bundle) {
                 warn!(%error, "what was left of a cancelled transfer could not be removed");
             }
         });
@@ -245,5 +309,8 @@ impl Coordinator {
 enum Known {
     New,
     Partial(Box<TransferRecord>),
-    Complete { record: Box<TransferRecord>, root: Root },
+    Complete {
+        record: Box<TransferRecord>,
+        root: Root,
+    },
 }

@@ -1,0 +1,108 @@
+//! Which of this machine's addresses are used, looked up anew for every connection: a laptop
+//! moves, and a kiosk boots before its network is there.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tracing::warn;
+
+use crate::config::{Interface, Settings};
+use crate::net::interfaces::{self, InterfaceAddress, Selection};
+use crate::net::link::LinkOptions;
+use crate::protocol::candidate::CandidatePolicy;
+
+/// Host candidates in one description: more only make the search for a path longer.
+const MAX_ADDRESSES: usize = 8;
+
+/// The interfaces that the settings choose.
+pub fn selection(settings: &Settings) -> Selection {
+    let discovery = &settings.discovery;
+    if discovery.loopback_only {
+        Selection::Loopback
+    } else if discovery.interfaces.is_empty() {
+        Selection::All
+    } else {
+        let names = discovery
+            .interfaces
+            .iter()
+            .map(|interface| match interface {
+                Interface::Name(name) => name.clone(),
+                Interface::Address(address) => address.to_string(),
+            });
+        Selection::Chosen(names.collect())
+    }
+}
+
+fn used(settings: &Settings) -> Vec<InterfaceAddress> {
+    let all = interfaces::list().unwrap_or_else(|error| {
+        warn!(%error, "the system does not tell its network addresses");
+        Vec::new()
+    });
+    let selection = selection(settings);
+    for name in interfaces::unknown(&all, &selection) {
+        warn!(name, "no interface is called so (discovery.interfaces)");
+    }
+    let loopback = settings.network.loopback || settings.discovery.loopback_only;
+    let mut used = interfaces::select(&all, &selection);
+    used.extend(
+        all.iter()
+            .filter(|a| loopback && a.ip.is_loopback())
+            .cloned(),
+    );
+    used.dedup();
+    used
+}
+
+/// Options for a link made now.
+pub fn link_options(settings: &Settings) -> LinkOptions {
+    let network = &settings.network;
+    let addresses = if network.addresses.is_empty() {
+        let mut addresses: Vec<IpAddr> = used(settings)
+            .iter()
+            .map(|a| a.ip)
+            .filter(|ip| is_usable(*ip))
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses.truncate(MAX_ADDRESSES);
+        addresses
+    } else {
+        network.addresses.clone()
+    };
+    LinkOptions {
+        addresses,
+        loopback: network.loopback || settings.discovery.loopback_only,
+        udp_buffer: network.udp_buffer as usize,
+        mtu: u32::from(network.mtu),
+        send_buffer: network.send_buffer as usize,
+        ice_disconnected: network.ice_disconnected,
+        ice_failed: network.ice_failed,
+    }
+}
+
+/// Link-local IPv6 needs a scope, which candidates do not carry; IPv6 loopback adds nothing to
+/// that of IPv4.
+fn is_usable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
+    }
+}
+
+/// Which candidates are believed now.
+pub fn candidate_policy(settings: &Settings) -> CandidatePolicy {
+    CandidatePolicy {
+        allow_loopback: settings.network.loopback || settings.discovery.loopback_only,
+        on_link: interfaces::networks(&used(settings)),
+        networks: settings
+            .network
+            .networks
+            .iter()
+            .map(|network| network.as_pair())
+            .collect(),
+    }
+}
+
+/// Where the signaling listener is bound.
+pub fn signaling_address(settings: &Settings) -> SocketAddr {
+    SocketAddr::new(settings.signaling.bind, settings.signaling.port)
+}

@@ -1,0 +1,338 @@
+//! A whole node in this process: the store, the actors, the two runtimes and the local API.
+//!
+//! A panic in a peer actor costs that peer's link (see [`super::coordinator`]). A panic in one of
+//! the four others ends the process with exit code 1: their state is on disk, and the service
+//! manager starts it again. A half-dead node that looks alive would be worse.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use actix::WeakAddr;
+use actix::prelude::*;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::config::Settings;
+use crate::dataplane::Checkpointing;
+use crate::net::discovery::{Advert, DiscoveryOptions};
+use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::negotiation::Settings as NegotiationSettings;
+use crate::protocol::replay::ReplayCache;
+use crate::protocol::window::WindowLimits;
+use crate::store::{BroadcastState, Store, StoreError};
+
+use super::api::{Event, Request, exit};
+use super::control::{self, EVENTS};
+use super::coordinator::{Ask, ContextMaker, Coordinator, Loaded};
+use super::discovery::{Discovery, Goodbye};
+use super::peer::PeerContext;
+use super::signaling::{ReportTo, Signaling};
+use super::{network, store};
+
+/// Proofs remembered at once: at five minutes each, over 200 offers a second.
+const REPLAY_CAPACITY: usize = 65_536;
+/// How often the actors are looked at.
+const WATCH: Duration = Duration::from_millis(500);
+/// What links may take to close at the end.
+const CLOSING: Duration = Duration::from_millis(500);
+/// What mDNS may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What a node is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The service: receives, and carries on with broadcasts of earlier processes.
+    Run,
+    /// Receives.
+    Receive,
+    /// Sends what it is asked to, and takes nothing.
+    Send,
+    /// Reads and changes the store, without a network.
+    Offline,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signaling port cannot be bound.
+    #[error(
+        "the signaling port {address} cannot be used: {source}; choose another \
+         (signaling.bind, signaling.port; port 0 takes any)"
+    )]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gave no threads or sockets.
+    #[error("the system gives no {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit code that tells of it.
+    pub fn exit_code(&self) -> u8 {
+        exit::ERROR
+    }
+}
+
+/// A running node, for whoever asks things of it in this process.
+#[derive(Clone)]
+pub struct Node {
+    coordinator: Addr<Coordinator>,
+    listening: Event,
+}
+
+impl Node {
+    /// Asks; the answer ends with [`Event::End`].
+    pub fn ask(&self, request: Request) -> mpsc::Receiver<Event> {
+        let (reply, events) = mpsc::channel(EVENTS);
+        self.coordinator.do_send(Ask { request, reply });
+        events
+    }
+
+    /// Who and where the node is.
+    pub fn listening(&self) -> Event {
+        self.listening.clone()
+    }
+}
+
+/// Starts a node, runs `work` beside it on this thread, and stops the node. Returns what `work`
+/// did, or exit code 1 when the node failed meanwhile.
+pub fn run<W, F>(mut settings: Settings, mode: Mode, work: W) -> Result<u8, StartError>
+where
+    W: FnOnce(Node) -> F + 'static,
+    F: Future<Output = u8> + 'static,
+{
+    if mode == Mode::Send {
+        settings.receive.enabled = false;
+    }
+    let settings = Arc::new(settings);
+    let opened = Store::open(&settings.state.dir)?;
+    let data_plane = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("data")
+        .build()
+        .map_err(|source| StartError::System {
+            what: "threads",
+            source,
+        })?;
+    let handle = data_plane.handle().clone();
+    let system = System::new();
+    let outcome = system.block_on(serve(settings, mode, opened, handle.clone(), work));
+    drop(system);
+    // Dropped links close on the data plane; the other sides then know at once.
+    let end = Instant::now() + CLOSING;
+    data_plane.block_on(async {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        while handle.metrics().num_alive_tasks() > 0 && Instant::now() < end {
+            every.tick().await;
+        }
+    });
+    data_plane.shutdown_background();
+    outcome
+}
+
+async fn serve<W, F>(
+    settings: Arc<Settings>,
+    mode: Mode,
+    opened: Store,
+    data_plane: tokio::runtime::Handle,
+    work: W,
+) -> Result<u8, StartError>
+where
+    W: FnOnce(Node) -> F,
+    F: Future<Output = u8>,
+{
+    let identity = opened.identity().clone();
+    let ours = identity.device_id();
+    let loaded = load(&opened, mode);
+    let limits = signaling_limits(&settings);
+    let mut signaling = None;
+    let mut port = 0;
+    if mode != Mode::Offline {
+        let address = network::signaling_address(&settings);
+        let (id, within) = (ours.clone(), limits.clone());
+        let bound = data_plane
+            .spawn(async move { SignalingServer::bind(address, id, within).await })
+            .await
+            .unwrap_or_else(|e| Err(io::Error::other(e)));
+        let (server, events) = bound.map_err(|source| StartError::Bind { address, source })?;
+        port = server.local_addr().port();
+        let (id, handle) = (ours.clone(), data_plane.clone());
+        signaling = Some(Supervisor::start(move |_| {
+            Signaling::new(server, events, id, limits, handle)
+        }));
+    }
+    let store = store::start(opened);
+    let make_context = signaling.clone().map(|signaling| -> ContextMaker {
+        let (settings, identity) = (Arc::clone(&settings), identity.clone());
+        let data_plane = data_plane.clone();
+        Box::new(move |coordinator| {
+            Arc::new(peer_context(
+                settings,
+                identity,
+                data_plane,
+                signaling,
+                coordinator,
+            ))
+        })
+    });
+    let coordinator = Coordinator::new(
+        Arc::clone(&settings),
+        identity,
+        store.clone(),
+        data_plane.clone(),
+        loaded,
+        make_context,
+    )
+    .start();
+    let mut discovery = None;
+    if let Some(signaling) = &signaling {
+        signaling.do_send(ReportTo(coordinator.downgrade()));
+        if settings.discovery.enabled {
+            let options = DiscoveryOptions {
+                advert: Some(Advert {
+                    device_id: ours.clone(),
+                    name: settings.device.name.clone(),
+                    device_type: settings.device.device_type,
+                    port,
+                    addresses: Vec::new(),
+                }),
+                interfaces: network::selection(&settings),
+            };
+            let (handle, to) = (data_plane.clone(), coordinator.downgrade());
+            discovery = Some(Supervisor::start(move |_| {
+                Discovery::new(options, handle, to)
+            }));
+        }
+    }
+    let socket = {
+        let _inside = data_plane.enter();
+        control::serve(&settings.state.dir, coordinator.clone())
+            .inspect_err(|error| warn!(%error, "no local API: other verbs cannot reach this one"))
+    };
+    let receives = settings.receive.enabled && mode != Mode::Offline;
+    let listening = Event::Listening {
+        device_id: ours,
+        name: settings.device.name.clone(),
+        port,
+        destination: receives.then(|| settings.receive.destination.clone()),
+    };
+    let node = Node {
+        coordinator: coordinator.clone(),
+        listening,
+    };
+    let code = tokio::select! {
+        code = work(node) => code,
+        part = failure(&coordinator, &store, &signaling, &discovery) => {
+            error!(part, "a part of the program has failed and the process ends; nothing that \
+                          was received is lost");
+            exit::ERROR
+        }
+    };
+    if let Some(discovery) = discovery {
+        let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;
+    }
+    let flushed = store.send(store::Job::new(|store| store.flush())).await;
+    if let Ok(Err(error)) = flushed {
+        error!(%error, "the store could not be made durable");
+    }
+    drop(socket);
+    Ok(code)
+}
+
+/// Waits until one of the four actors that must not fail has failed.
+async fn failure(
+    coordinator: &Addr<Coordinator>,
+    store: &Addr<store::StoreActor>,
+    signaling: &Option<Addr<Signaling>>,
+    discovery: &Option<Addr<Discovery>>,
+) -> &'static str {
+    let mut every = tokio::time::interval(WATCH);
+    loop {
+        every.tick().await;
+        let parts = [
+            ("coordinator", coordinator.connected()),
+            ("store", store.connected()),
+            ("signaling", signaling.as_ref().is_none_or(Addr::connected)),
+            ("discovery", discovery.as_ref().is_none_or(Addr::connected)),
+        ];
+        if let Some((part, _)) = parts.into_iter().find(|(_, alive)| !alive) {
+            return part;
+        }
+    }
+}
+
+fn load(store: &Store, mode: Mode) -> Loaded {
+    let mut broadcasts = store.broadcasts();
+    broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
+    Loaded {
+        authorizations: store.authorizations(),
+        broadcasts,
+        transfers: store.transfers(),
+    }
+}
+
+fn signaling_limits(settings: &Settings) -> Limits {
+    let signaling = &settings.signaling;
+    Limits {
+        connections: signaling.max_connections,
+        per_address: signaling.max_connections_per_address,
+        first_object: signaling.first_object_timeout,
+        idle: signaling.idle_timeout,
+        ..Limits::default()
+    }
+}
+
+fn peer_context(
+    settings: Arc<Settings>,
+    identity: crate::protocol::identity::Identity,
+    data_plane: tokio::runtime::Handle,
+    signaling: Addr<Signaling>,
+    coordinator: WeakAddr<Coordinator>,
+) -> PeerContext {
+    let from = &settings.signaling;
+    let backoffs = (0..from.retries).map(|n| from.backoff * 2u32.saturating_pow(n.min(10)));
+    let negotiation = NegotiationSettings {
+        initiator: from.initiator,
+        answer_timeout: from.answer_timeout,
+        backoffs: backoffs.collect(),
+        early_candidates: from.early_candidates,
+        connect_timeout: settings.network.channel_timeout,
+        ..NegotiationSettings::default()
+    };
+    PeerContext {
+        identity,
+        name: settings.device.name.clone(),
+        device_type: settings.device.device_type.as_str().to_owned(),
+        negotiation,
+        skew: from.max_clock_skew.as_secs(),
+        plain_peers: settings.trust.plain_peers,
+        window: WindowLimits {
+            min: settings.network.window_min,
+            max: settings.network.window_max,
+        },
+        stall: settings.network.stall_timeout,
+        checkpoint: Checkpointing {
+            interval: settings.transfer.checkpoint_interval,
+            bytes: settings.transfer.checkpoint_bytes,
+        },
+        replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
+        data_plane,
+        signaling,
+        coordinator,
+        settings,
+    }
+}
