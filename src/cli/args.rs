@@ -318,7 +318,15 @@ mod tests {
 
     #[test]
     fn global_options_stand_anywhere_and_state_beats_set() {
-        let cli = parse(&["--set", "state.dir=/a", "id", "--state", "/b", "--json", "-vv"]);
+        let cli = parse(&[
+            "--set",
+            "state.dir=/a",
+            "id",
+            "--state",
+            "/b",
+            "--json",
+            "-vv",
+        ]);
         let global = cli.unwrap().global;
         assert!(global.json);
         assert_eq!(global.verbose, 2);

@@ -126,7 +126,9 @@ impl Arrivals {
             return Ok(());
         }
         let path = printable(&path.to_string_lossy());
-        let from = open.as_ref().map_or(device_id.short(), |open| &open.info.device_name);
+        let from = open
+            .as_ref()
+            .map_or(device_id.short(), |open| &open.info.device_name);
         let mut line = format!("{path}  {} from {}", bytes(*size), foreign(from, MAX_NAME));
         if let Some(open) = &open {
             let took = open.begun.elapsed();
@@ -164,11 +166,14 @@ impl View for Arrivals {
                 self.bars.progress(*transfer, *bytes);
             }
             Event::Received { .. } => return self.on_received(event),
-            Event::Summary { name, receivers, .. } => {
+            Event::Summary {
+                name, receivers, ..
+            } => {
                 let have = receivers.iter().filter(|r| r.state == "complete").count();
                 let name = foreign(name, MAX_TITLE);
                 let all = receivers.len();
-                self.screen.note(&format!("{name}: {have} of {all} have it"));
+                self.screen
+                    .note(&format!("{name}: {have} of {all} have it"));
             }
             Event::Peer(peer) if peer.connected => {
                 let unverified = if peer.verified { "" } else { ", unverified" };
@@ -230,7 +235,10 @@ mod tests {
         assert_eq!(code_of(std::slice::from_ref(&active)), None);
         let broken = incoming(failed(Code::Integrity));
         assert_eq!(code_of(&[active.clone(), broken]), Some(6));
-        assert_eq!(code_of(&[active.clone(), incoming(failed(Code::DiskFull))]), Some(7));
+        assert_eq!(
+            code_of(&[active.clone(), incoming(failed(Code::DiskFull))]),
+            Some(7)
+        );
         // Complete is not the end yet: where it went is told after that.
         let complete = incoming(TransferState::Complete);
         assert_eq!(code_of(&[active.clone(), complete.clone()]), None);

@@ -13,18 +13,21 @@ use super::text::{Table, bytes, foreign, seconds, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice, transfer_line};
 use crate::actors::api::{Event, Receiver, Request, exit};
 use crate::actors::service::Mode;
-use crate::protocol::id::TransferId;
+use crate::protocol::id::{BroadcastId, TransferId};
 
 /// Sends, and shows how it goes and who has it in the end.
 pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
     let absolute = |path: &PathBuf| {
-        std::path::absolute(path).map_err(|error| {
-            Failure::Usage(format!("cannot send {:?}: {error}", path.display()))
-        })
+        std::path::absolute(path)
+            .map_err(|error| Failure::Usage(format!("cannot send {:?}: {error}", path.display())))
     };
     let wait = options.wait.0;
     let request = Request::Send {
-        paths: options.paths.iter().map(absolute).collect::<Result<_, _>>()?,
+        paths: options
+            .paths
+            .iter()
+            .map(absolute)
+            .collect::<Result<_, _>>()?,
         to: options.everyone(),
         wait_ms: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
     };
@@ -37,6 +40,8 @@ pub struct Sending {
     screen: Screen,
     bars: Bars,
     words: HashMap<TransferId, &'static str>,
+    through_service: bool,
+    broadcast: Option<BroadcastId>,
 }
 
 impl Sending {
@@ -46,6 +51,8 @@ impl Sending {
             screen: screen.clone(),
             bars: Bars::new(screen, true),
             words: HashMap::new(),
+            through_service: false,
+            broadcast: None,
         }
     }
 
@@ -56,18 +63,23 @@ impl Sending {
 }
 
 impl View for Sending {
+    fn through_service(&mut self) {
+        self.through_service = true;
+    }
+
     fn event(&mut self, event: &Event) -> io::Result<()> {
         if self.screen.is_json() {
             return Ok(());
         }
         match event {
             Event::Broadcast {
+                broadcast,
                 name,
                 size,
                 files,
                 skipped,
-                ..
             } => {
+                self.broadcast = Some(*broadcast);
                 let files = match files {
                     1 => "1 file".to_owned(),
                     files => format!("{files} files"),
@@ -104,9 +116,14 @@ impl View for Sending {
             Event::End { code } => {
                 self.bars.clear();
                 if *code == exit::INTERRUPTED {
-                    self.screen.note(
-                        "interrupted; sending the same again goes on where this has ended",
-                    );
+                    self.screen.note(&match self.broadcast {
+                        Some(id) if self.through_service => format!(
+                            "the service goes on with it; to stop it, run: handout cancel {}",
+                            &id.to_string()[..8]
+                        ),
+                        _ => "interrupted; sending the same again goes on where this has ended"
+                            .to_owned(),
+                    });
                 }
             }
             other => {
@@ -153,7 +170,8 @@ fn table(size: u64, receivers: &[Receiver]) -> Table {
             },
             share,
             took.map(seconds).unwrap_or_default(),
-            took.map(|took| speed(receiver.sent, took)).unwrap_or_default(),
+            took.map(|took| speed(receiver.sent, took))
+                .unwrap_or_default(),
             notes.join("; "),
         ]);
     }

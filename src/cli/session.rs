@@ -28,6 +28,9 @@ pub trait View {
     /// Shows an event. An error when nobody reads the output any more.
     fn event(&mut self, event: &Event) -> io::Result<()>;
 
+    /// The answer comes from a service that was there before and stays.
+    fn through_service(&mut self) {}
+
     /// The code to end with now, when there is no need to hear more.
     fn finished(&self) -> Option<u8> {
         None
@@ -46,6 +49,7 @@ pub fn ask<V: View + 'static>(
     let state = context.settings.state.dir.clone();
     let asked = client_runtime()?.block_on(async {
         let client = Client::connect(&state).await?;
+        view.through_service();
         let events = client.ask(request.clone());
         Some(follow(events, &mut view, &screen, exit::INTERRUPTED).await)
     });

@@ -19,7 +19,12 @@ use crate::protocol::transfer::Direction;
 pub fn run(context: &Context, watch: bool) -> Result<u8, Failure> {
     let screen = &context.screen;
     if !watch {
-        return ask(context, Mode::Offline, Request::Transfers, List::new(screen));
+        return ask(
+            context,
+            Mode::Offline,
+            Request::Transfers,
+            List::new(screen),
+        );
     }
     let state = context.settings.state.dir.clone();
     let watched = client_runtime()?.block_on(async {
@@ -39,7 +44,12 @@ pub fn run(context: &Context, watch: bool) -> Result<u8, Failure> {
         Some(code) => Ok(code),
         None => {
             screen.note("no service runs here, so there is nothing to watch: this is the record");
-            ask(context, Mode::Offline, Request::Transfers, List::new(screen))
+            ask(
+                context,
+                Mode::Offline,
+                Request::Transfers,
+                List::new(screen),
+            )
         }
     }
 }
