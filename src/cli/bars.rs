@@ -24,6 +24,7 @@ pub struct Bars {
     total: Option<ProgressBar>,
     with_total: bool,
     last_line: Option<(Instant, u64)>,
+    begun: bool,
 }
 
 struct Entry {
@@ -43,6 +44,7 @@ impl Bars {
             total: None,
             with_total,
             last_line: None,
+            begun: false,
         }
     }
 
@@ -73,6 +75,13 @@ impl Bars {
                 bar.set_message(message(&info.state));
                 if is_final {
                     bar.abandon();
+                } else if matches!(info.state, TransferState::Active) {
+                    // Waiting, and what was there before, are no part of the speed.
+                    bar.reset_eta();
+                    if let Some(total) = self.total.as_ref().filter(|_| !self.begun) {
+                        total.reset_eta();
+                        self.begun = true;
+                    }
                 }
             }
         }
@@ -105,9 +114,6 @@ impl Bars {
         }
         let prefix = foreign(&info.device_name, MAX_NAME.min(20));
         let bar = self.add(info.size, prefix);
-        // A resumed transfer's speed does not count what was there before.
-        bar.set_position(info.bytes);
-        bar.reset_eta();
         if self.with_total && self.total.is_none() {
             self.total = Some(self.add(0, "total".to_owned()));
         }

@@ -135,13 +135,24 @@ fn explain(error: &clap::Error) -> u8 {
             Err(_) => exit::ERROR,
         };
     }
-    if std::env::args_os().any(|word| word == "--json") {
-        let text = error.to_string();
-        let message = text.trim().trim_start_matches("error: ");
-        fail(&Screen::new(true), message, exit::USAGE);
+    let text = error.to_string();
+    let json = std::env::args_os().any(|word| word == "--json");
+    if json {
+        // What follows the first paragraph is for people.
+        let first = text.trim().split("\n\n").next().unwrap_or_default();
+        fail(
+            &Screen::new(true),
+            first.trim_start_matches("error: "),
+            exit::USAGE,
+        );
     } else {
-        // Help that was shown for want of a verb is an error all the same.
-        let _ = error.print();
+        // Help that is shown for want of a verb is no message of ours.
+        let sign = if text.starts_with("error: ") {
+            "handout: "
+        } else {
+            ""
+        };
+        Screen::new(false).note(&format!("{sign}{}", text.trim_end()));
     }
     exit::USAGE
 }

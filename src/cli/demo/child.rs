@@ -120,25 +120,27 @@ impl Device {
         })
     }
 
-    /// Runs a verb to its end; its events, without the last one.
+    /// Runs a verb until the process has ended; its events, without the last one.
     pub async fn complete(&self, verb: &[&str]) -> Result<Vec<Event>, String> {
         let say = |what: &str| format!("`handout {}` of {} {what}", verb.join(" "), self.name);
         let mut process = self
             .start(verb)
             .map_err(|error| say(&format!("does not start: {error}")))?;
         let mut seen = Vec::new();
+        let mut code = None;
+        // The process ends, and leaves its state folder, when there are no more events.
         while let Some(event) = process.events.recv().await {
             match event {
-                Event::End { code: exit::OK } => return Ok(seen),
-                Event::End { code } => {
-                    let lines = process.last_lines().join("\n");
-                    return Err(say(&format!("ends with exit code {code}\n{lines}")));
-                }
+                Event::End { code: last } => code = Some(last),
                 event => seen.push(event),
             }
         }
         let lines = process.last_lines().join("\n");
-        Err(say(&format!("gives no answer\n{lines}")))
+        match code {
+            Some(exit::OK) => Ok(seen),
+            Some(code) => Err(say(&format!("ends with exit code {code}\n{lines}"))),
+            None => Err(say(&format!("gives no answer\n{lines}"))),
+        }
     }
 }
 

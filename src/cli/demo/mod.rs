@@ -7,6 +7,7 @@ mod content;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::{try_join, try_join_all};
 use tokio::time::timeout;
 
 use super::Failure;
@@ -131,23 +132,29 @@ async fn set_up(
     receivers: &[Device],
     path: &Path,
 ) -> Result<Stage, String> {
-    let sender_id = identity(&sender).await?;
-    let mut ids = Vec::new();
-    let mut started = Vec::new();
-    for receiver in receivers {
-        let id = identity(receiver).await?;
-        receiver
-            .complete(&["authorize", &sender_id, "--name", "sender"])
-            .await?;
-        sender
-            .complete(&["authorize", &id, "--name", &receiver.name])
-            .await?;
-        let process = receiver
-            .start(&["receive"])
-            .map_err(|error| format!("{} does not start: {error}", receiver.name))?;
-        started.push(process);
-        ids.push(id);
-    }
+    let (sender_id, ids) = try_join(
+        identity(&sender),
+        try_join_all(receivers.iter().map(identity)),
+    )
+    .await?;
+    let receivers_authorize = try_join_all(receivers.iter().map(async |receiver| {
+        let verb = ["authorize", &sender_id, "--name", &sender.name];
+        receiver.complete(&verb).await
+    }));
+    // One process at a time may have a state folder.
+    let sender_authorizes = async {
+        for (receiver, id) in receivers.iter().zip(&ids) {
+            let verb = ["authorize", id, "--name", &receiver.name];
+            sender.complete(&verb).await?;
+        }
+        Ok(())
+    };
+    try_join(receivers_authorize, sender_authorizes).await?;
+    let start = |receiver: &Device| {
+        let process = receiver.start(&["receive"]);
+        process.map_err(|error| format!("{} does not start: {error}", receiver.name))
+    };
+    let mut started: Vec<Process> = receivers.iter().map(start).collect::<Result<_, _>>()?;
     for process in &mut started {
         wait_for(process, |event| matches!(event, Event::Listening { .. })).await?;
     }
