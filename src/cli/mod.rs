@@ -1,4 +1,160 @@
-//! (to come)
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The program's verbs: reading the command line, asking a node, showing what it answers.
+
+mod args;
+mod bars;
+mod completions;
+mod config;
+mod demo;
+mod devices;
+mod log;
+mod man;
+mod peers;
+mod receive;
+mod run;
+mod screen;
+mod send;
+mod session;
+mod steer;
+mod text;
+mod transfers;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::actors::api::{Event, exit};
+use crate::actors::service::StartError;
+use crate::config::{ConfigError, Settings};
+use args::{Cli, Verb};
+use screen::Screen;
+use session::Context;
+
+/// Why a verb could not do its work. What becomes of the work itself is told by events.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A node could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+    /// Nobody reads the output.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Usage(_) => exit::USAGE,
+            Self::Start(error) => error.exit_code(),
+            Self::Other(_) | Self::Output(_) => exit::ERROR,
+        }
+    }
+}
+
+/// The whole program: its exit code is one of [`exit`].
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(explain(&error)),
+    };
+    let screen = Screen::new(cli.global.json);
+    let code = perform(cli, &screen).unwrap_or_else(|failure| {
+        let closed = matches!(&failure, Failure::Output(error)
+            if error.kind() == std::io::ErrorKind::BrokenPipe);
+        if !closed {
+            fail(&screen, &failure.to_string(), failure.exit_code());
+        }
+        failure.exit_code()
+    });
+    ExitCode::from(code)
+}
+
+fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
+    let Cli { global, verb } = cli;
+    match verb {
+        Verb::Completions { shell } => return completions::run(shell),
+        Verb::Man { verb } => return man::run(verb.as_deref()),
+        _ => {}
+    }
+    let mut overrides = global.overrides().map_err(Failure::Usage)?;
+    if let Verb::Receive(options) = &verb {
+        overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
+    }
+    let settings = Settings::load(global.config.as_deref(), &overrides)?;
+    log::start(&settings.log, global.verbose, screen);
+    let context = Context {
+        settings,
+        screen: screen.clone(),
+    };
+    match verb {
+        Verb::Run => run::run(&context),
+        Verb::Receive(options) => receive::run(&context, &options),
+        Verb::Send(options) => send::run(&context, &options),
+        Verb::Demo(options) => demo::run(&context, &options),
+        Verb::Peers(options) => peers::run(&context, &options),
+        Verb::Authorize(options) => devices::authorize(&context, options),
+        Verb::Revoke { device } => devices::revoke(&context, device),
+        Verb::Id => devices::id(&context),
+        Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Pause(which) => steer::pause(&context, which),
+        Verb::Resume(which) => steer::resume(&context, which),
+        Verb::Cancel(which) => steer::cancel(&context, which),
+        Verb::Config(what) => config::run(&context, what),
+        // Both need no settings and were done above.
+        Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),
+    }
+}
+
+/// Says why there is no answer.
+fn fail(screen: &Screen, message: &str, code: u8) {
+    screen.error(message);
+    if screen.is_json() {
+        // When stdout is closed, stderr has said it.
+        let _ = screen.object(&Event::End { code });
+    }
+}
+
+/// Shows help, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> u8 {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return match error.print() {
+            Ok(()) => exit::OK,
+            Err(_) => exit::ERROR,
+        };
+    }
+    if std::env::args_os().any(|word| word == "--json") {
+        let text = error.to_string();
+        let message = text.trim().trim_start_matches("error: ");
+        fail(&Screen::new(true), message, exit::USAGE);
+    } else {
+        // Help that was shown for want of a verb is an error all the same.
+        let _ = error.print();
+    }
+    exit::USAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_have_the_exit_codes_that_are_documented() {
+        let usage = Failure::Usage("no".to_owned());
+        assert_eq!(usage.exit_code(), 2);
+        assert_eq!(Failure::Config(ConfigError::Many(vec![])).exit_code(), 2);
+        assert_eq!(Failure::Other("no".to_owned()).exit_code(), 1);
+    }
 }

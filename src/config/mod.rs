@@ -21,6 +21,7 @@ pub use settings::{
     State, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
+pub(crate) use units::{duration, size};
 
 use layers::Layer;
 use reader::Reader;

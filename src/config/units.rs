@@ -39,12 +39,12 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// Reads `500ms`, `10s`, `2m`, `1h`, `1d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     with_unit(text, &DURATIONS).map(Duration::from_millis)
 }
 
 /// Reads `64KiB`, `1GB`, or a bare number of bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     text.trim().parse().ok().or_else(|| with_unit(text, &SIZES))
 }
 

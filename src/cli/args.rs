@@ -1,0 +1,339 @@
+//! The command line: its verbs, options, and how their values are read.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config;
+use crate::protocol::id::DeviceId;
+
+/// Gives files to a whole room: one device sends, many authorized devices receive.
+#[derive(Debug, Parser)]
+#[command(
+    name = "handout",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Begin with `handout demo`. On two machines: `handout id` on each, \
+                  `handout authorize ID` with the other's id, then `handout receive` on one and \
+                  `handout send FILE --to all` on the other.\n\n\
+                  Exit codes: 0 all delivered, 1 error, 2 usage or config, 3 some receivers failed, \
+                  4 not authorized, 5 no receiver before the deadline, 6 integrity, 7 disk or quota, \
+                  130 interrupted."
+)]
+pub struct Cli {
+    /// What all verbs take.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of all verbs.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The config file, instead of the usual one
+    #[arg(long, global = true, value_name = "FILE", env = "HANDOUT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The state folder: the device's key, authorizations, progress
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// One JSON object per line on stdout, each with an `event`
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more: once for what is going on, twice for why, three times for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Changes a setting, as SECTION.KEY=VALUE; `handout config show` lists them
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = setting)]
+    pub set: Vec<(String, String)>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Be the service: everything that the config says, until stopped
+    Run,
+    /// Receive until stopped
+    Receive(Receive),
+    /// Send files and folders, and wait until everyone has them
+    Send(Send),
+    /// Show it: a sender and receivers on this machine, as real processes
+    Demo(Demo),
+    /// Who is here, and who may
+    Peers(Peers),
+    /// Let a device exchange files with this one
+    Authorize(Authorize),
+    /// No longer let it
+    Revoke {
+        /// Its id, the beginning of one, or its name
+        device: String,
+    },
+    /// What is going on, and what was
+    Transfers {
+        /// Go on telling, until stopped
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Stop a transfer or broadcast for now
+    Pause(Which),
+    /// Go on with it
+    Resume(Which),
+    /// Stop it for good
+    Cancel(Which),
+    /// This device's id
+    Id,
+    /// The settings
+    #[command(subcommand)]
+    Config(Config),
+    /// What a shell needs to complete commands, on stdout
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// The manual page, on stdout
+    Man {
+        /// The page of this verb
+        verb: Option<String>,
+    },
+}
+
+/// `receive`
+#[derive(Debug, Args)]
+pub struct Receive {
+    /// End after the first transfer
+    #[arg(long)]
+    pub once: bool,
+    /// The folder that files go into
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+}
+
+/// `send`
+#[derive(Debug, Args)]
+pub struct Send {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// To whom: device names, ids, or `all`; several with commas, or --to again
+    #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
+    pub to: Vec<WhoList>,
+    /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
+    pub wait: Wait,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// What to send, instead of random bytes
+    pub path: Option<PathBuf>,
+    /// How many receivers
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub receivers: u8,
+    /// How many random bytes
+    #[arg(long, default_value = "256MiB", value_parser = size)]
+    pub size: u64,
+}
+
+/// `peers`
+#[derive(Debug, Args)]
+pub struct Peers {
+    /// How long to look around, when no service runs; 0s only lists those on record
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `authorize`
+#[derive(Debug, Args)]
+pub struct Authorize {
+    /// What `handout id` says on that device
+    #[arg(value_name = "DEVICE_ID", value_parser = provable_id)]
+    pub device: DeviceId,
+    /// A name for it, instead of the one that it gives itself
+    #[arg(long, default_value = "")]
+    pub name: String,
+}
+
+/// `pause`, `resume`, `cancel`
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
+    pub id: String,
+}
+
+/// `config`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Config {
+    /// Whether the settings are in order
+    Check,
+    /// Every setting, its value, and where that is from
+    Show,
+}
+
+/// Some of those to send to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhoList(pub Vec<String>);
+
+/// How long to wait; for ever when nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait(pub Option<Duration>);
+
+impl Global {
+    /// What these options change in the settings; `--state` counts more than `--set`.
+    pub fn overrides(&self) -> Result<Vec<(String, String)>, String> {
+        let mut overrides = self.set.clone();
+        if let Some(dir) = &self.state {
+            overrides.push(("state.dir".to_owned(), path_text("--state", dir)?));
+        }
+        Ok(overrides)
+    }
+}
+
+impl Send {
+    /// To whom, each once, in the order given.
+    pub fn everyone(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for who in self.to.iter().flat_map(|list| &list.0) {
+            if !all.contains(who) {
+                all.push(who.clone());
+            }
+        }
+        all
+    }
+}
+
+/// A path as the value of a setting, which is text.
+pub fn path_text(option: &str, path: &std::path::Path) -> Result<String, String> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{option} must be a path in Unicode, not {}", path.display()))
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.to_owned()))
+        }
+        _ => Err("it must be KEY=VALUE, such as device.name=alpha".to_owned()),
+    }
+}
+
+fn who_list(text: &str) -> Result<WhoList, String> {
+    let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+    if parts.iter().any(String::is_empty) {
+        return Err("a name is empty; write --to all, --to NAME or --to NAME,NAME".to_owned());
+    }
+    Ok(WhoList(parts))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::duration(text).ok_or_else(|| "it must be a time such as 500ms, 30s or 2m".to_owned())
+}
+
+fn wait(text: &str) -> Result<Wait, String> {
+    if text.trim() == "forever" {
+        return Ok(Wait(None));
+    }
+    config::duration(text)
+        .map(|duration| Wait(Some(duration)))
+        .ok_or_else(|| "it must be a time such as 30s or 2m, or forever".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    config::size(text)
+        .filter(|bytes| (1..=1 << 40).contains(bytes))
+        .ok_or_else(|| "it must be a size such as 64MiB or 1GiB, at most 1TiB".to_owned())
+}
+
+/// Only ids that their device can prove may be authorized by hand; whoever cannot prove one is let
+/// in, or not, by the setting `trust.plain_peers`.
+fn provable_id(text: &str) -> Result<DeviceId, String> {
+    let id: DeviceId = text
+        .trim()
+        .parse()
+        .map_err(|error| format!("{error}; `handout id` on that device prints it"))?;
+    if id.is_self_certifying() {
+        Ok(id)
+    } else {
+        Err(
+            "a device id has 32 characters of a-z and 2-7; `handout id` on that device prints it"
+                .to_owned(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("handout").chain(words.iter().copied()))
+    }
+
+    fn sending(words: &[&str]) -> Send {
+        match parse(words).unwrap().verb {
+            Verb::Send(send) => send,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn receivers_come_from_several_options_and_lists_each_once() {
+        let send = sending(&["send", "a", "b", "--to", "alpha, beta", "--to=gamma,alpha"]);
+        assert_eq!(send.everyone(), ["alpha", "beta", "gamma"]);
+        assert_eq!(send.paths.len(), 2);
+        for bad in ["", ",", "a,,b", "a,", " "] {
+            assert!(parse(&["send", "a", "--to", bad]).is_err(), "{bad:?}");
+        }
+        assert!(parse(&["send", "a"]).is_err());
+        assert!(parse(&["send", "--to", "all"]).is_err());
+    }
+
+    #[test]
+    fn the_wait_has_a_unit_or_is_forever() {
+        let wait_of = |text: &str| sending(&["send", "a", "--to", "all", "--wait", text]).wait;
+        assert_eq!(wait_of("90s"), Wait(Some(Duration::from_secs(90))));
+        assert_eq!(wait_of("0s"), Wait(Some(Duration::ZERO)));
+        assert_eq!(wait_of("forever"), Wait(None));
+        let default = sending(&["send", "a", "--to", "all"]).wait;
+        assert_eq!(default, Wait(Some(Duration::from_secs(30))));
+        for bad in ["30", "-1s", "soon", "", "1.5s"] {
+            assert!(
+                parse(&["send", "a", "--to", "all", "--wait", bad]).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn global_options_stand_anywhere_and_state_beats_set() {
+        let cli = parse(&["--set", "state.dir=/a", "id", "--state", "/b", "--json", "-vv"]);
+        let global = cli.unwrap().global;
+        assert!(global.json);
+        assert_eq!(global.verbose, 2);
+        let pair = |value: &str| ("state.dir".to_owned(), value.to_owned());
+        assert_eq!(global.overrides().unwrap(), [pair("/a"), pair("/b")]);
+        assert_eq!(setting("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(setting("a.b").is_err() && setting("=c").is_err());
+    }
+
+    #[test]
+    fn only_ids_that_can_be_proven_are_authorized() {
+        let id = DeviceId::of_key(&[1; 32]);
+        assert!(parse(&["authorize", id.as_str()]).is_ok());
+        for bad in ["kiosk", "", "../x", &id.as_str()[1..]] {
+            assert!(parse(&["authorize", bad]).is_err(), "{bad:?}");
+        }
+    }
+}

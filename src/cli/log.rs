@@ -1,0 +1,103 @@
+//! Logs, on stderr, without tearing the bars that are drawn there.
+
+use std::io::{self, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::screen::Screen;
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Starts logging for the whole process: as the settings say, `-v` raises the level, the variable
+/// `RUST_LOG` replaces the filter. Panics are logged, too.
+pub fn start(log: &Log, verbose: u8, screen: &Screen) {
+    let filter = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|text| !text.trim().is_empty())
+        .and_then(|text| EnvFilter::try_new(text).ok())
+        .unwrap_or_else(|| EnvFilter::new(directives(raised(log.level, verbose))));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Lines(screen.clone()));
+    // Somebody may have started logging before, in a test: theirs stays.
+    let _ = match log.format {
+        LogFormat::Text => lines.with_ansi(screen.has_colors()).try_init(),
+        LogFormat::Json => lines.json().with_ansi(false).try_init(),
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let what = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.payload().downcast_ref::<String>().cloned());
+        tracing::error!(
+            what = what.as_deref().unwrap_or("unknown"),
+            place = place.as_deref().unwrap_or("unknown"),
+            "internal error; please report it"
+        );
+    }));
+}
+
+fn raised(level: LogLevel, verbose: u8) -> LogLevel {
+    level.max(match verbose {
+        0 => LogLevel::Off,
+        1 => LogLevel::Info,
+        2 => LogLevel::Debug,
+        _ => LogLevel::Trace,
+    })
+}
+
+/// Everything else than this program logs warnings at most, or the output would be useless.
+fn directives(level: LogLevel) -> String {
+    match level {
+        LogLevel::Off | LogLevel::Error | LogLevel::Warn | LogLevel::Trace => {
+            level.as_str().to_owned()
+        }
+        LogLevel::Info | LogLevel::Debug => format!("warn,handout={}", level.as_str()),
+    }
+}
+
+struct Lines(Screen);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+/// One event at a time comes through here, as a whole.
+struct Line<'a>(&'a Screen);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.aside(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v_raises_the_level_and_never_lowers_it() {
+        assert_eq!(raised(LogLevel::Warn, 0), LogLevel::Warn);
+        assert_eq!(raised(LogLevel::Off, 1), LogLevel::Info);
+        assert_eq!(raised(LogLevel::Trace, 1), LogLevel::Trace);
+        assert_eq!(raised(LogLevel::Warn, 9), LogLevel::Trace);
+    }
+
+    #[test]
+    fn others_log_warnings_at_most_unless_everything_is_wanted() {
+        assert_eq!(directives(LogLevel::Debug), "warn,handout=debug");
+        assert_eq!(directives(LogLevel::Error), "error");
+        assert_eq!(directives(LogLevel::Trace), "trace");
+    }
+}

@@ -1,0 +1,151 @@
+//! `peers`: who is here, and who may.
+
+use std::io;
+use std::time::Duration;
+
+use super::Failure;
+use super::args::Peers;
+use super::screen::Screen;
+use super::session::{Context, Interrupts, View, client_runtime, follow, node};
+use super::text::{Table, foreign};
+use super::view::{MAX_NAME, MAX_TEXT, notice};
+use crate::actors::api::{Event, PeerInfo, Request, exit};
+use crate::actors::control::Client;
+use crate::actors::service::Mode;
+
+/// Lists devices: those that the running service knows, else those that are seen in a while.
+pub fn run(context: &Context, options: &Peers) -> Result<u8, Failure> {
+    let screen = context.screen.clone();
+    let mut list = List::new(&screen);
+    let state = context.settings.state.dir.clone();
+    let asked = client_runtime()?.block_on(async {
+        let events = Client::connect(&state).await?.ask(Request::Peers);
+        Some(follow(events, &mut list, &screen, exit::INTERRUPTED).await)
+    });
+    if let Some(code) = asked {
+        return Ok(code);
+    }
+    let wait = options.wait;
+    let mode = if wait.is_zero() {
+        Mode::Offline
+    } else {
+        Mode::Send
+    };
+    node(context, mode, move |node| async move {
+        if !wait.is_zero() && interrupted_within(wait).await {
+            return exit::INTERRUPTED;
+        }
+        let events = node.ask(Request::Peers);
+        follow(events, &mut list, &screen, exit::INTERRUPTED).await
+    })
+}
+
+/// Waits; true when a signal came meanwhile.
+async fn interrupted_within(wait: Duration) -> bool {
+    let Ok(mut interrupts) = Interrupts::new() else {
+        return true;
+    };
+    tokio::time::timeout(wait, interrupts.next()).await.is_ok()
+}
+
+/// Collects devices into a table.
+struct List {
+    screen: Screen,
+    peers: Vec<PeerInfo>,
+}
+
+impl List {
+    fn new(screen: &Screen) -> Self {
+        Self {
+            screen: screen.clone(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl View for List {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if self.screen.is_json() {
+            return Ok(());
+        }
+        match event {
+            Event::Peer(peer) => self.peers.push(peer.clone()),
+            Event::End { code: exit::OK } if self.peers.is_empty() => self.screen.note(
+                "no device is authorized and none was seen; on the other device, run: handout receive",
+            ),
+            Event::End { .. } if !self.peers.is_empty() => {
+                for line in table(&self.peers).lines() {
+                    self.screen.result(&line)?;
+                }
+            }
+            other => {
+                if let Some(line) = notice(other) {
+                    self.screen.note(&line);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn table(peers: &[PeerInfo]) -> Table {
+    let mut table = Table::new(
+        &["NAME", "DEVICE ID", "TYPE", "MAY", "LINK", "AT", "TROUBLE"],
+        &[],
+    );
+    for peer in peers {
+        let link = match (peer.connected, peer.verified) {
+            (false, _) if peer.addresses.is_empty() => "away",
+            (false, _) => "here",
+            (true, true) => "connected",
+            (true, false) => "connected, unverified",
+        };
+        table.row([
+            foreign(&peer.name, MAX_NAME),
+            peer.device_id.to_string(),
+            foreign(&peer.device_type, MAX_NAME),
+            if peer.authorized { "yes" } else { "no" }.to_owned(),
+            link.to_owned(),
+            peer.addresses
+                .first()
+                .map(|address| foreign(address, MAX_TEXT))
+                .unwrap_or_default(),
+            peer.error
+                .as_deref()
+                .map(|error| foreign(error, MAX_TEXT))
+                .unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::DeviceId;
+
+    #[test]
+    fn the_table_says_who_may_and_who_has_proven_nothing() {
+        let peer = PeerInfo {
+            device_id: DeviceId::of_key(&[1; 32]),
+            name: "al\u{1b}pha".to_owned(),
+            device_type: "desktop".to_owned(),
+            addresses: vec!["10.0.0.1:7000".to_owned()],
+            authorized: true,
+            connected: true,
+            verified: false,
+            error: None,
+        };
+        let away = PeerInfo {
+            addresses: vec![],
+            authorized: false,
+            connected: false,
+            ..peer.clone()
+        };
+        let lines = table(&[peer, away]).lines();
+        assert!(lines[1].contains("yes") && lines[1].contains("connected, unverified"));
+        assert!(lines[1].starts_with("al\\u{1b}pha"));
+        assert!(lines[2].contains("no") && lines[2].ends_with("away"));
+        assert!(!lines[0].contains("TROUBLE"));
+    }
+}

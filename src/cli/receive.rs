@@ -1,0 +1,246 @@
+//! `receive`, and what `run` shows: bundles that arrive.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Instant;
+
+use super::Failure;
+use super::args::{Receive, path_text};
+use super::bars::Bars;
+use super::screen::Screen;
+use super::session::{Context, View, follow, node, show};
+use super::text::{bytes, duration, foreign, speed};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, exit_code, notice, transfer_line};
+use crate::actors::api::{Event, Request, TransferInfo, exit};
+use crate::actors::service::Mode;
+use crate::protocol::id::TransferId;
+use crate::protocol::names::printable;
+use crate::protocol::transfer::{Direction, TransferState};
+
+/// What the options change in the settings. Whoever says `receive` means it.
+pub fn overrides(options: &Receive) -> Result<Vec<(String, String)>, String> {
+    let mut overrides = vec![("receive.enabled".to_owned(), "true".to_owned())];
+    if let Some(to) = &options.to {
+        overrides.push(("receive.destination".to_owned(), path_text("--to", to)?));
+    }
+    Ok(overrides)
+}
+
+/// Receives until stopped, or until the first transfer is over.
+pub fn run(context: &Context, options: &Receive) -> Result<u8, Failure> {
+    serve(context, Mode::Receive, options.once)
+}
+
+/// Runs a node and shows what happens.
+pub fn serve(context: &Context, mode: Mode, once: bool) -> Result<u8, Failure> {
+    let screen = context.screen.clone();
+    node(context, mode, move |node| async move {
+        let mut view = Arrivals::new(&screen, once);
+        // Watching begins before anybody is told that we are here, so that nothing is missed.
+        let events = node.ask(Request::Watch);
+        if show(&mut view, &screen, &node.listening()).is_err() {
+            return exit::ERROR;
+        }
+        follow(events, &mut view, &screen, exit::OK).await
+    })
+}
+
+/// What arrives.
+struct Arrivals {
+    screen: Screen,
+    bars: Bars,
+    once: bool,
+    finished: Option<u8>,
+    /// Transfers that are not over.
+    open: HashMap<TransferId, Open>,
+}
+
+struct Open {
+    info: TransferInfo,
+    begun: Instant,
+    /// Bytes that were here before.
+    had: u64,
+}
+
+impl Arrivals {
+    fn new(screen: &Screen, once: bool) -> Self {
+        Self {
+            screen: screen.clone(),
+            bars: Bars::new(screen, false),
+            once,
+            finished: None,
+            open: HashMap::new(),
+        }
+    }
+
+    fn on_transfer(&mut self, info: &TransferInfo) {
+        let id = info.transfer;
+        let incoming = info.direction == Direction::Incoming;
+        let known = self.open.get(&id).map(|open| open.info.state.word());
+        self.bars.transfer(info);
+        match &info.state {
+            // The line about what has arrived follows, with its place.
+            TransferState::Complete if incoming => return,
+            state if state.is_final() => {
+                self.open.remove(&id);
+                if incoming && self.once {
+                    self.finished = exit_code(state);
+                }
+            }
+            TransferState::Active if known == Some("active") => return,
+            _ => {
+                let active = matches!(info.state, TransferState::Active);
+                let open = self.open.entry(id).or_insert_with(|| Open {
+                    info: info.clone(),
+                    begun: Instant::now(),
+                    had: info.bytes,
+                });
+                if active {
+                    (open.begun, open.had) = (Instant::now(), info.bytes);
+                }
+                open.info = info.clone();
+            }
+        }
+        let quiet = matches!(info.state, TransferState::Pending | TransferState::Offered);
+        if !quiet && known != Some(info.state.word()) {
+            self.screen.note(&transfer_line(info));
+        }
+    }
+
+    fn on_received(&mut self, event: &Event) -> io::Result<()> {
+        let Event::Received {
+            transfer,
+            device_id,
+            path,
+            bytes: size,
+            ..
+        } = event
+        else {
+            return Ok(());
+        };
+        let open = self.open.remove(transfer);
+        if self.once {
+            self.finished = Some(exit::OK);
+        }
+        if self.screen.is_json() {
+            return Ok(());
+        }
+        let path = printable(&path.to_string_lossy());
+        let from = open.as_ref().map_or(device_id.short(), |open| &open.info.device_name);
+        let mut line = format!("{path}  {} from {}", bytes(*size), foreign(from, MAX_NAME));
+        if let Some(open) = &open {
+            let took = open.begun.elapsed();
+            let speed = speed(size.saturating_sub(open.had), took.as_secs_f64());
+            line.push_str(&format!(", {}, {speed}", duration(took)));
+        }
+        self.screen.result(&line)
+    }
+}
+
+impl View for Arrivals {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        match event {
+            Event::Listening {
+                device_id,
+                name,
+                port,
+                destination,
+            } => {
+                let name = foreign(name, MAX_NAME);
+                self.screen
+                    .note(&format!("{name} ({device_id}), port {port}"));
+                self.screen.note(&match destination {
+                    Some(path) => {
+                        let path = printable(&path.to_string_lossy());
+                        format!("receiving into {path}; Ctrl-C ends it")
+                    }
+                    None => "not receiving; Ctrl-C ends it".to_owned(),
+                });
+            }
+            Event::Transfer(info) => self.on_transfer(info),
+            Event::Progress {
+                transfer, bytes, ..
+            } => {
+                self.bars.progress(*transfer, *bytes);
+            }
+            Event::Received { .. } => return self.on_received(event),
+            Event::Summary { name, receivers, .. } => {
+                let have = receivers.iter().filter(|r| r.state == "complete").count();
+                let name = foreign(name, MAX_TITLE);
+                let all = receivers.len();
+                self.screen.note(&format!("{name}: {have} of {all} have it"));
+            }
+            Event::Peer(peer) if peer.connected => {
+                let unverified = if peer.verified { "" } else { ", unverified" };
+                let name = foreign(&peer.name, MAX_NAME);
+                let id = peer.device_id.short();
+                self.screen
+                    .note(&format!("connected: {name} ({id}{unverified})"));
+            }
+            Event::End { .. } => self.bars.clear(),
+            other => {
+                if let Some(line) = notice(other) {
+                    self.screen.note(&foreign(&line, 2 * MAX_TEXT));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finished(&self) -> Option<u8> {
+        self.finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::DeviceId;
+    use crate::protocol::message::Code;
+
+    fn incoming(state: TransferState) -> Event {
+        Event::Transfer(TransferInfo {
+            transfer: TransferId([1; 16]),
+            broadcast: None,
+            direction: Direction::Incoming,
+            device_id: DeviceId::of_key(&[1; 32]),
+            device_name: "alpha".to_owned(),
+            name: "slides".to_owned(),
+            bytes: 0,
+            size: 10,
+            state,
+        })
+    }
+
+    fn code_of(events: &[Event]) -> Option<u8> {
+        let mut view = Arrivals::new(&Screen::new(true), true);
+        for event in events {
+            view.event(event).unwrap();
+        }
+        view.finished()
+    }
+
+    #[test]
+    fn once_ends_with_the_first_incoming_transfer_and_says_how_it_went() {
+        let failed = |code| TransferState::Failed {
+            code,
+            reason: "because".to_owned(),
+        };
+        let active = incoming(TransferState::Active);
+        assert_eq!(code_of(std::slice::from_ref(&active)), None);
+        let broken = incoming(failed(Code::Integrity));
+        assert_eq!(code_of(&[active.clone(), broken]), Some(6));
+        assert_eq!(code_of(&[active.clone(), incoming(failed(Code::DiskFull))]), Some(7));
+        // Complete is not the end yet: where it went is told after that.
+        let complete = incoming(TransferState::Complete);
+        assert_eq!(code_of(&[active.clone(), complete.clone()]), None);
+        let received = Event::Received {
+            transfer: TransferId([1; 16]),
+            device_id: DeviceId::of_key(&[1; 32]),
+            path: "/x/slides".into(),
+            bytes: 10,
+            root: String::new(),
+        };
+        assert_eq!(code_of(&[active, complete, received]), Some(0));
+    }
+}

@@ -1,0 +1,206 @@
+//! Where requests go: to the service that runs on the state folder, else to a node in this process.
+
+use std::future::Future;
+use std::io;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::Failure;
+use super::screen::Screen;
+use crate::actors::api::{Event, Request, exit};
+use crate::actors::control::Client;
+use crate::actors::service::{self, Mode, Node};
+use crate::config::Settings;
+
+/// What every verb gets.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The settings, checked.
+    pub settings: Settings,
+    /// Where output goes.
+    pub screen: Screen,
+}
+
+/// What a verb makes of the events of an answer, for people.
+pub trait View {
+    /// Shows an event. An error when nobody reads the output any more.
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+
+    /// The code to end with now, when there is no need to hear more.
+    fn finished(&self) -> Option<u8> {
+        None
+    }
+}
+
+/// Sends a request to whoever has the state folder, shows the answer, and returns the exit code.
+/// Where no service runs, this process is one, in `mode`, for as long as that takes.
+pub fn ask<V: View + 'static>(
+    context: &Context,
+    mode: Mode,
+    request: Request,
+    mut view: V,
+) -> Result<u8, Failure> {
+    let screen = context.screen.clone();
+    let state = context.settings.state.dir.clone();
+    let asked = client_runtime()?.block_on(async {
+        let client = Client::connect(&state).await?;
+        let events = client.ask(request.clone());
+        Some(follow(events, &mut view, &screen, exit::INTERRUPTED).await)
+    });
+    if let Some(code) = asked {
+        return Ok(code);
+    }
+    node(context, mode, |node| async move {
+        follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await
+    })
+}
+
+/// Runs a node in this process until `work` is done. An error when the state folder is in use.
+pub fn node<W, F>(context: &Context, mode: Mode, work: W) -> Result<u8, Failure>
+where
+    W: FnOnce(Node) -> F + 'static,
+    F: Future<Output = u8> + 'static,
+{
+    Ok(service::run(context.settings.clone(), mode, work)?)
+}
+
+/// A runtime for talking to a service.
+pub fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(format!("cannot start: {error}")))
+}
+
+/// Shows the events of an answer until it ends, the view has enough, or somebody interrupts; the
+/// exit code of that.
+pub async fn follow(
+    mut events: mpsc::Receiver<Event>,
+    view: &mut impl View,
+    screen: &Screen,
+    when_interrupted: u8,
+) -> u8 {
+    let mut interrupts = match Interrupts::new() {
+        Ok(interrupts) => interrupts,
+        Err(error) => {
+            screen.error(&format!("cannot listen for Ctrl-C: {error}"));
+            return exit::ERROR;
+        }
+    };
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = interrupts.next() => Some(Event::End { code: when_interrupted }),
+            event = events.recv() => event,
+        };
+        let Some(event) = event else {
+            screen.error("the service ended before it had answered; start it again and repeat");
+            return show_end(view, screen, exit::ERROR);
+        };
+        if let Event::End { code } = event {
+            return show_end(view, screen, code);
+        }
+        if show(view, screen, &event).is_err() {
+            return exit::ERROR;
+        }
+        if let Some(code) = view.finished() {
+            return show_end(view, screen, code);
+        }
+    }
+}
+
+/// Shows an event to people, or to programs.
+///
+/// The view hears it in both cases, for what it finds out; it writes where people read only.
+pub fn show(view: &mut impl View, screen: &Screen, event: &Event) -> io::Result<()> {
+    if screen.is_json() {
+        screen.object(event)?;
+    } else if let Event::Error { message } = event {
+        screen.error(&crate::protocol::names::printable(message));
+    }
+    view.event(event)
+}
+
+fn show_end(view: &mut impl View, screen: &Screen, code: u8) -> u8 {
+    match show(view, screen, &Event::End { code }) {
+        Ok(()) => code,
+        Err(_) if code == exit::OK => exit::ERROR,
+        Err(_) => code,
+    }
+}
+
+/// Ctrl-C, and what a service manager or a closed terminal sends.
+#[derive(Debug)]
+pub struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    /// From now on, signals no longer end the process by themselves.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+            _ = hangup.recv() => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting(usize);
+
+    impl View for Counting {
+        fn event(&mut self, event: &Event) -> io::Result<()> {
+            if !matches!(event, Event::End { .. }) {
+                self.0 += 1;
+            }
+            Ok(())
+        }
+
+        fn finished(&self) -> Option<u8> {
+            (self.0 == 2).then_some(exit::DISK)
+        }
+    }
+
+    fn note() -> Event {
+        Event::Note {
+            text: "a word".to_owned(),
+        }
+    }
+
+    async fn code_after(events: Vec<Event>) -> u8 {
+        let (sender, receiver) = mpsc::channel(8);
+        for event in events {
+            sender.send(event).await.unwrap();
+        }
+        drop(sender);
+        let screen = Screen::new(false);
+        follow(receiver, &mut Counting::default(), &screen, exit::OK).await
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_answer_or_the_view_and_an_error_without_one() {
+        client_runtime().unwrap().block_on(async {
+            let end = Event::End {
+                code: exit::SOME_FAILED,
+            };
+            assert_eq!(code_after(vec![note(), end]).await, exit::SOME_FAILED);
+            assert_eq!(code_after(vec![note(), note(), note()]).await, exit::DISK);
+            assert_eq!(code_after(vec![note()]).await, exit::ERROR);
+        });
+    }
+}

@@ -1,0 +1,27 @@
+//! `pause`, `resume`, `cancel`: steering transfers.
+
+use super::Failure;
+use super::args::Which;
+use super::session::{Context, ask};
+use super::view::Plain;
+use crate::actors::api::Request;
+use crate::actors::service::Mode;
+
+/// Stops a transfer or broadcast for now.
+pub fn pause(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
+    steer(context, Request::Pause { what })
+}
+
+/// Goes on with it.
+pub fn resume(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
+    steer(context, Request::Resume { what })
+}
+
+/// Stops it for good.
+pub fn cancel(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
+    steer(context, Request::Cancel { what })
+}
+
+fn steer(context: &Context, request: Request) -> Result<u8, Failure> {
+    ask(context, Mode::Offline, request, Plain::new(&context.screen))
+}

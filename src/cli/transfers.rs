@@ -1,0 +1,189 @@
+//! `transfers`: what is going on, and what was.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::screen::Screen;
+use super::session::{Context, View, ask, client_runtime, follow};
+use super::text::{Table, bytes, foreign, percent};
+use super::view::{MAX_NAME, MAX_TITLE, Plain, reason, state};
+use crate::actors::api::{Event, Request, TransferInfo, exit};
+use crate::actors::control::Client;
+use crate::actors::service::Mode;
+use crate::protocol::id::TransferId;
+use crate::protocol::transfer::Direction;
+
+/// Lists transfers; with `watch`, goes on telling what the running service does.
+pub fn run(context: &Context, watch: bool) -> Result<u8, Failure> {
+    let screen = &context.screen;
+    if !watch {
+        return ask(context, Mode::Offline, Request::Transfers, List::new(screen));
+    }
+    let state = context.settings.state.dir.clone();
+    let watched = client_runtime()?.block_on(async {
+        // Watching begins first, so that nothing is missed in between.
+        let happening = Client::connect(&state).await?.ask(Request::Watch);
+        let known = Client::connect(&state).await?.ask(Request::Transfers);
+        let mut list = List::new(screen);
+        list.more_follows = true;
+        let code = follow(known, &mut list, screen, exit::INTERRUPTED).await;
+        if code != exit::OK {
+            return Some(code);
+        }
+        let mut ticker = Ticker::new(screen);
+        Some(follow(happening, &mut ticker, screen, exit::OK).await)
+    });
+    match watched {
+        Some(code) => Ok(code),
+        None => {
+            screen.note("no service runs here, so there is nothing to watch: this is the record");
+            ask(context, Mode::Offline, Request::Transfers, List::new(screen))
+        }
+    }
+}
+
+/// Collects transfers into a table.
+struct List {
+    screen: Screen,
+    transfers: Vec<TransferInfo>,
+    more_follows: bool,
+}
+
+impl List {
+    fn new(screen: &Screen) -> Self {
+        Self {
+            screen: screen.clone(),
+            transfers: Vec::new(),
+            more_follows: false,
+        }
+    }
+}
+
+impl View for List {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if self.screen.is_json() {
+            return Ok(());
+        }
+        match event {
+            Event::Transfer(info) => self.transfers.push(info.clone()),
+            Event::End { code: exit::OK } if self.transfers.is_empty() && !self.more_follows => {
+                self.screen.note("there are no transfers");
+            }
+            Event::End { .. } if !self.transfers.is_empty() => {
+                for line in table(&self.transfers).lines() {
+                    self.screen.result(&line)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn table(transfers: &[TransferInfo]) -> Table {
+    let header = ["ID", "WHAT", "SIZE", "", "DEVICE", "STATE", "WHY"];
+    let mut table = Table::new(&header, &[2]);
+    for info in transfers {
+        let arrow = match info.direction {
+            Direction::Outgoing => "to",
+            Direction::Incoming => "from",
+        };
+        table.row([
+            info.transfer.to_string()[..8].to_owned(),
+            foreign(&info.name, MAX_TITLE),
+            bytes(info.size),
+            arrow.to_owned(),
+            foreign(&info.device_name, MAX_NAME),
+            state(info),
+            reason(&info.state).unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// A line for each change, and for progress now and then.
+struct Ticker {
+    screen: Screen,
+    plain: Plain,
+    names: HashMap<TransferId, String>,
+    shown: HashMap<TransferId, Instant>,
+}
+
+impl Ticker {
+    const PACE: Duration = Duration::from_secs(1);
+
+    fn new(screen: &Screen) -> Self {
+        Self {
+            screen: screen.clone(),
+            plain: Plain::new(screen),
+            names: HashMap::new(),
+            shown: HashMap::new(),
+        }
+    }
+}
+
+impl View for Ticker {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if self.screen.is_json() {
+            return Ok(());
+        }
+        match event {
+            Event::Transfer(info) => {
+                if info.state.is_final() {
+                    self.names.remove(&info.transfer);
+                    self.shown.remove(&info.transfer);
+                } else {
+                    let name = foreign(&info.name, MAX_TITLE);
+                    self.names.insert(info.transfer, name);
+                }
+                self.plain.event(event)
+            }
+            Event::Progress {
+                transfer,
+                bytes,
+                size,
+                ..
+            } => {
+                let shown = self.shown.get(transfer);
+                if shown.is_some_and(|at| at.elapsed() < Self::PACE) {
+                    return Ok(());
+                }
+                self.shown.insert(*transfer, Instant::now());
+                let name = self.names.get(transfer).map_or("", String::as_str);
+                let id = &transfer.to_string()[..8];
+                let share = percent(*bytes, *size);
+                self.screen.result(&format!("{name} ({id}): {share}"))
+            }
+            other => self.plain.event(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::DeviceId;
+    use crate::protocol::transfer::TransferState;
+
+    #[test]
+    fn the_table_tells_what_goes_where() {
+        let info = TransferInfo {
+            transfer: TransferId([0xab; 16]),
+            broadcast: None,
+            direction: Direction::Outgoing,
+            device_id: DeviceId::of_key(&[1; 32]),
+            device_name: "alpha".to_owned(),
+            name: "slides".to_owned(),
+            bytes: 512,
+            size: 1024,
+            state: TransferState::Active,
+        };
+        let lines = table(&[info]).lines();
+        assert_eq!(
+            lines[1],
+            "abababab  slides  1.0 KiB  to  alpha   active, 50 % of 1.0 KiB"
+        );
+    }
+}

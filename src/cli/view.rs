@@ -1,0 +1,174 @@
+//! Events as lines for people: what all verbs have in common.
+
+use std::io;
+
+use super::screen::Screen;
+use super::session::View;
+use super::text::{bytes, foreign, percent};
+use crate::actors::api::{Event, TransferInfo, exit};
+use crate::protocol::message::Code;
+use crate::protocol::transfer::{Direction, Side, TransferState};
+
+/// Columns that a device's name may take.
+pub const MAX_NAME: usize = 32;
+/// Columns that the name of a bundle may take.
+pub const MAX_TITLE: usize = 48;
+/// Columns that a reason or note may take.
+pub const MAX_TEXT: usize = 400;
+
+/// One line for each event that a person wants to know of.
+pub struct Plain(Screen);
+
+impl Plain {
+    /// Lines on this screen.
+    pub fn new(screen: &Screen) -> Self {
+        Self(screen.clone())
+    }
+}
+
+impl View for Plain {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        let screen = &self.0;
+        if screen.is_json() {
+            return Ok(());
+        }
+        match event {
+            Event::Id { device_id, .. } => screen.result(device_id.as_str()),
+            Event::Transfer(info) => screen.result(&transfer_line(info)),
+            other => {
+                if let Some(line) = notice(other) {
+                    screen.note(&line);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a person must know of, whatever the verb.
+pub fn notice(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Unauthorized {
+            device_id,
+            address,
+            hint,
+        } => format!(
+            "not authorized: {device_id} at {} wants to connect; {}",
+            foreign(address, MAX_NAME * 2),
+            foreign(hint, MAX_TEXT)
+        ),
+        Event::NotConnected { device_id, reason } => {
+            format!(
+                "no connection to {}: {}",
+                device_id.short(),
+                foreign(reason, MAX_TEXT)
+            )
+        }
+        Event::Note { text } => foreign(text, MAX_TEXT),
+        _ => return None,
+    })
+}
+
+/// A transfer in one line.
+pub fn transfer_line(info: &TransferInfo) -> String {
+    let arrow = match info.direction {
+        Direction::Outgoing => "to",
+        Direction::Incoming => "from",
+    };
+    let reason = reason(&info.state).map_or_else(String::new, |reason| format!(": {reason}"));
+    format!(
+        "{} {arrow} {} ({}): {}{reason}",
+        foreign(&info.name, MAX_TITLE),
+        foreign(&info.device_name, MAX_NAME),
+        &info.transfer.to_string()[..8],
+        state(info),
+    )
+}
+
+/// Where a transfer stands, with how much of it is there while that matters.
+pub fn state(info: &TransferInfo) -> String {
+    let word = info.state.word();
+    match info.state {
+        TransferState::Active | TransferState::Paused { .. } => {
+            let share = percent(info.bytes, info.size);
+            format!("{word}, {share} of {}", bytes(info.size))
+        }
+        _ => word.to_owned(),
+    }
+}
+
+/// Why a transfer stands where it does, and who wanted that.
+pub fn reason(state: &TransferState) -> Option<String> {
+    let (by, reason) = match state {
+        TransferState::Paused { by, reason, .. } | TransferState::Cancelled { by, reason, .. } => {
+            (Some(by), reason)
+        }
+        TransferState::Failed { reason, .. } => (None, reason),
+        _ => return None,
+    };
+    let reason = foreign(reason, MAX_TEXT);
+    Some(match by {
+        Some(Side::Theirs) => format!("{reason} (on the other device)"),
+        Some(Side::Ours) | None => reason,
+    })
+}
+
+/// The exit code for a single transfer that is over; nothing while it is not.
+pub fn exit_code(state: &TransferState) -> Option<u8> {
+    match state {
+        TransferState::Complete => Some(exit::OK),
+        TransferState::Cancelled { code, .. } | TransferState::Failed { code, .. } => {
+            Some(match code {
+                Code::Integrity => exit::INTEGRITY,
+                Code::DiskFull | Code::DiskError | Code::Quota => exit::DISK,
+                _ => exit::ERROR,
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::{DeviceId, TransferId};
+
+    fn failed(code: Code) -> TransferState {
+        let reason = "bad\u{7}".to_owned();
+        TransferState::Failed { code, reason }
+    }
+
+    #[test]
+    fn one_transfer_decides_the_exit_code_of_a_single_reception() {
+        assert_eq!(exit_code(&TransferState::Complete), Some(0));
+        assert_eq!(exit_code(&failed(Code::Integrity)), Some(6));
+        assert_eq!(exit_code(&failed(Code::DiskFull)), Some(7));
+        assert_eq!(exit_code(&failed(Code::Quota)), Some(7));
+        assert_eq!(exit_code(&failed(Code::Changed)), Some(1));
+        assert_eq!(exit_code(&TransferState::Active), None);
+    }
+
+    #[test]
+    fn what_comes_from_peers_reaches_the_terminal_harmless() {
+        let info = TransferInfo {
+            transfer: TransferId([0xab; 16]),
+            broadcast: None,
+            direction: Direction::Incoming,
+            device_id: DeviceId::of_key(&[1; 32]),
+            device_name: "\u{1b}[2Jeve".to_owned(),
+            name: "a\nb".to_owned(),
+            bytes: 0,
+            size: 10,
+            state: failed(Code::Other),
+        };
+        let line = transfer_line(&info);
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        let unauthorized = Event::Unauthorized {
+            device_id: DeviceId::of_key(&[1; 32]),
+            address: "\u{1b}]0;x".to_owned(),
+            hint: "run\r\n".to_owned(),
+        };
+        let line = notice(&unauthorized).unwrap();
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+}
