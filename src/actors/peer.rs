@@ -23,7 +23,7 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{
-    Generation, Input, Negotiation, Output, Settings as NegotiationSettings,
+    Failure, Generation, Input, Negotiation, Output, Phase, Settings as NegotiationSettings,
 };
 use crate::protocol::proof::{self, Expected, OfferHash, Session, Subject, Terms};
 use crate::protocol::replay::ReplayCache;
@@ -284,13 +284,11 @@ impl Peer {
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
-                self.failures = self.failures.saturating_add(1);
-                self.tell(
-                    PeerNews::Down {
-                        reason: reason.to_string(),
-                    },
-                    ctx,
-                );
+                if reason != Failure::Disconnected {
+                    self.failures = self.failures.saturating_add(1);
+                    let reason = reason.to_string();
+                    self.tell(PeerNews::Down { reason }, ctx);
+                }
                 // The supervisor starts us again, with nothing left of this link.
                 ctx.stop();
             }
@@ -615,9 +613,14 @@ impl Handler<Want> for Peer {
         let newly = want.wanted && !self.wanted;
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
-        if self.wanted && (newly || moved) && self.link.is_none() {
+        let connected = self.negotiation.phase() == Phase::Connected;
+        if self.wanted && (newly || moved) && !connected {
             self.failures = 0;
-            self.step(Input::Connect, ctx);
+            match self.negotiation.phase() {
+                // What waits for the old address begins anew, at once.
+                Phase::BackingOff | Phase::Offering if moved => self.step(Input::Disconnect, ctx),
+                _ => self.step(Input::Connect, ctx),
+            }
         }
     }
 }
