@@ -46,10 +46,12 @@ fn socket_path(state: &Path) -> PathBuf {
 /// The socket, removed when dropped.
 pub struct Socket {
     path: PathBuf,
+    accepting: tokio::task::AbortHandle,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        self.accepting.abort();
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -71,7 +73,7 @@ pub fn serve(state: &Path, coordinator: Addr<Coordinator>) -> io::Result<Socket>
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-    tokio::spawn(async move {
+    let accepting = tokio::spawn(async move {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
@@ -93,7 +95,8 @@ pub fn serve(state: &Path, coordinator: Addr<Coordinator>) -> io::Result<Socket>
             }
         }
     });
-    Ok(Socket { path })
+    let accepting = accepting.abort_handle();
+    Ok(Socket { path, accepting })
 }
 
 async fn serve_client(stream: UnixStream, coordinator: Addr<Coordinator>) -> io::Result<()> {

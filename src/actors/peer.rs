@@ -23,7 +23,7 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{
-    Generation, Input, Negotiation, Output, Settings as NegotiationSettings,
+    Failure, Generation, Input, Negotiation, Output, Phase, Settings as NegotiationSettings,
 };
 use crate::protocol::proof::{self, Expected, OfferHash, Session, Subject, Terms};
 use crate::protocol::replay::ReplayCache;
@@ -85,14 +85,31 @@ pub struct Peer {
     route: Option<ConnectionHandle>,
     /// What the answer to our offer must name.
     offered: Option<(Session, OfferHash)>,
-    /// What our answer must name; nothing when the offer was plain.
-    asked: Option<(Session, OfferHash)>,
-    /// The description of the other side that stands had no proof.
-    plain: bool,
-    remote_ufrag: Option<String>,
+    /// The offer that is being looked at. It stands only if the negotiation answers it.
+    offer: Option<Description>,
+    /// The other side's description that stands.
+    standing: Description,
     link: Option<LiveLink>,
     commands: Option<mpsc::Sender<SessionCommand>>,
     tick: Option<SpawnHandle>,
+}
+
+/// What is kept of a description of the other side.
+#[derive(Default)]
+struct Description {
+    /// What its proof ties an answer to; nothing when it had no proof.
+    tied: Option<(Session, OfferHash)>,
+    ufrag: Option<String>,
+    connection: Option<ConnectionHandle>,
+}
+
+fn describe(
+    sdp: &str,
+    tied: Option<(Session, OfferHash)>,
+    connection: ConnectionHandle,
+) -> Description {
+    let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
+    Description { tied, ufrag, connection: Some(connection) }
 }
 
 struct LiveLink {
@@ -159,9 +176,8 @@ impl Peer {
             negotiation,
             route: None,
             offered: None,
-            asked: None,
-            plain: false,
-            remote_ufrag: None,
+            offer: None,
+            standing: Description::default(),
             link: None,
             commands: None,
             tick: None,
@@ -204,6 +220,10 @@ impl Peer {
                 ctx.spawn(then);
             }
             Output::MakeAnswer { generation, offer } => {
+                if let Some(description) = self.offer.take() {
+                    self.route = description.connection.clone();
+                    self.standing = description;
+                }
                 let options = network::link_options(&self.context.settings);
                 let made = self.on_data_plane(async move { Link::answer(&options, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
@@ -264,13 +284,11 @@ impl Peer {
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
-                self.failures = self.failures.saturating_add(1);
-                self.tell(
-                    PeerNews::Down {
-                        reason: reason.to_string(),
-                    },
-                    ctx,
-                );
+                if reason != Failure::Disconnected {
+                    self.failures = self.failures.saturating_add(1);
+                    let reason = reason.to_string();
+                    self.tell(PeerNews::Down { reason }, ctx);
+                }
                 // The supervisor starts us again, with nothing left of this link.
                 ctx.stop();
             }
@@ -345,7 +363,7 @@ impl Peer {
     fn sign(&mut self, role: Role, sdp: &str) -> Result<String, SignError> {
         let subject = match role {
             Role::Offerer => Subject::Offer { session: random()? },
-            Role::Answerer => match self.asked {
+            Role::Answerer => match self.standing.tied {
                 Some((session, offer)) => Subject::Answer { session, offer },
                 // A plain peer reads no proof.
                 None => return Ok(sdp.to_owned()),
@@ -480,9 +498,8 @@ impl Peer {
         .map_err(|error| error.to_string())
     }
 
-    fn take_description(&mut self, sdp: &str, plain: bool) -> String {
-        self.plain = plain;
-        self.remote_ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
+    /// A description with only those candidates that are believed.
+    fn filter(&self, sdp: &str) -> String {
         filter_sdp(sdp, &network::candidate_policy(&self.context.settings))
     }
 
@@ -506,7 +523,7 @@ impl Peer {
             Ok(nonce) => nonce,
             Err(error) => return self.lost(generation, error.to_string(), ctx),
         };
-        let handshake = (!self.plain).then(|| {
+        let handshake = self.standing.tied.is_some().then(|| {
             let local = Local {
                 role: live.role,
                 identity: &self.context.identity,
@@ -596,9 +613,14 @@ impl Handler<Want> for Peer {
         let newly = want.wanted && !self.wanted;
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
-        if self.wanted && (newly || moved) && self.link.is_none() {
+        let connected = self.negotiation.phase() == Phase::Connected;
+        if self.wanted && (newly || moved) && !connected {
             self.failures = 0;
-            self.step(Input::Connect, ctx);
+            match self.negotiation.phase() {
+                // What waits for the old address begins anew, at once.
+                Phase::BackingOff | Phase::Offering if moved => self.step(Input::Disconnect, ctx),
+                _ => self.step(Input::Connect, ctx),
+            }
         }
     }
 }
@@ -611,10 +633,10 @@ impl Handler<Signaled> for Peer {
         match signal.kind {
             SignalKind::Offer => match self.verify(&signal.data, Expected::Offer) {
                 Ok(asked) => {
-                    let sdp = self.take_description(&signal.data, asked.is_none());
-                    self.asked = asked;
-                    self.route = Some(connection);
+                    let sdp = self.filter(&signal.data);
+                    self.offer = Some(describe(&signal.data, asked, connection));
                     self.step(Input::RemoteOffer(sdp), ctx);
+                    self.offer = None;
                 }
                 Err(reason) => {
                     self.tell(
@@ -632,7 +654,8 @@ impl Handler<Signaled> for Peer {
                 };
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
-                        let sdp = self.take_description(&signal.data, tied.is_none());
+                        let sdp = self.filter(&signal.data);
+                        self.standing = describe(&signal.data, tied, connection.clone());
                         self.route = Some(connection);
                         self.step(Input::RemoteAnswer(sdp), ctx);
                     }
@@ -640,7 +663,7 @@ impl Handler<Signaled> for Peer {
                 }
             }
             SignalKind::Ice => {
-                let ufrag = self.remote_ufrag.as_deref();
+                let ufrag = self.standing.ufrag.as_deref();
                 match network::candidate_policy(&self.context.settings).read(&signal.data, ufrag) {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);

@@ -14,6 +14,9 @@ pub enum SinkError {
     /// The bundle's head is not acceptable.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// The head says something else than START_TRANSFER did.
+    #[error("the bundle's head does not fit the sizes that were offered")]
+    OtherThanOffered,
     /// A page or chunk before the head.
     #[error("the bundle's head has not come yet")]
     NoHead,
@@ -121,6 +124,7 @@ impl SinkError {
             Self::Head(HeadError::Version(_)) => Code::Unsupported,
             Self::Head(_)
             | Self::NoHead
+            | Self::OtherThanOffered
             | Self::NoSuchChunk(_)
             | Self::NoSuchPage(_)
             | Self::PageUnknown { .. }

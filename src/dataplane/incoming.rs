@@ -89,7 +89,7 @@ impl Receiving {
         if let Err((code, reason)) = self.check(&start) {
             return self.answer(handle, Decision::Refused, code, reason).await;
         }
-        match decide(&self.shared.events, start.clone()).await {
+        match decide(&self.shared.events, start.clone()).await? {
             OfferReply::Accept {
                 destination,
                 reserve,
@@ -353,7 +353,16 @@ impl Receiving {
         if self.shared.is_ours(handle) {
             return Ok(false);
         }
-        if let Some(transfer) = self.transfers.remove(&handle) {
+        let resting = self
+            .resting
+            .iter()
+            .find(|(_, of)| **of == handle)
+            .map(|(id, _)| *id);
+        if for_good && let Some(id) = resting {
+            self.resting.remove(&id);
+        }
+        let running = self.transfers.remove(&handle).map(|transfer| transfer.id);
+        if let Some(id) = running.or(resting) {
             let reason = reason.to_owned();
             let end = if for_good {
                 TransferEnd::Cancelled {
@@ -369,7 +378,7 @@ impl Receiving {
                 }
             };
             self.tell(SessionEvent::Ended {
-                id: transfer.id,
+                id,
                 end,
             })
             .await?;

@@ -102,6 +102,16 @@ impl Shared {
             .map(|(_, id)| *id)
     }
 
+    /// The handle of a resting transfer that is now given up for good.
+    pub(super) fn take_resting(&self, id: TransferId, for_good: bool) -> Option<Handle> {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = paused
+            .iter()
+            .position(|(_, of)| *of == id)
+            .filter(|_| for_good)?;
+        paused.remove(at).map(|(handle, _)| handle)
+    }
+
     fn rests(&self, handle: Handle, id: TransferId) {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         if paused.len() == MAX_RESTING {

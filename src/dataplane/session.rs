@@ -253,6 +253,9 @@ pub enum SessionError {
     /// The other side broke the protocol.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
+    /// Our own side was too busy to decide about an offer.
+    #[error("no decision about an offer within {} s", DECISION_LIMIT.as_secs())]
+    Undecided,
     /// The link is gone.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -320,6 +323,9 @@ pub async fn run(
                 }
                 Some(SessionCommand::Stop(stop)) => {
                     if !receiving.stop(&stop).await? {
+                        if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
+                            shared.say(&stop.message(handle)).await?;
+                        }
                         let _ = words.send(Word::Stop(stop)).await;
                     }
                 }
@@ -350,7 +356,7 @@ pub async fn run(
 pub(super) async fn decide(
     events: &mpsc::Sender<SessionEvent>,
     offer: Box<StartTransfer>,
-) -> OfferReply {
+) -> Result<OfferReply, SessionError> {
     let (reply, decision) = oneshot::channel();
     let asked = async {
         events
@@ -359,14 +365,12 @@ pub(super) async fn decide(
             .ok()?;
         decision.await.ok()
     };
+    // A node that cannot decide has no use for the link; the sender comes again.
     timeout(DECISION_LIMIT, asked)
         .await
         .ok()
         .flatten()
-        .unwrap_or(OfferReply::Pause {
-            code: Code::Busy,
-            reason: "the receiver is busy; it asks again by itself".to_owned(),
-        })
+        .ok_or(SessionError::Undecided)
 }
 
 async fn on_message(

@@ -1,6 +1,7 @@
 //! The disk side of an incoming transfer, on a thread of its own: hashing and writing never
 //! hold up the runtime, and a stalled disk holds up only its own link.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,12 +99,21 @@ pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Se
             last: Instant::now(),
             falsehoods: 0,
         };
-        if let Err(error) = worker.run(work) {
-            // Whatever is verified stays; a later session goes on from it.
-            let _ = worker.make_durable();
-            let (code, reason) = (error.code(), error.to_string());
-            worker.report(SinkReport::Failed { code, reason });
-        }
+        // A panic must not leave the session waiting for a disk that nobody serves.
+        let ran = catch_unwind(AssertUnwindSafe(|| worker.run(work)));
+        let (code, reason) = match ran {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                // Whatever is verified stays; a later session goes on from it.
+                let _ = worker.make_durable();
+                (error.code(), error.to_string())
+            }
+            Err(_) => (
+                Code::DiskError,
+                "writing failed inside the program; see its log".to_owned(),
+            ),
+        };
+        worker.report(SinkReport::Failed { code, reason });
     });
     if let Err(error) = spawned {
         let reason = format!("no thread for writing: {error}");
@@ -180,6 +190,19 @@ impl Worker {
                 outcome => break outcome?,
             }
         };
+        let (head, layout) = (sink.head(), sink.layout());
+        let offered = (start.size, start.chunks, start.chunk_size, start.files);
+        let files = head.files.len() as u32;
+        if offered
+            != (
+                layout.total_size(),
+                layout.chunk_count(),
+                head.chunk_size,
+                files,
+            )
+        {
+            return Err(SinkError::OtherThanOffered);
+        }
         sink.recover(task.checkpoint.as_ref());
         sink.check_space(task.reserve)?;
         task.progress

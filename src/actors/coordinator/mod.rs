@@ -15,7 +15,7 @@ use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
@@ -430,10 +430,6 @@ impl Actor for Coordinator {
         }
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);
-    }
-
-    fn stopped(&mut self, _: &mut Context<Self>) {
-        error!("the coordinator has ended");
     }
 }
 

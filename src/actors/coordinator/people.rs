@@ -188,6 +188,8 @@ impl Coordinator {
         let addresses = self.addresses_of(device);
         if let Some(slot) = self.slot(device) {
             slot.wanted = wanted;
+            // Without an address there is nothing to try: the device shows itself, or offers.
+            let wanted = wanted && !addresses.is_empty();
             slot.actor.do_send(Want { addresses, wanted });
         }
     }

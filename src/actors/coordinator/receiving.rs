@@ -157,18 +157,6 @@ impl Coordinator {
         reply: oneshot::Sender<OfferReply>,
     ) {
         let destination = self.settings.receive.destination.clone();
-        if let Err(error) = std::fs::create_dir_all(&destination) {
-            let reason = format!(
-                "the destination folder {} cannot be made: {error}",
-                destination.display()
-            );
-            warn!(%reason, "offer refused");
-            let _ = reply.send(OfferReply::Refuse {
-                code: Code::DiskError,
-                reason,
-            });
-            return;
-        }
         // A complete transfer that is offered again under the same id begins anew.
         let begins = self
             .transfers
