@@ -109,7 +109,11 @@ fn describe(
     connection: ConnectionHandle,
 ) -> Description {
     let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
-    Description { tied, ufrag, connection: Some(connection) }
+    Description {
+        tied,
+        ufrag,
+        connection: Some(connection),
+    }
 }
 
 struct LiveLink {

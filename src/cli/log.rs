@@ -48,13 +48,16 @@ fn raised(level: LogLevel, verbose: u8) -> LogLevel {
     })
 }
 
-/// Everything else than this program logs warnings at most, or the output would be useless.
+/// Everything else than this program logs warnings at most, or the output would be useless. The
+/// WebRTC crates warn on every connection of what is in order, so they only do where a person
+/// looks for a cause.
 fn directives(level: LogLevel) -> String {
     match level {
-        LogLevel::Off | LogLevel::Error | LogLevel::Warn | LogLevel::Trace => {
-            level.as_str().to_owned()
+        LogLevel::Off | LogLevel::Error | LogLevel::Trace => level.as_str().to_owned(),
+        LogLevel::Warn | LogLevel::Info => {
+            format!("warn,rtc=error,webrtc=error,handout={}", level.as_str())
         }
-        LogLevel::Info | LogLevel::Debug => format!("warn,handout={}", level.as_str()),
+        LogLevel::Debug => "warn,handout=debug".to_owned(),
     }
 }
 
@@ -98,6 +101,8 @@ mod tests {
     fn others_log_warnings_at_most_unless_everything_is_wanted() {
         assert_eq!(directives(LogLevel::Debug), "warn,handout=debug");
         assert_eq!(directives(LogLevel::Error), "error");
+        let usual = directives(LogLevel::Warn);
+        assert_eq!(usual, "warn,rtc=error,webrtc=error,handout=warn");
         assert_eq!(directives(LogLevel::Trace), "trace");
     }
 }

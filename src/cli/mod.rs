@@ -43,6 +43,9 @@ enum Failure {
     /// The command line asks for what cannot be.
     #[error("{0}")]
     Usage(String),
+    /// The disk has no room.
+    #[error("{0}")]
+    NoRoom(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -56,6 +59,7 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Usage(_) => exit::USAGE,
             Self::Start(error) => error.exit_code(),
+            Self::NoRoom(_) => exit::DISK,
             Self::Other(_) | Self::Output(_) => exit::ERROR,
         }
     }
@@ -166,6 +170,7 @@ mod tests {
         let usage = Failure::Usage("no".to_owned());
         assert_eq!(usage.exit_code(), 2);
         assert_eq!(Failure::Config(ConfigError::Many(vec![])).exit_code(), 2);
+        assert_eq!(Failure::NoRoom("no".to_owned()).exit_code(), 7);
         assert_eq!(Failure::Other("no".to_owned()).exit_code(), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::args::{Receive, path_text};
@@ -13,9 +13,14 @@ use super::text::{bytes, duration, foreign, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, exit_code, notice, transfer_line};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::service::Mode;
-use crate::protocol::id::TransferId;
+use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, TransferState};
+
+/// How often it is said that the same device is not authorized.
+const REMIND: Duration = Duration::from_secs(60);
+/// Devices for which that is remembered.
+const MAX_STRANGERS: usize = 256;
 
 /// What the options change in the settings. Whoever says `receive` means it.
 pub fn overrides(options: &Receive) -> Result<Vec<(String, String)>, String> {
@@ -53,6 +58,8 @@ struct Arrivals {
     finished: Option<u8>,
     /// Transfers that are not over.
     open: HashMap<TransferId, Open>,
+    /// When it was last said that a device is not authorized: it tries again every second.
+    strangers: HashMap<DeviceId, Instant>,
 }
 
 struct Open {
@@ -70,6 +77,7 @@ impl Arrivals {
             once,
             finished: None,
             open: HashMap::new(),
+            strangers: HashMap::new(),
         }
     }
 
@@ -105,6 +113,20 @@ impl Arrivals {
         if !quiet && known != Some(info.state.word()) {
             self.screen.note(&transfer_line(info));
         }
+    }
+
+    /// True when it is time to say so, again.
+    fn is_news(&mut self, stranger: &DeviceId) -> bool {
+        let said = self.strangers.get(stranger);
+        if said.is_some_and(|at| at.elapsed() < REMIND) {
+            return false;
+        }
+        // Strangers make up as many ids as they like.
+        if self.strangers.len() >= MAX_STRANGERS {
+            self.strangers.clear();
+        }
+        self.strangers.insert(stranger.clone(), Instant::now());
+        true
     }
 
     fn on_received(&mut self, event: &Event) -> io::Result<()> {
@@ -182,6 +204,7 @@ impl View for Arrivals {
                 self.screen
                     .note(&format!("connected: {name} ({id}{unverified})"));
             }
+            Event::Unauthorized { device_id, .. } if !self.is_news(device_id) => {}
             Event::End { .. } => self.bars.clear(),
             other => {
                 if let Some(line) = notice(other) {
@@ -200,7 +223,6 @@ impl View for Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::id::DeviceId;
     use crate::protocol::message::Code;
 
     fn incoming(state: TransferState) -> Event {
@@ -223,6 +245,18 @@ mod tests {
             view.event(event).unwrap();
         }
         view.finished()
+    }
+
+    #[test]
+    fn a_device_that_knocks_again_and_again_is_reported_once_in_a_while() {
+        let mut view = Arrivals::new(&Screen::new(true), false);
+        let device = |n: u32| format!("device-{n}").parse::<DeviceId>().unwrap();
+        assert!(view.is_news(&device(0)));
+        assert!(!view.is_news(&device(0)));
+        for n in 1..1000 {
+            assert!(view.is_news(&device(n)));
+        }
+        assert!(view.strangers.len() <= MAX_STRANGERS);
     }
 
     #[test]

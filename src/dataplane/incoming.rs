@@ -377,11 +377,7 @@ impl Receiving {
                     reason,
                 }
             };
-            self.tell(SessionEvent::Ended {
-                id,
-                end,
-            })
-            .await?;
+            self.tell(SessionEvent::Ended { id, end }).await?;
         }
         Ok(true)
     }

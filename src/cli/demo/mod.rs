@@ -113,10 +113,10 @@ async fn show(screen: &Screen, options: &Demo) -> Result<bool, Failure> {
 fn check_space(place: &Path, size: u64, copies: u64) -> Result<(), Failure> {
     let needed = size.saturating_mul(copies).saturating_add(64 << 20);
     match content::free_space(place) {
-        Ok(free) if free < needed => Err(Failure::Other(format!(
+        Ok(free) if free < needed => Err(Failure::NoRoom(format!(
             "{} has {} free, and {copies} copies need {}; take less (--size, --receivers), or \
              another place (the variable TMPDIR)",
-            place.display(),
+            std::env::temp_dir().display(),
             bytes(free),
             bytes(needed),
         ))),
