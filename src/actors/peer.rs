@@ -109,11 +109,7 @@ fn describe(
     connection: ConnectionHandle,
 ) -> Description {
     let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
-    Description {
-        tied,
-        ufrag,
-        connection: Some(connection),
-    }
+    Description { tied, ufrag, connection: Some(connection) }
 }
 
 struct LiveLink {

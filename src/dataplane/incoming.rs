@@ -377,7 +377,11 @@ impl Receiving {
                     reason,
                 }
             };
-            self.tell(SessionEvent::Ended { id, end }).await?;
+            self.tell(SessionEvent::Ended {
+                id,
+                end,
+            })
+            .await?;
         }
         Ok(true)
     }
