@@ -286,8 +286,13 @@ impl Peer {
                 info!(%reason, "not connected");
                 if reason != Failure::Disconnected {
                     self.failures = self.failures.saturating_add(1);
-                    let reason = reason.to_string();
-                    self.tell(PeerNews::Down { reason }, ctx);
+                    // Not awaited: a stopping actor drops its futures, and a message whose
+                    // sender no longer waits is never handled. At most one per backoff.
+                    if let Some(coordinator) = self.context.coordinator.upgrade() {
+                        let (device, reason) = (self.id.clone(), reason.to_string());
+                        let news = PeerNews::Down { reason };
+                        coordinator.do_send(FromPeer { device, news });
+                    }
                 }
                 // The supervisor starts us again, with nothing left of this link.
                 ctx.stop();

@@ -52,7 +52,9 @@ impl Coordinator {
             .filter(|a| a.is_valid_at(now))
             .map(|a| &a.device);
         let configured = self.settings.trust.authorized.iter().map(|entry| &entry.id);
-        let here = self.table.iter().map(|entry| &entry.advert.id);
+        // Static peers count as here before their host names are looked up.
+        let named = self.settings.discovery.static_peers.iter().map(|peer| &peer.id);
+        let here = self.table.iter().map(|entry| &entry.advert.id).chain(named);
         let mut all: Vec<DeviceId> = decided.chain(configured).cloned().collect();
         all.extend(here.filter(|id| self.is_let_in(id)).cloned());
         all.sort();
