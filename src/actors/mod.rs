@@ -10,3 +10,6 @@ mod peer;
 pub mod service;
 mod signaling;
 mod store;
+
+#[cfg(test)]
+mod tests;

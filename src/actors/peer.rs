@@ -151,7 +151,8 @@ pub struct Command(pub SessionCommand);
 #[rtype(result = "()")]
 pub struct Disconnect;
 
-/// Makes the handler panic: only the test of what happens then sends it.
+/// Makes the handler panic, for the test of what happens then.
+#[cfg(test)]
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Panic;
@@ -289,8 +290,9 @@ impl Peer {
                     // Not awaited: a stopping actor drops its futures, and a message whose
                     // sender no longer waits is never handled. At most one per backoff.
                     if let Some(coordinator) = self.context.coordinator.upgrade() {
+                        let refused = matches!(reason, Failure::Refused(_));
                         let (device, reason) = (self.id.clone(), reason.to_string());
-                        let news = PeerNews::Down { reason };
+                        let news = PeerNews::Down { reason, refused };
                         coordinator.do_send(FromPeer { device, news });
                     }
                 }
@@ -718,6 +720,7 @@ impl Handler<Disconnect> for Peer {
     }
 }
 
+#[cfg(test)]
 impl Handler<Panic> for Peer {
     type Result = ();
 

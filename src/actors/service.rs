@@ -90,7 +90,7 @@ impl StartError {
 /// A running node, for whoever asks things of it in this process.
 #[derive(Clone)]
 pub struct Node {
-    coordinator: Addr<Coordinator>,
+    pub(super) coordinator: Addr<Coordinator>,
     listening: Event,
 }
 

@@ -64,7 +64,7 @@ impl Database {
             tries += 1;
             match catch(|| open_sled(path)) {
                 Ok(Err(sled::Error::Io(error))) if is_locked(&error) && tries < LOCK_TRIES => {
-                    std::thread::sleep(LOCK_PAUSE);
+                    std::thread::park_timeout(LOCK_PAUSE);
                 }
                 Ok(Ok(db)) => break db,
                 Ok(Err(sled::Error::Io(source))) if !is_damage(&source) => {

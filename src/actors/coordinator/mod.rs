@@ -75,6 +75,8 @@ struct PeerSlot {
     /// When the link was last lost, or the device first wanted.
     absent_since: Instant,
     error: Option<String>,
+    /// The last connection failed because the other side said no.
+    refused: bool,
     wanted: bool,
 }
 
@@ -149,7 +151,24 @@ pub enum PeerNews {
     Down {
         /// Why.
         reason: String,
+        /// The other side said no.
+        refused: bool,
     },
+}
+
+/// Makes a peer's actor panic, for the test of what happens then.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PanicPeer(pub DeviceId);
+
+#[cfg(test)]
+impl Handler<PanicPeer> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, PanicPeer(device): PanicPeer, _: &mut Context<Self>) {
+        self.peers[&device].actor.do_send(super::peer::Panic);
+    }
 }
 
 /// A request of a person or program, and where its answer goes.
@@ -444,7 +463,12 @@ impl Handler<FromPeer> for Coordinator {
                     slot.error = Some(reason);
                 }
             }
-            PeerNews::Down { reason } => self.on_down(&device, reason),
+            PeerNews::Down { reason, refused } => {
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.refused = refused;
+                }
+                self.on_down(&device, reason);
+            }
         }
     }
 }

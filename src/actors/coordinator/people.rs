@@ -180,6 +180,7 @@ impl Coordinator {
                 sending: None,
                 absent_since: Instant::now(),
                 error: None,
+                refused: false,
                 wanted: false,
             }
         }))
@@ -224,6 +225,7 @@ impl Coordinator {
             slot.session = Some(session);
             slot.sending = None;
             slot.error = None;
+            slot.refused = false;
         }
         let event = Event::Peer(self.peer_info(device));
         self.emit(&event);
@@ -391,7 +393,7 @@ impl Handler<Heard> for Coordinator {
                     data,
                 };
                 let _ = heard.connection.send_last(&error);
-                warn!(%device, address = %heard.from, "a device that is not authorized wants to connect");
+                info!(%device, address = %heard.from, "a device that is not authorized wants to connect");
                 let event = Event::Unauthorized {
                     hint: format!("to let it in, run: handout authorize {device}"),
                     device_id: device,

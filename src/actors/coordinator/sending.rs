@@ -320,17 +320,13 @@ impl Coordinator {
                 let reason = reason.unwrap_or_else(|| {
                     format!("it was not seen within {seconds} s: check that it is on and receives")
                 });
-                late.push((*id, reason));
+                let refused = slot.is_some_and(|slot| slot.refused);
+                let code = if refused { Code::Unauthorized } else { Code::NotConnected };
+                late.push((*id, code, reason));
             }
         }
-        for (id, reason) in late {
-            self.advance(
-                id,
-                TransferEvent::Fail {
-                    code: Code::NotConnected,
-                    reason,
-                },
-            );
+        for (id, code, reason) in late {
+            self.advance(id, TransferEvent::Fail { code, reason });
         }
     }
 
