@@ -109,7 +109,11 @@ fn describe(
     connection: ConnectionHandle,
 ) -> Description {
     let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
-    Description { tied, ufrag, connection: Some(connection) }
+    Description {
+        tied,
+        ufrag,
+        connection: Some(connection),
+    }
 }
 
 struct LiveLink {
@@ -145,6 +149,28 @@ pub struct Signaled {
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub struct Command(pub SessionCommand);
+
+/// Answers when everything that the session has said has arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Flush;
+
+impl Handler<Flush> for Peer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
+        let (done, flushed) = tokio::sync::oneshot::channel();
+        let asked = self
+            .commands
+            .as_ref()
+            .is_some_and(|commands| commands.try_send(SessionCommand::Flush(done)).is_ok());
+        Box::pin(async move {
+            if asked {
+                let _ = flushed.await;
+            }
+        })
+    }
+}
 
 /// Ends the link, whatever is going on.
 #[derive(Message)]

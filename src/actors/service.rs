@@ -25,7 +25,7 @@ use crate::store::{BroadcastState, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
-use super::coordinator::{Ask, ContextMaker, Coordinator, Loaded};
+use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
 use super::discovery::{Discovery, Goodbye};
 use super::peer::PeerContext;
 use super::signaling::{ReportTo, Signaling};
@@ -37,6 +37,8 @@ const REPLAY_CAPACITY: usize = 65_536;
 const WATCH: Duration = Duration::from_millis(500);
 /// What links may take to close at the end.
 const CLOSING: Duration = Duration::from_millis(500);
+/// What the last words to other devices may take to arrive.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// What mDNS may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -242,6 +244,7 @@ where
             exit::ERROR
         }
     };
+    let _ = tokio::time::timeout(FAREWELL, coordinator.send(Farewell)).await;
     if let Some(discovery) = discovery {
         let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;
     }

@@ -16,7 +16,10 @@ use crate::store::Store;
 fn settings(folder: &Path, more: &[(&str, String)]) -> Settings {
     let fixed = [
         ("state.dir", folder.join("state").display().to_string()),
-        ("receive.destination", folder.join("received").display().to_string()),
+        (
+            "receive.destination",
+            folder.join("received").display().to_string(),
+        ),
         ("receive.reserve", "0".to_owned()),
         ("signaling.bind", "127.0.0.1".to_owned()),
         ("discovery.enabled", "false".to_owned()),
@@ -33,7 +36,10 @@ fn settings(folder: &Path, more: &[(&str, String)]) -> Settings {
 }
 
 fn id_of(folder: &Path) -> DeviceId {
-    Store::open(&folder.join("state")).unwrap().identity().device_id()
+    Store::open(&folder.join("state"))
+        .unwrap()
+        .identity()
+        .device_id()
 }
 
 /// A receiver on a thread of its own, until it is told to stop.
@@ -50,7 +56,9 @@ impl Receiver {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let work = move |node: Node| async move {
-                let Event::Listening { port, .. } = node.listening() else { panic!() };
+                let Event::Listening { port, .. } = node.listening() else {
+                    panic!()
+                };
                 ready.send(port).unwrap();
                 let _ = stopped.await;
                 exit::OK
@@ -58,7 +66,11 @@ impl Receiver {
             run(settings, Mode::Receive, work).unwrap()
         });
         let port = is_ready.recv().unwrap();
-        Self { port, stop: Some(stop), thread: Some(thread) }
+        Self {
+            port,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 }
 
@@ -77,7 +89,10 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
     let at = |name: &str| folder.path().join(name);
     let names = ["sender", "one", "two"];
     let [sender, one, two] = names.map(|name| id_of(&at(name)));
-    let receivers = [Receiver::start(&at("one"), &sender), Receiver::start(&at("two"), &sender)];
+    let receivers = [
+        Receiver::start(&at("one"), &sender),
+        Receiver::start(&at("two"), &sender),
+    ];
     let file = at("file.bin");
     let content: Vec<u8> = (0..48_000_001u32).map(|i| (i ^ (i >> 9)) as u8).collect();
     std::fs::write(&file, &content).unwrap();
@@ -93,7 +108,11 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
     let victim = one.clone();
     let code = run(settings, Mode::Send, move |node| async move {
         let (paths, to) = (vec![file], vec!["all".to_owned()]);
-        let mut events = node.ask(Request::Send { paths, to, wait_ms: Some(30_000) });
+        let mut events = node.ask(Request::Send {
+            paths,
+            to,
+            wait_ms: Some(30_000),
+        });
         let mut panicked = false;
         while let Some(event) = events.recv().await {
             if let Event::Transfer(info) = &event {
@@ -101,7 +120,8 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
                 if active && info.device_id == victim && !std::mem::replace(&mut panicked, true) {
                     node.coordinator.do_send(PanicPeer(victim.clone()));
                 }
-                tell.send((info.device_id.clone(), info.state.word())).unwrap();
+                tell.send((info.device_id.clone(), info.state.word()))
+                    .unwrap();
             }
             if let Event::End { code } = event {
                 return code;
@@ -112,11 +132,18 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
     .unwrap();
     assert_eq!(code, exit::OK);
     let seen: Vec<(DeviceId, &str)> = told.iter().collect();
-    let of = |id: &DeviceId| seen.iter().filter(|(of, _)| of == id).map(|(_, w)| *w).collect();
+    let of = |id: &DeviceId| {
+        seen.iter()
+            .filter(|(of, _)| of == id)
+            .map(|(_, w)| *w)
+            .collect()
+    };
     let (first, second): (Vec<&str>, Vec<&str>) = (of(&one), of(&two));
     assert_eq!(
         first,
-        ["pending", "offered", "active", "pending", "offered", "active", "complete"]
+        [
+            "pending", "offered", "active", "pending", "offered", "active", "complete"
+        ]
     );
     assert_eq!(second, ["pending", "offered", "active", "complete"]);
     for name in ["one", "two"] {

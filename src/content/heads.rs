@@ -65,7 +65,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
         fs::write(&file, b"hello").unwrap();
-        let head = super::super::scan(std::slice::from_ref(&file)).unwrap().head;
+        let head = super::super::scan(std::slice::from_ref(&file))
+            .unwrap()
+            .head;
         let bundle = crate::protocol::manifest::bundle_id(&head.encode());
         let shelf = HeadShelf::new(folder.path().join("heads"));
         let stat = stat_digest(&file, &head).unwrap();

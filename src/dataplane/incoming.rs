@@ -22,6 +22,8 @@ use super::sink_worker::{self, SinkEvent, SinkReport, SinkTask, Work};
 
 /// Transfers that one peer may have under way to us at a time (PROTOCOL.md §12).
 const MAX_TRANSFERS: usize = 16;
+/// Pieces of one chunk: twice what the largest chunk takes in the smallest messages.
+const MAX_PIECES: usize = 8192;
 
 /// All incoming transfers of one link.
 pub(super) struct Receiving {
@@ -31,12 +33,14 @@ pub(super) struct Receiving {
     every: Checkpointing,
     sinks: mpsc::Sender<SinkEvent>,
     transfers: HashMap<Handle, Transfer>,
+    runs: u64,
     /// Transfers that rest on our side, to be asked for again.
     resting: HashMap<TransferId, Handle>,
 }
 
 struct Transfer {
     id: TransferId,
+    run: u64,
     work: mpsc::Sender<Work>,
     chunk_size: u32,
     chunks: u32,
@@ -71,6 +75,7 @@ impl Receiving {
             every,
             sinks,
             transfers,
+            runs: 0,
             resting,
         }
     }
@@ -101,8 +106,11 @@ impl Receiving {
                 let head_size = start.head_size as usize;
                 let start = *start;
                 let every = self.every;
+                self.runs += 1;
+                let run = self.runs;
                 let task = SinkTask {
                     handle,
+                    run,
                     start,
                     destination,
                     reserve,
@@ -115,6 +123,7 @@ impl Receiving {
                 let (head, assembly, taken) = Default::default();
                 let transfer = Transfer {
                     id,
+                    run,
                     work,
                     chunk_size,
                     chunks,
@@ -250,6 +259,9 @@ impl Receiving {
         if payload.is_empty() {
             return false_frame("an empty piece of a chunk");
         }
+        if assembly.parts.len() >= MAX_PIECES {
+            return false_frame("a chunk in too many pieces");
+        }
         assembly.filled += payload.len() as u32;
         assembly.parts.push(payload);
         if assembly.filled == header.length {
@@ -282,7 +294,7 @@ impl Receiving {
 
     pub(super) async fn on_sink(&mut self, event: SinkEvent) -> Result<(), SessionError> {
         let handle = event.handle;
-        let Some(transfer) = self.transfers.get(&handle) else {
+        let Some(transfer) = self.transfers.get(&handle).filter(|t| t.run == event.run) else {
             return Ok(());
         };
         let id = transfer.id;
@@ -377,11 +389,7 @@ impl Receiving {
                     reason,
                 }
             };
-            self.tell(SessionEvent::Ended {
-                id,
-                end,
-            })
-            .await?;
+            self.tell(SessionEvent::Ended { id, end }).await?;
         }
         Ok(true)
     }

@@ -60,8 +60,15 @@ impl Flow {
 
     /// The other side has taken `bytes` in all.
     pub(super) fn acknowledge(&self, bytes: u64) {
-        self.with(|window| window.acknowledge(bytes, Instant::now()));
-        self.moved.notify_one();
+        let moved = self.with(|window| {
+            let before = window.under_way();
+            window.acknowledge(bytes, Instant::now());
+            window.under_way() < before
+        });
+        // A false or repeated count must not pass for progress.
+        if moved {
+            self.moved.notify_one();
+        }
     }
 }
 
@@ -114,6 +121,7 @@ impl Shared {
 
     fn rests(&self, handle: Handle, id: TransferId) {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        paused.retain(|(_, of)| *of != id);
         if paused.len() == MAX_RESTING {
             paused.pop_front();
         }

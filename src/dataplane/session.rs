@@ -231,7 +231,6 @@ impl Stop {
 }
 
 /// What a session's owner asks of it.
-#[derive(Clone)]
 pub enum SessionCommand {
     /// Send a bundle.
     Send(SendJob),
@@ -239,6 +238,8 @@ pub enum SessionCommand {
     Stop(Stop),
     /// Ask the other side to go on with an incoming transfer.
     Resume(TransferId),
+    /// Tell when everything said so far has arrived.
+    Flush(oneshot::Sender<()>),
 }
 
 /// Why a session ended.
@@ -300,7 +301,7 @@ pub async fn run(
     let sender = tokio::spawn(outgoing::run(Arc::clone(&shared), job_queue, word_queue));
     let _ends_with_session = AbortOnDrop(sender.abort_handle());
     let mut sender = sender;
-    let (sink_events, mut from_sinks) = mpsc::channel(16);
+    let (sink_events, mut from_sinks) = mpsc::channel(64);
     let mut receiving = Receiving::new(
         options.peer,
         verified,
@@ -330,6 +331,13 @@ pub async fn run(
                     }
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                Some(SessionCommand::Flush(done)) => {
+                    let channel = channel.clone();
+                    tokio::spawn(async move {
+                        channel.flushed().await;
+                        let _ = done.send(());
+                    });
+                }
             },
             ended = &mut sender => {
                 return match ended {

@@ -22,14 +22,14 @@ use crate::protocol::message::{Code, StartTransfer};
 use super::progress::Progress;
 use super::session::Checkpointing;
 
-/// Chunks that may wait for the disk. With the one being assembled this bounds a receiver's
-/// memory per link.
-const QUEUE: usize = 4;
+/// Bytes that may wait for the disk, and the fewest chunks. With the one being assembled this
+/// bounds a receiver's memory per transfer; it evens out what a disk takes at a time.
+const QUEUE: (u32, u32) = (8 << 20, 2);
 /// Chunks with false hashes after which the sender is given up.
 const MAX_FALSE: u32 = 3;
 
 /// How long a worker may take to leave a bundle to its successor.
-const HANDOVER: Duration = Duration::from_secs(20);
+const HANDOVER: Duration = Duration::from_secs(300);
 
 /// Work for the disk, in order.
 pub(super) enum Work {
@@ -51,6 +51,8 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct SinkEvent {
     pub(super) handle: Handle,
+    /// Of which of the runs that had this handle.
+    pub(super) run: u64,
     pub(super) what: SinkReport,
 }
 
@@ -75,6 +77,7 @@ pub(super) enum SinkReport {
 /// What a worker is started with.
 pub(super) struct SinkTask {
     pub(super) handle: Handle,
+    pub(super) run: u64,
     pub(super) start: StartTransfer,
     pub(super) destination: PathBuf,
     pub(super) reserve: u64,
@@ -87,9 +90,10 @@ pub(super) struct SinkTask {
 /// Starts the thread. It ends when its queue is dropped (what is there is then made durable),
 /// or when it cannot go on.
 pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Sender<Work> {
-    let (queue, work) = mpsc::channel(QUEUE);
+    let waiting = (QUEUE.0 / task.start.chunk_size).max(QUEUE.1);
+    let (queue, work) = mpsc::channel(waiting as usize);
     let name = format!("sink-{}", task.handle);
-    let handle = task.handle;
+    let (handle, run) = (task.handle, task.run);
     let reports = events.clone();
     let spawned = std::thread::Builder::new().name(name).spawn(move || {
         let mut worker = Worker {
@@ -121,7 +125,7 @@ pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Se
             code: Code::Busy,
             reason,
         };
-        let _ = reports.try_send(SinkEvent { handle, what });
+        let _ = reports.try_send(SinkEvent { handle, run, what });
     }
     queue
 }
@@ -184,8 +188,10 @@ impl Worker {
         let begun = Instant::now();
         let mut sink = loop {
             match open() {
-                Err(SinkError::InUse { .. }) if begun.elapsed() < HANDOVER => {
-                    std::thread::park_timeout(HANDOVER / 100);
+                Err(SinkError::InUse { .. })
+                    if begun.elapsed() < HANDOVER && !self.events.is_closed() =>
+                {
+                    std::thread::park_timeout(HANDOVER / 1500);
                 }
                 outcome => break outcome?,
             }
@@ -247,11 +253,20 @@ impl Worker {
 
     fn make_durable(&mut self) -> Result<(), SinkError> {
         self.last = Instant::now();
-        if let Some(sink) = self.sink.as_mut() {
-            let have = sink.checkpoint()?;
-            self.report(SinkReport::Durable(have));
+        let Some(sink) = self.sink.as_mut() else {
+            return Ok(());
+        };
+        match sink.checkpoint() {
+            Ok(have) => {
+                self.report(SinkReport::Durable(have));
+                Ok(())
+            }
+            Err(error) => {
+                // The system tells of a failed write once: a second sync would succeed and lie.
+                self.sink = None;
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     /// True when the bundle is complete and in its place.
@@ -276,24 +291,29 @@ impl Worker {
                 self.report(SinkReport::Missing(have));
                 return Ok(false);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.sink = None;
+                return Err(error);
+            }
         };
         if let Err(error) = self.task.heads.put(&sink.bundle(), sink.head()) {
             tracing::warn!(%error, "a second offer of this bundle will be taken as a new one");
         }
         let (path, stat) = (finished.path, finished.stat);
+        // What shows how it came about is removed once this is recorded, not before.
+        self.sink = None;
         self.report(SinkReport::Finished { root, path, stat });
-        if let Some(Err(error)) = self.sink.take().map(Sink::discard) {
-            tracing::warn!(%error, "complete, but its staging folder could not be removed");
-        }
         Ok(true)
     }
 
     fn report(&self, what: SinkReport) {
-        // Waits when the session is behind; fails only when the session is over.
-        let _ = self.events.blocking_send(SinkEvent {
-            handle: self.task.handle,
-            what,
-        });
+        let SinkTask { handle, run, .. } = self.task;
+        // A checkpoint that finds no room comes again with the next one. Everything else waits
+        // while the session is behind, and fails only when the session is over.
+        if matches!(what, SinkReport::Durable(_)) {
+            let _ = self.events.try_send(SinkEvent { handle, run, what });
+        } else {
+            let _ = self.events.blocking_send(SinkEvent { handle, run, what });
+        }
     }
 }

@@ -41,6 +41,11 @@ const GATHER_LIMIT: Duration = Duration::from_secs(2);
 /// out of band, so that the other side never hears of it, and below Chromium's 1,024 streams.
 const PROD_STREAM: u16 = 1022;
 
+/// A message that finds no room in the send buffer for this long never will.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether everything has arrived; the stack has no event for it.
+const FLUSH_POLL: Duration = Duration::from_millis(5);
+
 /// What a connection is made with.
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
@@ -80,6 +85,9 @@ pub enum LinkError {
     /// The local description did not become ready.
     #[error("no local session description after {} s", GATHER_LIMIT.as_secs())]
     NoDescription,
+    /// The other side takes nothing, though the connection stands.
+    #[error("the other side has taken nothing for {} s", SEND_LIMIT.as_secs())]
+    Stalled,
     /// The connection is gone.
     #[error("the connection is closed")]
     Closed,
@@ -430,17 +438,32 @@ impl Channel {
 
     /// Sends bytes; waits while the send buffer is full.
     pub async fn send(&self, message: BytesMut) -> Result<(), LinkError> {
-        self.channel.send(message).await.map_err(doing("sending"))
+        timeout(SEND_LIMIT, self.channel.send(message))
+            .await
+            .map_err(|_| LinkError::Stalled)?
+            .map_err(doing("sending"))
     }
 
     /// Sends text; waits while the send buffer is full.
     pub async fn send_text(&self, text: &str) -> Result<(), LinkError> {
-        self.channel.send_text(text).await.map_err(doing("sending"))
+        timeout(SEND_LIMIT, self.channel.send_text(text))
+            .await
+            .map_err(|_| LinkError::Stalled)?
+            .map_err(doing("sending"))
     }
 
-    /// Bytes sent and not yet acknowledged by the other side's transport.
-    pub async fn outstanding(&self) -> usize {
-        self.channel.outstanding_bytes().await.unwrap_or(0)
+    /// Waits until the other side's transport has everything that was sent: a connection that
+    /// is closed sooner loses the tail.
+    pub async fn flushed(&self) {
+        let mut every = tokio::time::interval(FLUSH_POLL);
+        while self
+            .channel
+            .outstanding_bytes()
+            .await
+            .is_ok_and(|bytes| bytes > 0)
+        {
+            every.tick().await;
+        }
     }
 
     /// The next message; `None` when the channel is closed. One reader only.

@@ -154,7 +154,8 @@ impl TransferState {
     /// - A pause of ours is lifted by us alone. A pause of theirs may also be lifted by us (they
     ///   answer with another pause if they still mean it), and ends when they offer again.
     /// - When both have paused, ours counts: lifting it asks them again.
-    /// - A lost link puts everything that was under way back to pending; a pause outlives it.
+    /// - A lost link puts everything back to pending but a pause of ours. A pause of theirs is
+    ///   said again if it still holds when the transfer is offered next.
     pub fn on(self, event: TransferEvent) -> Result<Self, IllegalMove> {
         use TransferEvent as E;
         if self.is_final() {
@@ -181,7 +182,7 @@ impl TransferState {
                 code,
                 reason: clip(reason),
             },
-            (state @ Self::Paused { .. }, E::Disconnect) => state,
+            (state @ Self::Paused { by: Side::Ours, .. }, E::Disconnect) => state,
             (_, E::Disconnect) => Self::Pending,
             (Self::Paused { by, .. }, E::Resume { by: who }) if who == Side::Ours || by == who => {
                 Self::Offered

@@ -22,6 +22,7 @@ use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent};
 use crate::store::{Authorization, BroadcastRecord, TransferRecord};
@@ -32,6 +33,8 @@ use super::store::{StoreActor, keep};
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How often what is over is counted.
+const TIDY: Duration = Duration::from_secs(10);
 /// Messages that may wait; what strangers can trigger is dropped beyond it.
 const MAILBOX: usize = 1024;
 
@@ -64,6 +67,7 @@ pub struct Coordinator {
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
     watchers: Vec<Watcher>,
+    tidied: Instant,
 }
 
 /// A peer actor, and what is known of its link.
@@ -156,6 +160,27 @@ pub enum PeerNews {
     },
 }
 
+/// Says goodbye: waits until what the sessions have said has arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Farewell;
+
+impl Handler<Farewell> for Coordinator {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Farewell, _: &mut Context<Self>) -> Self::Result {
+        let flushing: Vec<_> = self
+            .peers
+            .values()
+            .filter(|slot| slot.session.is_some())
+            .map(|slot| slot.actor.send(super::peer::Flush))
+            .collect();
+        Box::pin(async move {
+            futures::future::join_all(flushing).await;
+        })
+    }
+}
+
 /// Makes a peer's actor panic, for the test of what happens then.
 #[cfg(test)]
 #[derive(Message)]
@@ -216,6 +241,7 @@ impl Coordinator {
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
             watchers: Vec::new(),
+            tidied: Instant::now(),
         };
         for record in loaded.broadcasts {
             coordinator.reload(record);
@@ -297,6 +323,45 @@ impl Coordinator {
         self.retry_full_disks();
         self.drive(ctx);
         self.finish_broadcasts();
+        if self.tidied.elapsed() >= TIDY {
+            self.tidied = Instant::now();
+            self.tidy();
+        }
+    }
+
+    /// Lets go of the oldest of what is over: neither memory nor the state folder grows for ever.
+    fn tidy(&mut self) {
+        let retention = self.settings.transfer.retention;
+        let mut over: Vec<(u64, TransferId)> = self
+            .transfers
+            .values()
+            .map(|transfer| &transfer.record)
+            .filter(|record| record.state.is_final())
+            .filter(|record| {
+                record
+                    .broadcast
+                    .is_none_or(|of| !self.broadcasts.contains_key(&of))
+            })
+            .map(|record| (record.updated, record.id))
+            .collect();
+        if over.len() <= retention {
+            return;
+        }
+        over.sort();
+        for (_, id) in over.iter().take(over.len() - retention) {
+            self.transfers.remove(id);
+        }
+        keep(&self.store, "retention", move |store| {
+            store.prune(retention).map(|_| ())
+        });
+        let bundles = self
+            .transfers
+            .values()
+            .map(|transfer| transfer.record.bundle)
+            .collect();
+        let heads = self.heads.clone();
+        self.data_plane
+            .spawn_blocking(move || heads.retain(&bundles));
     }
 
     fn show_progress(&mut self) {
@@ -359,7 +424,7 @@ impl Coordinator {
                     slot.sending = None;
                 }
                 if self.belongs(id, device) {
-                    self.on_end(id, end);
+                    self.on_end(id, end, ctx);
                 }
                 self.drive(ctx);
                 self.finish_broadcasts();
@@ -382,7 +447,7 @@ impl Coordinator {
             .is_some_and(|transfer| transfer.record.peer == *device)
     }
 
-    fn on_end(&mut self, id: TransferId, end: TransferEnd) {
+    fn on_end(&mut self, id: TransferId, end: TransferEnd, ctx: &mut Context<Self>) {
         let side = |by_us| if by_us { Side::Ours } else { Side::Theirs };
         let happened = match end {
             TransferEnd::Complete { root, already } => {
@@ -393,8 +458,14 @@ impl Coordinator {
                 TransferEvent::Complete
             }
             TransferEnd::Received { root, path, stat } => {
-                return self.on_received(id, root, path, stat);
+                return self.on_received(id, root, path, stat, ctx);
             }
+            // Recorded when the person said so, who may have resumed it since.
+            TransferEnd::Paused {
+                by_us: true,
+                code: Code::Paused,
+                ..
+            } => return,
             TransferEnd::Paused {
                 by_us,
                 code,

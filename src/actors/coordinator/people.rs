@@ -14,7 +14,7 @@ use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::signal::{Signal, SignalKind};
-use crate::protocol::transfer::TransferEvent;
+use crate::protocol::transfer::{TransferEvent, TransferState};
 use crate::store::{Authorization, GrantedBy};
 
 use super::super::api::{Event, PeerInfo};
@@ -53,7 +53,12 @@ impl Coordinator {
             .map(|a| &a.device);
         let configured = self.settings.trust.authorized.iter().map(|entry| &entry.id);
         // Static peers count as here before their host names are looked up.
-        let named = self.settings.discovery.static_peers.iter().map(|peer| &peer.id);
+        let named = self
+            .settings
+            .discovery
+            .static_peers
+            .iter()
+            .map(|peer| &peer.id);
         let here = self.table.iter().map(|entry| &entry.advert.id).chain(named);
         let mut all: Vec<DeviceId> = decided.chain(configured).cloned().collect();
         all.extend(here.filter(|id| self.is_let_in(id)).cloned());
@@ -221,6 +226,20 @@ impl Coordinator {
                 store.authorize(entry)
             });
         }
+        // A link that replaces another: what ran over the old one starts again.
+        let left: Vec<_> = self
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.record.peer == *device)
+            .filter(|(_, transfer)| {
+                let state = &transfer.record.state;
+                matches!(state, TransferState::Offered | TransferState::Active)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in left {
+            self.advance(id, TransferEvent::Disconnect);
+        }
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = Some(session);
             slot.sending = None;
@@ -265,6 +284,9 @@ impl Coordinator {
     fn disconnect(&mut self, device: &DeviceId) {
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = None;
+            slot.sending = None;
+            slot.wanted = false;
+            slot.absent_since = Instant::now();
             slot.actor.do_send(Disconnect);
         }
     }
@@ -401,6 +423,11 @@ impl Handler<Heard> for Coordinator {
                 };
                 self.emit(&event);
             }
+            return;
+        }
+        let most = self.settings.discovery.max_peers;
+        if !self.peers.contains_key(&device) && self.peers.len() >= most {
+            debug!(%device, "too many devices at once");
             return;
         }
         let (signal, connection) = (heard.signal, heard.connection);

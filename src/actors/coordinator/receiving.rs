@@ -1,5 +1,6 @@
 //! Bundles that others offer to us.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,10 @@ use super::super::api::Event;
 use super::super::peer::{Command, unix_now};
 use super::super::store::{Job, keep};
 use super::{Coordinator, Transfer};
+
+/// How often, and how many times, it is tried to remove a partial bundle.
+const DISCARD_POLL: Duration = Duration::from_millis(500);
+const DISCARD_TRIES: u32 = 600;
 
 impl Coordinator {
     /// Decides about an offer. Whoever is asked here has a session, so it is authorized.
@@ -211,6 +216,7 @@ impl Coordinator {
         root: Root,
         path: PathBuf,
         stat: [u8; 32],
+        ctx: &mut Context<Self>,
     ) {
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
@@ -230,10 +236,17 @@ impl Coordinator {
             bytes,
             root,
         });
-        let retention = self.settings.transfer.retention;
-        keep(&self.store, "retention", move |store| {
-            store.prune(retention).map(|_| ())
-        });
+        // Only when the record is safe may the last trace in the destination go.
+        let recorded = self.store.send(Job::new(|store| store.flush()));
+        ctx.spawn(
+            recorded
+                .into_actor(self)
+                .map(move |recorded, coordinator, _| {
+                    if matches!(recorded, Ok(Ok(()))) {
+                        coordinator.discard_partial(id);
+                    }
+                }),
+        );
     }
 
     /// Transfers that rest because the disk was full go on by themselves when there is room.
@@ -285,10 +298,20 @@ impl Coordinator {
         let record = &self.transfers[&id].record;
         let (origin, bundle) = (record.origin.clone(), record.bundle);
         let destination = self.settings.receive.destination.clone();
-        self.data_plane.spawn_blocking(move || {
-            if let Err(error) = content::discard_partial(&destination, &origin, &bundle) {
-                warn!(%error, "what was left of a cancelled transfer could not be removed");
+        self.data_plane.spawn(async move {
+            let mut every = tokio::time::interval(DISCARD_POLL);
+            for _ in 0..DISCARD_TRIES {
+                every.tick().await;
+                let (destination, origin) = (destination.clone(), origin.clone());
+                let removing = move || content::discard_partial(&destination, &origin, &bundle);
+                match tokio::task::spawn_blocking(removing).await {
+                    // Its worker is still making the last bytes durable.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                    Ok(Err(error)) => return warn!(%error, "a partial bundle could not be removed"),
+                    _ => return,
+                }
             }
+            warn!("a partial bundle that is no longer wanted is still in use");
         });
     }
 }

@@ -321,7 +321,11 @@ impl Coordinator {
                     format!("it was not seen within {seconds} s: check that it is on and receives")
                 });
                 let refused = slot.is_some_and(|slot| slot.refused);
-                let code = if refused { Code::Unauthorized } else { Code::NotConnected };
+                let code = if refused {
+                    Code::Unauthorized
+                } else {
+                    Code::NotConnected
+                };
                 late.push((*id, code, reason));
             }
         }
