@@ -60,8 +60,9 @@ def transfers(device):
 
 
 def steer(verb, device):
-    """`pause`, `resume` or `cancel` of the device's newest transfer."""
-    newest = transfers(device)[-1]["transfer"]
+    """`pause`, `resume` or `cancel` of the device's newest unfinished transfer."""
+    over = ("complete", "cancelled", "failed")
+    newest = [t["transfer"] for t in transfers(device) if t["state"]["is"] not in over][-1]
     device.start(verb, newest, "--json").end(20)
 
 
@@ -180,6 +181,20 @@ def a_sender_cancels(lab, folder):
     assert result["state"] == "cancelled", result
     assert until_state(pair.receiver, "cancelled")["state"]["by"] == "theirs"
     until_nothing_is_left(pair.receiver)
+
+
+def a_paused_transfer_is_cancelled_by_whom_it_was_paused(lab, folder):
+    pair = Pair(lab, folder)
+    pair.receiver.receive()
+    for one, other, part in ((pair.receiver, pair.sender, 0.2), (pair.sender, pair.receiver, 0.4)):
+        sending = pair.send()
+        pair.until_under_way(sending, part)
+        steer("pause", one)
+        until_state(other, "paused")
+        steer("cancel", one)
+        summary(sending, 3, timeout=20)
+        assert until_state(pair.receiver, "cancelled")["state"]["by"] == ("ours" if one is pair.receiver else "theirs")
+        until_nothing_is_left(pair.receiver)
 
 
 class SmallDisk:
