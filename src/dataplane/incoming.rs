@@ -374,6 +374,9 @@ impl Receiving {
             self.resting.remove(&id);
         }
         let running = self.transfers.remove(&handle).map(|transfer| transfer.id);
+        if !for_good && let Some(id) = running {
+            self.resting.insert(id, handle);
+        }
         if let Some(id) = running.or(resting) {
             let reason = reason.to_owned();
             let end = if for_good {

@@ -180,6 +180,7 @@ pub(super) async fn run(
 ) -> Result<(), LinkError> {
     let mut next = shared.first_handle;
     while let Some(job) = next_job(&mut jobs, &mut words).await {
+        shared.take_resting(job.id, true);
         let handle = next;
         next = next.wrapping_add(2);
         let flow = Arc::new(Flow::new(shared.limits));
@@ -205,7 +206,7 @@ pub(super) async fn run(
                 })
                 .await?;
         }
-        if matches!(end, TransferEnd::Paused { by_us: false, .. }) {
+        if matches!(end, TransferEnd::Paused { .. }) {
             shared.rests(handle, job.id);
         }
         debug!(transfer = %job.id, ?end, "sending ended");

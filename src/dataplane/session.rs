@@ -420,6 +420,13 @@ async fn on_message(
             if receiving.on_rest(handle, code, &reason, true).await? {
                 return Ok(());
             }
+            if let Some(id) = shared.paused_as(handle) {
+                shared.take_resting(id, true);
+                let by_us = false;
+                let end = TransferEnd::Cancelled { by_us, code, reason };
+                let ended = SessionEvent::Ended { id, end };
+                return shared.events.send(ended).await.map_err(|_| LinkError::Closed.into());
+            }
             Word::Cancelled(handle, code, reason)
         }
         Message::StartTransferAcknowledged(ack) => Word::Acknowledged(ack),

@@ -339,7 +339,12 @@ impl Coordinator {
         let open: HashSet<BroadcastId> = self
             .transfers
             .values()
-            .filter(|transfer| !transfer.record.state.is_final())
+            .filter(|transfer| {
+                // What was decided here has to be told to the other side before we may end.
+                let slot = self.peers.get(&transfer.record.peer);
+                let telling = slot.is_some_and(|slot| slot.sending == Some(transfer.record.id));
+                telling || !transfer.record.state.is_final()
+            })
             .filter_map(|transfer| transfer.record.broadcast)
             .collect();
         let over: Vec<BroadcastId> = self
