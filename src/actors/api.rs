@@ -235,7 +235,7 @@ pub struct Receiver {
     pub bytes: u64,
     /// Payload bytes that were sent to it in this run.
     pub sent: u64,
-    /// Seconds from the request until it had everything.
+    /// Seconds from its first byte until it had everything, verified and in its place.
     pub seconds: Option<f64>,
     /// It had everything before.
     pub already: bool,

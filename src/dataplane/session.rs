@@ -423,9 +423,17 @@ async fn on_message(
             if let Some(id) = shared.paused_as(handle) {
                 shared.take_resting(id, true);
                 let by_us = false;
-                let end = TransferEnd::Cancelled { by_us, code, reason };
+                let end = TransferEnd::Cancelled {
+                    by_us,
+                    code,
+                    reason,
+                };
                 let ended = SessionEvent::Ended { id, end };
-                return shared.events.send(ended).await.map_err(|_| LinkError::Closed.into());
+                return shared
+                    .events
+                    .send(ended)
+                    .await
+                    .map_err(|_| LinkError::Closed.into());
             }
             Word::Cancelled(handle, code, reason)
         }

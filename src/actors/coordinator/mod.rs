@@ -24,7 +24,7 @@ use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
-use crate::protocol::transfer::{Direction, Side, TransferEvent};
+use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{Authorization, BroadcastRecord, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
@@ -104,6 +104,8 @@ struct Transfer {
     record: TransferRecord,
     progress: Arc<Progress>,
     shown: u64,
+    /// When its chunks first began to move in this process.
+    began: Option<Instant>,
     finished: Option<Instant>,
     already: bool,
 }
@@ -117,6 +119,7 @@ impl Transfer {
             record,
             progress,
             shown,
+            began: None,
             finished: None,
             already: false,
         }
@@ -270,12 +273,18 @@ impl Coordinator {
         }
         transfer.record.updated = unix_now();
         transfer.record.bytes_done = transfer.progress.done();
+        if transfer.record.state == TransferState::Active {
+            transfer.began.get_or_insert_with(Instant::now);
+        }
         if transfer.record.state.is_final() {
             transfer.finished.get_or_insert_with(Instant::now);
         }
         let record = transfer.record.clone();
+        // What somebody decided, and what is over, must outlive a kill; the rest is found again.
+        let lasts = record.state.is_final() || matches!(record.state, TransferState::Paused { .. });
         keep(&self.store, "a transfer", move |store| {
-            store.put_transfer(record)
+            store.put_transfer(record)?;
+            if lasts { store.flush() } else { Ok(()) }
         });
         if self.transfers[&id].record.state.is_final() {
             keep(&self.store, "progress", move |store| {

@@ -410,7 +410,10 @@ impl Coordinator {
                     reason,
                     bytes: transfer.progress.done().min(record.size),
                     sent: transfer.progress.moved(),
-                    seconds: took.map(|at| (at - broadcast.started).as_secs_f64()),
+                    seconds: took.map(|at| {
+                        let began = transfer.began.unwrap_or(broadcast.started);
+                        (at - began).as_secs_f64()
+                    }),
                     already: transfer.already,
                     verified: session.map_or(record.peer.is_self_certifying(), |s| s.verified),
                 }

@@ -1,0 +1,404 @@
+//! One actor per device: one negotiation, one link, one session. When the link is lost or the
+//! negotiation fails the actor stops; its supervisor starts it again with the same value, it
+//! forgets the link, waits, and tries afresh while somebody wants the device. Transfers live in
+//! the coordinator and notice only a pause.
+
+mod drive;
+mod proofs;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::WeakAddr;
+use actix::prelude::*;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::config::Settings;
+use crate::dataplane::{Checkpointing, SessionCommand, SessionEvent};
+use crate::net::link::{Link, LinkEvent};
+use crate::net::signaling::ConnectionHandle;
+use crate::protocol::handshake::Role;
+use crate::protocol::id::DeviceId;
+use crate::protocol::identity::Identity;
+use crate::protocol::names::printable;
+use crate::protocol::negotiation::{
+    Generation, Input, Negotiation, Phase, Settings as NegotiationSettings,
+};
+use crate::protocol::proof::{Expected, OfferHash, Session};
+use crate::protocol::replay::ReplayCache;
+use crate::protocol::sdp::SdpFacts;
+use crate::protocol::signal::{Signal, SignalKind};
+use crate::protocol::window::WindowLimits;
+
+use super::coordinator::{Coordinator, FromPeer, PeerNews};
+use super::network;
+use super::signaling::Signaling;
+
+/// Longest wait before a failed connection is tried again.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What all peers of this node share.
+pub struct PeerContext {
+    /// Who we are.
+    pub identity: Identity,
+    /// Our name for people.
+    pub name: String,
+    /// `desktop` or `mobile`.
+    pub device_type: String,
+    /// Everything that can be set.
+    pub settings: Arc<Settings>,
+    /// The numbers of a negotiation.
+    pub negotiation: NegotiationSettings,
+    /// How far clocks may differ, in seconds.
+    pub skew: u64,
+    /// Devices without a key are let in.
+    pub plain_peers: bool,
+    /// Bounds of the window of bytes under way.
+    pub window: WindowLimits,
+    /// A receiver that takes nothing for this long is dead.
+    pub stall: Duration,
+    /// How often what has arrived is made durable.
+    pub checkpoint: Checkpointing,
+    /// The proofs that have been used.
+    pub replay: Mutex<ReplayCache>,
+    /// The runtime of links and pumps.
+    pub data_plane: Handle,
+    /// Who dials for us.
+    pub signaling: Addr<Signaling>,
+    /// Who is told what happens.
+    pub coordinator: WeakAddr<Coordinator>,
+}
+
+/// One device.
+pub struct Peer {
+    context: Arc<PeerContext>,
+    id: DeviceId,
+    addresses: Vec<SocketAddr>,
+    wanted: bool,
+    failures: u32,
+    negotiation: Negotiation,
+    /// The connection on which the device was last heard, or last written to.
+    route: Option<ConnectionHandle>,
+    /// What the answer to our offer must name.
+    offered: Option<(Session, OfferHash)>,
+    /// The offer that is being looked at. It stands only if the negotiation answers it.
+    offer: Option<Description>,
+    /// The other side's description that stands.
+    standing: Description,
+    link: Option<LiveLink>,
+    commands: Option<mpsc::Sender<SessionCommand>>,
+    tick: Option<SpawnHandle>,
+}
+
+/// What is kept of a description of the other side.
+#[derive(Default)]
+struct Description {
+    /// What its proof ties an answer to; nothing when it had no proof.
+    tied: Option<(Session, OfferHash)>,
+    ufrag: Option<String>,
+    connection: Option<ConnectionHandle>,
+}
+
+fn describe(
+    sdp: &str,
+    tied: Option<(Session, OfferHash)>,
+    connection: ConnectionHandle,
+) -> Description {
+    let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
+    Description {
+        tied,
+        ufrag,
+        connection: Some(connection),
+    }
+}
+
+struct LiveLink {
+    link: Arc<Link>,
+    generation: Generation,
+    role: Role,
+    facts: SdpFacts,
+    /// Our candidates, for clients that want them one by one; taken when they have been sent.
+    candidates: Vec<String>,
+}
+
+/// The device's addresses, and whether somebody wants a link to it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Want {
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// A link is wanted.
+    pub wanted: bool,
+}
+
+/// A signaling message of the device.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Signaled {
+    /// The message.
+    pub signal: Signal,
+    /// Where it came from, and where answers go.
+    pub connection: ConnectionHandle,
+}
+
+/// Something for the device's session. The answer says whether there is one.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Command(pub SessionCommand);
+
+/// Answers when everything that the session has said has arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Flush;
+
+impl Handler<Flush> for Peer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Context<Self>) -> Self::Result {
+        let (done, flushed) = tokio::sync::oneshot::channel();
+        let asked = self
+            .commands
+            .as_ref()
+            .is_some_and(|commands| commands.try_send(SessionCommand::Flush(done)).is_ok());
+        Box::pin(async move {
+            if asked {
+                let _ = flushed.await;
+            }
+        })
+    }
+}
+
+/// Ends the link, whatever is going on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Disconnect;
+
+/// Makes the handler panic, for the test of what happens then.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Panic;
+
+struct OnLink(Generation, LinkEvent);
+struct OnSession(Generation, SessionEvent);
+
+impl Peer {
+    /// A device that has not been met yet.
+    pub fn new(context: Arc<PeerContext>, id: DeviceId) -> Self {
+        let negotiation = Negotiation::new(
+            context.negotiation.clone(),
+            context.identity.device_id(),
+            id.clone(),
+        );
+        Self {
+            context,
+            id,
+            addresses: Vec::new(),
+            wanted: false,
+            failures: 0,
+            negotiation,
+            route: None,
+            offered: None,
+            offer: None,
+            standing: Description::default(),
+            link: None,
+            commands: None,
+            tick: None,
+        }
+    }
+
+    fn backoff(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            n => Duration::from_secs(1 << (n - 1).min(5)).min(MAX_BACKOFF),
+        }
+    }
+
+    /// Tells the coordinator, and handles nothing else until it knows.
+    fn tell(&self, news: PeerNews, ctx: &mut Context<Self>) {
+        if let Some(coordinator) = self.context.coordinator.upgrade() {
+            let told = coordinator.send(FromPeer {
+                device: self.id.clone(),
+                news,
+            });
+            ctx.wait(told.into_actor(self).map(|_, _, _| ()));
+        }
+    }
+}
+
+impl Actor for Peer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // Never stop or connect at once after a failure: that would spin.
+        let wait = self.backoff();
+        ctx.run_later(wait, |peer, ctx| {
+            if peer.wanted {
+                peer.step(Input::Connect, ctx);
+            }
+        });
+    }
+}
+
+impl Supervised for Peer {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        let fresh = Self::new(Arc::clone(&self.context), self.id.clone());
+        let old = std::mem::replace(self, fresh);
+        self.addresses = old.addresses;
+        self.wanted = old.wanted;
+        self.failures = old.failures;
+    }
+}
+
+impl Handler<Want> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, want: Want, ctx: &mut Context<Self>) {
+        let moved = self.addresses != want.addresses;
+        self.addresses = want.addresses;
+        let newly = want.wanted && !self.wanted;
+        self.wanted = want.wanted;
+        // A device that shows up anew, or elsewhere, is worth a try at once.
+        let connected = self.negotiation.phase() == Phase::Connected;
+        if self.wanted && (newly || moved) && !connected {
+            self.failures = 0;
+            match self.negotiation.phase() {
+                // What waits for the old address begins anew, at once.
+                Phase::BackingOff | Phase::Offering if moved => self.step(Input::Disconnect, ctx),
+                _ => self.step(Input::Connect, ctx),
+            }
+        }
+    }
+}
+
+impl Handler<Signaled> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, message: Signaled, ctx: &mut Context<Self>) {
+        let Signaled { signal, connection } = message;
+        match signal.kind {
+            SignalKind::Offer => match self.verify(&signal.data, Expected::Offer) {
+                Ok(asked) => {
+                    let sdp = self.filter(&signal.data);
+                    self.offer = Some(describe(&signal.data, asked, connection));
+                    self.step(Input::RemoteOffer(sdp), ctx);
+                    self.offer = None;
+                }
+                Err(reason) => {
+                    self.tell(
+                        PeerNews::Refused {
+                            reason: reason.clone(),
+                        },
+                        ctx,
+                    );
+                    self.refuse(&connection, &reason);
+                }
+            },
+            SignalKind::Answer => {
+                let Some((session, offer)) = self.offered else {
+                    return;
+                };
+                match self.verify(&signal.data, Expected::Answer { session, offer }) {
+                    Ok(tied) => {
+                        let sdp = self.filter(&signal.data);
+                        self.standing = describe(&signal.data, tied, connection.clone());
+                        self.route = Some(connection);
+                        self.step(Input::RemoteAnswer(sdp), ctx);
+                    }
+                    Err(reason) => self.refuse(&connection, &reason),
+                }
+            }
+            SignalKind::Ice => {
+                let ufrag = self.standing.ufrag.as_deref();
+                match network::candidate_policy(&self.context.settings).read(&signal.data, ufrag) {
+                    Ok(candidate) => {
+                        self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
+                        let responder = self
+                            .link
+                            .as_ref()
+                            .is_some_and(|live| live.role == Role::Answerer);
+                        if responder {
+                            self.send_candidates();
+                        }
+                    }
+                    Err(error) => debug!(%error, "a candidate was left out"),
+                }
+            }
+            SignalKind::Error => {
+                // Only the connection that took our offer can refuse it.
+                let ours = self
+                    .route
+                    .as_ref()
+                    .is_some_and(|route| route.id() == connection.id());
+                if ours {
+                    let reason: String = printable(&signal.data).chars().take(300).collect();
+                    self.step(Input::Refused(reason), ctx);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Command> for Peer {
+    type Result = bool;
+
+    fn handle(&mut self, command: Command, _: &mut Context<Self>) -> bool {
+        match &self.commands {
+            Some(commands) => commands.try_send(command.0).is_ok(),
+            None => false,
+        }
+    }
+}
+
+impl Handler<Disconnect> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Disconnect, ctx: &mut Context<Self>) {
+        self.wanted = false;
+        self.step(Input::Disconnect, ctx);
+    }
+}
+
+#[cfg(test)]
+impl Handler<Panic> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("asked to");
+    }
+}
+
+impl StreamHandler<OnLink> for Peer {
+    fn handle(&mut self, OnLink(generation, event): OnLink, ctx: &mut Context<Self>) {
+        match event {
+            LinkEvent::Open(channel) => self.open(generation, channel, ctx),
+            LinkEvent::Lost(reason) => self.lost(generation, reason.to_owned(), ctx),
+        }
+    }
+
+    // The default would stop the actor; the negotiation decides that.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+impl StreamHandler<OnSession> for Peer {
+    fn handle(&mut self, OnSession(generation, event): OnSession, ctx: &mut Context<Self>) {
+        if generation != self.negotiation.generation() {
+            return;
+        }
+        if matches!(event, SessionEvent::Up { .. }) {
+            self.failures = 0;
+        }
+        self.tell(PeerNews::Session(event), ctx);
+    }
+
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
