@@ -1,6 +1,6 @@
 //! A whole node in this process: the store, the actors, the two runtimes and the local API.
 //!
-//! A panic in a peer actor costs that peer's link (see [`super::coordinator`]). A panic in one of
+//! A panic in a peer actor costs that peer's link (the coordinator builds a new one). A panic in one of
 //! the four others ends the process with exit code 1: their state is on disk, and the service
 //! manager starts it again. A half-dead node that looks alive would be worse.
 
