@@ -8,7 +8,7 @@ use actix::prelude::*;
 use tracing::{debug, error, info, warn};
 
 use crate::net::discovery::DiscoveryEvent;
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
@@ -258,12 +258,7 @@ impl Coordinator {
             slot.sending = None;
             slot.error = Some(reason.clone());
         }
-        let ids: Vec<_> = self
-            .transfers
-            .iter()
-            .filter(|(_, t)| t.record.peer == *device && !t.record.state.is_final())
-            .map(|(id, _)| *id)
-            .collect();
+        let ids = self.unfinished_with(device);
         for id in &ids {
             self.advance(*id, TransferEvent::Disconnect);
         }
@@ -333,17 +328,20 @@ impl Coordinator {
         self.emit(&event);
     }
 
+    fn unfinished_with(&self, device: &DeviceId) -> Vec<TransferId> {
+        let records = self.transfers.values().map(|transfer| &transfer.record);
+        records
+            .filter(|record| record.peer == *device && !record.state.is_final())
+            .map(|record| record.id)
+            .collect()
+    }
+
     /// Ends links and transfers of a device that may no longer.
     pub(super) fn shut_out(&mut self, device: &DeviceId) {
         self.authorizations.remove(device);
         self.table.set_authorized(device, false);
         self.disconnect(device);
-        let ids: Vec<_> = self
-            .transfers
-            .iter()
-            .filter(|(_, t)| t.record.peer == *device && !t.record.state.is_final())
-            .map(|(id, _)| *id)
-            .collect();
+        let ids = self.unfinished_with(device);
         for id in ids {
             self.cancel(
                 id,

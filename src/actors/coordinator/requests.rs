@@ -243,24 +243,13 @@ impl Coordinator {
     }
 
     fn pause(&mut self, id: TransferId) {
-        let (by, code, reason) = (Side::Ours, Code::Paused, "paused by a person".to_owned());
-        let peer = self.transfers[&id].record.peer.clone();
-        if self.advance(
+        let (code, reason) = (Code::Paused, "paused by a person".to_owned());
+        self.halt(Stop {
             id,
-            TransferEvent::Pause {
-                by,
-                code,
-                reason: reason.clone(),
-            },
-        ) {
-            let stop = Stop {
-                id,
-                code,
-                reason,
-                for_good: false,
-            };
-            self.command(&peer, Command(SessionCommand::Stop(stop)));
-        }
+            code,
+            reason,
+            for_good: false,
+        });
     }
 
     fn resume(&mut self, id: TransferId) {
@@ -277,24 +266,27 @@ impl Coordinator {
     }
 
     pub(super) fn cancel(&mut self, id: TransferId, code: Code, reason: &str) {
-        let (by, reason) = (Side::Ours, reason.to_owned());
-        let peer = self.transfers[&id].record.peer.clone();
-        if self.advance(
+        let reason = reason.to_owned();
+        self.halt(Stop {
             id,
-            TransferEvent::Cancel {
-                by,
-                code,
-                reason: reason.clone(),
-            },
-        ) {
-            let stop = Stop {
-                id,
-                code,
-                reason,
-                for_good: true,
-            };
+            code,
+            reason,
+            for_good: true,
+        });
+        self.discard_partial(id);
+    }
+
+    /// Records that our side stops a transfer, and has the other side told.
+    fn halt(&mut self, stop: Stop) {
+        let (by, code, reason) = (Side::Ours, stop.code, stop.reason.clone());
+        let happened = if stop.for_good {
+            TransferEvent::Cancel { by, code, reason }
+        } else {
+            TransferEvent::Pause { by, code, reason }
+        };
+        let peer = self.transfers[&stop.id].record.peer.clone();
+        if self.advance(stop.id, happened) {
             self.command(&peer, Command(SessionCommand::Stop(stop)));
-            self.discard_partial(id);
         }
     }
 }
