@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use super::api::{Event, Request, exit};
-use super::coordinator::PanicPeer;
+use super::coordinator::{PanicPeer, PanicSelf};
 use super::service::{Mode, Node, run};
 use crate::config::Settings;
 use crate::protocol::id::DeviceId;
@@ -150,4 +150,16 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
         let path = at(name).join("received").join("file.bin");
         assert!(std::fs::read(path).unwrap() == content, "{name}");
     }
+}
+
+#[test]
+fn a_coordinator_that_panics_ends_the_process_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path(), &[]);
+    let code = run(settings, Mode::Offline, |node| async move {
+        node.coordinator.do_send(PanicSelf);
+        // Nothing here ends by itself: only the failure does.
+        std::future::pending().await
+    });
+    assert_eq!(code.unwrap(), exit::ERROR);
 }

@@ -199,6 +199,21 @@ impl Handler<PanicPeer> for Coordinator {
     }
 }
 
+/// Makes the coordinator itself panic, for the test of what happens then.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PanicSelf;
+
+#[cfg(test)]
+impl Handler<PanicSelf> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, _: PanicSelf, _: &mut Context<Self>) {
+        panic!("asked to");
+    }
+}
+
 /// A request of a person or program, and where its answer goes.
 #[derive(Message)]
 #[rtype(result = "()")]
