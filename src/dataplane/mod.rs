@@ -1,6 +1,7 @@
 //! The data plane: one session per link, with its pump in each direction. No actor and no
 //! mailbox is on the way of a chunk.
 
+mod guest;
 mod incoming;
 mod outgoing;
 mod progress;
@@ -10,6 +11,6 @@ mod sink_worker;
 pub use outgoing::SendJob;
 pub use progress::Progress;
 pub use session::{
-    Checkpointing, OfferReply, SessionCommand, SessionError, SessionEvent, SessionOptions, Stop,
-    TransferEnd, run,
+    Checkpointing, OfferReply, PairStep, PairThen, SessionCommand, SessionError, SessionEvent,
+    SessionOptions, Standing, Stop, TransferEnd, run,
 };

@@ -13,12 +13,14 @@ use crate::content::HeadShelf;
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{Frame, Handle};
-use crate::protocol::handshake::{Handshake, HandshakeError, Step};
+use crate::protocol::handshake::{Binding, Handshake, HandshakeError, Peer, Step};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::message::{Code, Message, StartTransfer};
+use crate::protocol::pairing::PairMessage;
 use crate::protocol::window::WindowLimits;
 
+use super::guest;
 use super::incoming::Receiving;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
@@ -53,17 +55,56 @@ pub struct Checkpointing {
     pub bytes: u64,
 }
 
+/// What the device at the other end may do on this link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is let in.
+    Member,
+    /// It may only ask to be let in.
+    Guest,
+}
+
+/// What becomes of a guest.
+#[derive(Debug)]
+pub struct PairStep {
+    /// What to say to it, in order.
+    pub say: Vec<PairMessage>,
+    /// And then?
+    pub then: PairThen,
+}
+
+/// How first contact goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairThen {
+    /// Somebody has to say something first.
+    Wait,
+    /// It is a member from here on.
+    Admit,
+    /// It comes to nothing: close the link.
+    Close,
+}
+
 /// What a session tells its owner. Few: none per chunk.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// The other side has proven who it is (or is plain: then there is no key).
+    /// The other side has proven who it is (or is plain: then there is no key). Nothing it says
+    /// counts before the reply.
     Up {
         /// Its name for people, unchecked text.
         name: String,
         /// `desktop` or `mobile`, unchecked text.
         device_type: String,
-        /// Its key.
-        key: Option<PublicKey>,
+        /// Its key, and what names this connection.
+        proven: Option<(PublicKey, Binding)>,
+        /// Where it is said what it may do; dropped when it may do nothing.
+        reply: oneshot::Sender<Standing>,
+    },
+    /// A guest says something.
+    Paired {
+        /// What.
+        message: PairMessage,
+        /// Where the answer goes.
+        reply: oneshot::Sender<PairStep>,
     },
     /// The other side offers a bundle.
     Offered {
@@ -238,6 +279,8 @@ pub enum SessionCommand {
     Stop(Stop),
     /// Ask the other side to go on with an incoming transfer.
     Resume(TransferId),
+    /// First contact goes on without a message of the guest: a person has decided.
+    Pair(PairStep),
     /// Tell when everything said so far has arrived.
     Flush(oneshot::Sender<()>),
 }
@@ -251,6 +294,9 @@ pub enum SessionError {
     /// The proofs did not come in time.
     #[error("the other side did not prove who it is within {} s", HANDSHAKE_LIMIT.as_secs())]
     HandshakeTimeout,
+    /// It may do nothing here.
+    #[error("it is not authorized")]
+    NotLetIn,
     /// The other side broke the protocol.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
@@ -271,20 +317,18 @@ pub async fn run(
     events: mpsc::Sender<SessionEvent>,
 ) -> Result<(), SessionError> {
     let verified = options.handshake.is_some();
-    if let Some((handshake, hello)) = options.handshake {
+    let standing = if let Some((handshake, hello)) = options.handshake {
         let proven = prove(&channel, handshake, hello);
-        let up = timeout(HANDSHAKE_LIMIT, proven)
+        let (peer, binding) = timeout(HANDSHAKE_LIMIT, proven)
             .await
             .map_err(|_| SessionError::HandshakeTimeout)??;
-        events.send(up).await.map_err(|_| LinkError::Closed)?;
+        let proven = Some((peer.key, binding));
+        standing_of(&events, peer.name, peer.device, proven).await?
     } else {
-        let name = options.peer.to_string();
-        let up = SessionEvent::Up {
-            name,
-            device_type: String::new(),
-            key: None,
-        };
-        events.send(up).await.map_err(|_| LinkError::Closed)?;
+        standing_of(&events, options.peer.to_string(), String::new(), None).await?
+    };
+    if standing == Standing::Guest {
+        guest::admit(&channel, &mut commands, &events).await?;
     }
     let shared = Arc::new(Shared {
         channel: channel.clone(),
@@ -331,6 +375,7 @@ pub async fn run(
                     }
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                Some(SessionCommand::Pair(step)) => debug!(?step, "already let in"),
                 Some(SessionCommand::Flush(done)) => {
                     let channel = channel.clone();
                     tokio::spawn(async move {
@@ -358,6 +403,24 @@ pub async fn run(
             },
         }
     }
+}
+
+/// Asks the session's owner what the device may do.
+async fn standing_of(
+    events: &mpsc::Sender<SessionEvent>,
+    name: String,
+    device_type: String,
+    proven: Option<(PublicKey, Binding)>,
+) -> Result<Standing, SessionError> {
+    let (reply, standing) = oneshot::channel();
+    let up = SessionEvent::Up {
+        name,
+        device_type,
+        proven,
+        reply,
+    };
+    events.send(up).await.map_err(|_| LinkError::Closed)?;
+    standing.await.map_err(|_| SessionError::NotLetIn)
 }
 
 /// Asks the session's owner about an offer.
@@ -452,6 +515,8 @@ async fn on_message(
             }
             return Ok(());
         }
+        // A guest that has just been let in, or whoever was let in before on our side alone.
+        Message::Pair(_) => return Ok(()),
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));
         }
@@ -467,7 +532,7 @@ async fn prove(
     channel: &Channel,
     mut handshake: Handshake,
     hello: Message,
-) -> Result<SessionEvent, SessionError> {
+) -> Result<(Peer, Binding), SessionError> {
     channel.send_text(&hello.encode()).await?;
     loop {
         let message = match channel.receive().await {
@@ -483,14 +548,7 @@ async fn prove(
         };
         match handshake.on_message(message, channel.peer_certificate())? {
             Step::Send(message) => channel.send_text(&message.encode()).await?,
-            Step::Done(peer) => {
-                let (name, device_type) = (peer.name, peer.device);
-                return Ok(SessionEvent::Up {
-                    name,
-                    device_type,
-                    key: Some(peer.key),
-                });
-            }
+            Step::Done { peer, binding } => return Ok((peer, binding)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The handshake on the open channel (PROTOCOL.md §6): who is really at the other end.
 
+use sha2::{Digest, Sha256};
+
 use super::id::DeviceId;
 use super::identity::{Identity, PublicKey, b64, statement, unb64};
 use super::message::{Hello, Message};
@@ -38,6 +40,10 @@ impl Role {
 /// SHA-256 of a DTLS certificate (DER).
 pub type CertHash = [u8; 32];
 
+/// SHA-256 over all that both sides have signed: the keys, the certificates, the nonces and the
+/// roles. What is bound to it holds on this connection and on no other.
+pub type Binding = [u8; 32];
+
 /// Who we are, towards one peer.
 #[derive(Debug, Clone)]
 pub struct Local<'a> {
@@ -74,7 +80,12 @@ pub enum Step {
     /// Send this and wait for the next message.
     Send(Message),
     /// Finished: both sides are proven once the other has read our PROOF.
-    Done(Peer),
+    Done {
+        /// Who is there.
+        peer: Peer,
+        /// Names this one connection, and is the same on both sides.
+        binding: Binding,
+    },
 }
 
 /// Why the connection must be closed.
@@ -160,6 +171,10 @@ fn signed_bytes(role: Role, writer: &Side<'_>, reader: &Side<'_>) -> Vec<u8> {
     )
 }
 
+fn binding_of(offerer: &[u8], answerer: &[u8]) -> Binding {
+    Sha256::digest(statement("handout/binding/1", &[offerer, answerer])).into()
+}
+
 impl Handshake {
     /// Begins it with the peer that we signaled with. The message is to be sent at once.
     pub fn new(local: &Local<'_>, expected: DeviceId) -> (Self, Message) {
@@ -208,7 +223,14 @@ impl Handshake {
             (State::AwaitProof { peer, nonce }, Message::Proof { sig }) => {
                 let said = self.statement_of(self.ours.role.other(), &peer, &nonce, peer_cert);
                 match peer.key.verify(&said, &sig) {
-                    Ok(()) => Ok(Step::Done(peer)),
+                    Ok(()) => {
+                        let ours = self.statement_of(self.ours.role, &peer, &nonce, peer_cert);
+                        let binding = match self.ours.role {
+                            Role::Offerer => binding_of(&ours, &said),
+                            Role::Answerer => binding_of(&said, &ours),
+                        };
+                        Ok(Step::Done { peer, binding })
+                    }
                     Err(_) => Err(HandshakeError::BadProof(peer.id)),
                 }
             }
@@ -328,13 +350,21 @@ mod tests {
     #[test]
     fn both_sides_learn_who_is_there() {
         let [a, b] = run((Role::Offerer, Role::Answerer), B, A);
-        let Ok(Step::Done(peer)) = a else {
-            panic!("{a:?}")
+        let (
+            Ok(Step::Done { peer, binding }),
+            Ok(Step::Done {
+                peer: other,
+                binding: same,
+            }),
+        ) = (&a, &b)
+        else {
+            panic!("{a:?} {b:?}")
         };
+        assert_eq!(binding, same);
         assert_eq!(peer.key, identity(2).public_key());
         assert_eq!(peer.id, identity(2).device_id());
         assert!(!peer.name.chars().any(char::is_control), "{}", peer.name);
-        assert!(matches!(b, Ok(Step::Done(peer)) if peer.key == identity(1).public_key()));
+        assert_eq!(other.key, identity(1).public_key());
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Message {
         /// Over the statement of PROTOCOL.md §6.
         sig: Signature,
     },
+    /// A step of first contact.
+    Pair(super::pairing::PairMessage),
     /// The sender offers a bundle, or offers it again after an interruption.
     StartTransfer(Box<StartTransfer>),
     /// The receiver's answer to it.

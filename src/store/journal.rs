@@ -328,6 +328,8 @@ mod tests {
             since: 1,
             by: GrantedBy::Person,
             expires: None,
+            roles: None,
+            via: None,
         });
         Entry::seal(&identity(), seq, change).unwrap()
     }

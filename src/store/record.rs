@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
+use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
 
 /// Our lasting decision that a device may exchange bundles with us.
@@ -26,6 +27,12 @@ pub struct Authorization {
     /// When it ends, in Unix seconds; `None` for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// What it may do; `None` for what its groups say, and without groups everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Roles>,
+    /// Which invite, roster or earlier id it came through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
 }
 
 impl Authorization {
@@ -43,6 +50,16 @@ pub enum GrantedBy {
     Person,
     /// The config file.
     Config,
+    /// A code that people compared on both screens.
+    Code,
+    /// A PIN that was shown on one side and typed on the other.
+    Pin,
+    /// An invite.
+    Invite,
+    /// A roster that an admin signed.
+    Roster,
+    /// Its earlier key, which was authorized.
+    Rotation,
     /// A way that only later versions know.
     #[serde(other)]
     Other,

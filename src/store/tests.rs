@@ -19,6 +19,8 @@ pub(super) fn authorization(n: u8) -> Authorization {
         since: 1_700_000_000,
         by: GrantedBy::Person,
         expires: None,
+        roles: None,
+        via: None,
     }
 }
 

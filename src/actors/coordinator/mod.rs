@@ -414,19 +414,19 @@ impl Coordinator {
             SessionEvent::Up {
                 name,
                 device_type,
-                key,
+                proven,
+                reply,
             } => {
-                self.on_up(
-                    device,
-                    SessionInfo {
-                        name,
-                        device_type,
-                        verified: key.is_some(),
-                    },
-                    key,
-                );
+                let session = SessionInfo {
+                    name,
+                    device_type,
+                    verified: proven.is_some(),
+                };
+                self.on_up(device, session, proven.map(|(key, _)| key), reply);
                 self.drive(ctx);
             }
+            // Nobody is a guest yet.
+            SessionEvent::Paired { .. } => {}
             SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
             SessionEvent::Active { id } => {
                 if self.belongs(id, device) {

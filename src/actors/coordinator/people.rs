@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
+use crate::dataplane::Standing;
 use crate::net::discovery::DiscoveryEvent;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::PublicKey;
@@ -212,10 +214,12 @@ impl Coordinator {
         device: &DeviceId,
         session: SessionInfo,
         key: Option<PublicKey>,
+        reply: oneshot::Sender<Standing>,
     ) {
         if !self.is_let_in(device) {
             return self.disconnect(device);
         }
+        let _ = reply.send(Standing::Member);
         info!(%device, name = %session.name, verified = session.verified, "connected");
         if let (Some(key), Some(entry)) = (key, self.authorizations.get_mut(device))
             && entry.key.is_none()
@@ -321,6 +325,8 @@ impl Coordinator {
             since: unix_now(),
             by,
             expires: None,
+            roles: None,
+            via: None,
         };
         self.authorizations.insert(device.clone(), entry);
         self.table.set_authorized(&device, true);
