@@ -285,6 +285,7 @@ fn load(store: &Store, mode: Mode) -> Loaded {
         authorizations: store.authorizations(),
         broadcasts,
         transfers: store.transfers(),
+        groups: store.groups(),
     }
 }
 

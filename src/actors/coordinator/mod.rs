@@ -25,7 +25,7 @@ use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{Authorization, BroadcastRecord, TransferRecord};
+use crate::store::{Authorization, BroadcastRecord, Group, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
@@ -46,6 +46,8 @@ pub struct Loaded {
     pub broadcasts: Vec<BroadcastRecord>,
     /// All transfers on record.
     pub transfers: Vec<TransferRecord>,
+    /// Named sets of devices.
+    pub groups: Vec<Group>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -62,6 +64,7 @@ pub struct Coordinator {
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
     authorizations: HashMap<DeviceId, Authorization>,
+    groups: HashMap<String, Group>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -245,10 +248,12 @@ impl Coordinator {
             .authorizations
             .into_iter()
             .map(|a| (a.device.clone(), a));
+        let groups = loaded.groups.into_iter().map(|g| (g.name.clone(), g));
         let mut coordinator = Self {
             table: PeerTable::new(settings.discovery.max_peers),
             transfers: transfers.collect(),
             authorizations: authorizations.collect(),
+            groups: groups.collect(),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,

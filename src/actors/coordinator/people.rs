@@ -17,13 +17,13 @@ use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::{TransferEvent, TransferState};
-use crate::store::{Authorization, GrantedBy};
+use crate::store::{Authorization, Group};
 
 use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
 use super::super::peer::{Command, Disconnect, Peer, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
-use super::super::store::keep;
+use super::super::store::{Job, keep};
 use super::{Coordinator, PeerSlot, SessionInfo};
 
 impl Coordinator {
@@ -312,26 +312,43 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn authorize(&mut self, device: DeviceId, name: String, by: GrantedBy) {
-        let name = if name.is_empty() {
-            self.name_of(&device)
-        } else {
-            name
-        };
-        let entry = Authorization {
-            device: device.clone(),
-            name,
-            key: None,
-            since: unix_now(),
-            by,
-            expires: None,
-            roles: None,
-            via: None,
-        };
-        self.authorizations.insert(device.clone(), entry);
+    /// Lets a device in, and puts it into a group. It holds at once; the answer comes when it is
+    /// on disk, and only then may anybody be told.
+    pub(super) fn grant(
+        &mut self,
+        mut entry: Authorization,
+        group: Option<&str>,
+    ) -> impl Future<Output = Result<(), String>> + 'static {
+        let device = entry.device.clone();
+        if entry.name.is_empty() {
+            entry.name = self.name_of(&device);
+        }
+        self.authorizations.insert(device.clone(), entry.clone());
+        let group = group.map(|name| {
+            let group = self.groups.entry(name.to_owned()).or_insert_with(|| Group {
+                name: name.to_owned(),
+                members: Vec::new(),
+            });
+            if !group.members.contains(&device) {
+                group.members.push(device.clone());
+            }
+            group.clone()
+        });
         self.table.set_authorized(&device, true);
         let event = Event::Peer(self.peer_info(&device));
         self.emit(&event);
+        let stored = self.store.send(Job::new(move |store| {
+            store.authorize(entry)?;
+            group.map_or(Ok(()), |group| store.put_group(group))?;
+            store.flush()
+        }));
+        async move {
+            match stored.await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
     }
 
     fn unfinished_with(&self, device: &DeviceId) -> Vec<TransferId> {

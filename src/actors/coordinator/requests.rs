@@ -10,10 +10,10 @@ use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::GrantedBy;
+use crate::store::{Authorization, GrantedBy};
 
 use super::super::api::{Event, Request, exit};
-use super::super::peer::Command;
+use super::super::peer::{Command, unix_now};
 use super::super::store::Job;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher};
@@ -93,22 +93,24 @@ impl Coordinator {
         if device == self.identity.device_id() {
             return fail(&reply, "that is this device itself", exit::USAGE);
         }
-        self.authorize(device.clone(), name, GrantedBy::Person);
-        let Some(entry) = self.authorizations.get(&device).cloned() else {
-            return;
+        let entry = Authorization {
+            device: device.clone(),
+            name,
+            key: None,
+            since: unix_now(),
+            by: GrantedBy::Person,
+            expires: None,
+            roles: None,
+            via: None,
         };
-        // The person is told only when it is on disk, in both places.
-        let stored = self
-            .store
-            .send(Job::new(move |store| store.authorize(entry)));
+        let granted = self.grant(entry, None);
         ctx.spawn(
-            stored
+            granted
                 .into_actor(self)
-                .map(move |stored, coordinator, ctx| {
-                    match stored {
-                        Ok(Ok(())) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                        Ok(Err(error)) => fail(&reply, &error.to_string(), exit::ERROR),
-                        Err(error) => fail(&reply, &error.to_string(), exit::ERROR),
+                .map(move |granted, coordinator, ctx| {
+                    match granted {
+                        Ok(()) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
+                        Err(error) => fail(&reply, &error, exit::ERROR),
                     }
                     coordinator.drive(ctx);
                 }),
