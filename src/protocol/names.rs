@@ -207,6 +207,20 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Most characters of someone else's text that an error repeats.
+const BRIEF: usize = 120;
+
+/// The beginning of a text from someone else, as [`printable`] makes it: for errors, which end in
+/// log lines and in messages.
+pub fn brief(text: &str) -> String {
+    let end = text
+        .char_indices()
+        .nth(BRIEF)
+        .map_or(text.len(), |(at, _)| at);
+    let dots = if end < text.len() { "…" } else { "" };
+    format!("{}{dots}", printable(&text[..end]))
+}
+
 /// What two names have in common when a disk that ignores case takes them for one. Both ways
 /// through the alphabet, because `ß` and `ſ` have a way up but none back.
 fn folded(component: &str) -> String {
@@ -407,6 +421,13 @@ mod tests {
             r"a\u{1b}[2J\u{202e}gpj.exe\u{d}\u{a}\u{9b}\u{feff}"
         );
         assert_eq!(printable("Übung 🎒 三"), "Übung 🎒 三");
+    }
+
+    #[test]
+    fn of_a_long_text_only_the_beginning_is_repeated() {
+        assert_eq!(brief("a\u{1b}b"), r"a\u{1b}b");
+        assert_eq!(brief(&"é".repeat(120)), "é".repeat(120));
+        assert_eq!(brief(&"é".repeat(121)), "é".repeat(120) + "…");
     }
 
     #[test]
