@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::id::{BundleId, Root};
 use super::identity::statement;
-use super::names::{BundlePath, Conflict, NameError, PathSet, printable};
+use super::names::{BundlePath, Conflict, NameError, PathSet, brief};
 
 /// Chunks in a page.
 pub const PAGE_CHUNKS: u32 = 64;
@@ -76,7 +76,7 @@ pub enum HeadError {
     TooLong(usize),
     /// Not JSON, keys missing, or too many entries.
     #[error("the bundle's head cannot be read: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// Made by a later version.
     #[error("the bundle is of version {0}; this program knows version {VERSION}")]
     Version(u32),
@@ -87,7 +87,7 @@ pub enum HeadError {
     #[error("the bundle has more than {MAX_CHUNKS} chunks")]
     TooManyChunks,
     /// A name that is not harmless everywhere.
-    #[error("the bundle has a name that cannot be used, {path:?}: {source}", path = printable(path))]
+    #[error("the bundle has a name that cannot be used, \"{path}\": {source}", path = brief(path))]
     Name {
         /// The name.
         path: String,
@@ -194,7 +194,8 @@ impl Head {
             Ok(wire) => wire,
             Err(error) => match serde_json::from_slice::<WireVersion>(bytes) {
                 Ok(WireVersion { v }) if v != VERSION => return Err(HeadError::Version(v)),
-                _ => return Err(error.into()),
+                // Its text repeats words of the head.
+                _ => return Err(HeadError::Malformed(brief(&error.to_string()))),
             },
         };
         if wire.v != VERSION {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{Handle, MAX_MESSAGE};
 use super::id::{BundleId, DeviceId, Root, TransferId};
 use super::identity::{PublicKey, Signature};
+use super::names::brief;
 
 /// A text message on the `fileshare` channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -227,7 +228,7 @@ pub enum MessageError {
     TooLong(usize),
     /// Not JSON, or not one of ours.
     #[error("not a message of this protocol: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
 }
 
 impl Message {
@@ -236,7 +237,8 @@ impl Message {
         if text.len() > MAX_MESSAGE {
             return Err(MessageError::TooLong(text.len()));
         }
-        Ok(serde_json::from_slice(text)?)
+        // The error's text repeats words of the message.
+        serde_json::from_slice(text).map_err(|e| MessageError::Malformed(brief(&e.to_string())))
     }
 
     /// Writes it.
@@ -272,6 +274,15 @@ mod tests {
             })
         ));
         assert!(Message::decode(br#"{"type":"REBOOT","handle":3}"#).is_err());
+    }
+
+    #[test]
+    fn errors_repeat_little_of_a_message_and_nothing_that_a_terminal_acts_on() {
+        let text = format!("{{\"type\":\"\u{1b}[2J{}\"}}", "x".repeat(60_000));
+        let text = text.replace('\u{1b}', "\\u001b");
+        let error = Message::decode(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(r"\u{1b}[2J"), "{error}");
+        assert!(error.len() < 300 && !error.contains('\u{1b}'), "{error}");
     }
 
     #[test]

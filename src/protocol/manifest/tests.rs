@@ -182,6 +182,21 @@ fn roots_and_statements_depend_on_everything_in_them() {
     assert_ne!(root_statement(&a, &roots[0]), root_statement(&a, &roots[1]));
 }
 
+#[test]
+fn errors_repeat_little_of_a_head_and_nothing_that_a_terminal_acts_on() {
+    let long = "x".repeat(100_000);
+    for head in [
+        format!(r#"{{"v":1,"name":"a","kind":"\u001b[2J{long}"}}"#),
+        format!(
+            r#"{{"v":1,"name":"\u001b[2J{long}","kind":"folder","chunk_size":65536,"files":[]}}"#
+        ),
+    ] {
+        let error = Head::decode(head.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(r"\u{1b}[2J"), "{error}");
+        assert!(error.len() < 400 && !error.contains('\u{1b}'), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn chunks_cover_every_file_once_and_in_order(sizes in proptest::collection::vec(0u64..400_000, 0..20)) {
