@@ -209,7 +209,7 @@ pub fn printable(text: &str) -> String {
 
 /// What two names have in common when a disk that ignores case takes them for one. Both ways
 /// through the alphabet, because `ß` and `ſ` have a way up but none back.
-fn folded(component: &str) -> String {
+pub(super) fn folded(component: &str) -> String {
     component
         .chars()
         .flat_map(char::to_uppercase)
