@@ -56,7 +56,18 @@ pub enum Request {
         /// An id, or the beginning of one.
         what: String,
     },
-    /// Everything that happens from now on, until the connection is closed.
+    /// Take an offer that waits for a person.
+    Accept {
+        /// An id, or the beginning of one.
+        what: String,
+    },
+    /// Do not take it.
+    Refuse {
+        /// An id, or the beginning of one.
+        what: String,
+    },
+    /// Everything that happens from now on, until the connection is closed; first, what a person
+    /// is being asked.
     Watch,
 }
 
@@ -122,6 +133,23 @@ pub enum Event {
     },
     /// A transfer, as it now stands.
     Transfer(TransferInfo),
+    /// An offer waits for a person: [`Request::Accept`] takes it, [`Request::Refuse`] does not.
+    Asked {
+        /// Which transfer.
+        transfer: TransferId,
+        /// Who offers.
+        device_id: DeviceId,
+        /// Its name for people.
+        device_name: String,
+        /// What is offered.
+        name: String,
+        /// Bytes in all.
+        size: u64,
+        /// Number of files, where known.
+        files: Option<u32>,
+        /// When it counts as refused, in Unix seconds.
+        until: u64,
+    },
     /// How far a transfer is.
     Progress {
         /// Which.

@@ -230,7 +230,7 @@ where
         device_id: ours,
         name: settings.device.name.clone(),
         port,
-        destination: receives.then(|| settings.receive.destination.clone()),
+        destination: receives.then(|| settings.receive.policy.defaults.destination.clone()),
     };
     let node = Node {
         coordinator: coordinator.clone(),

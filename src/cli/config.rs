@@ -34,10 +34,15 @@ pub fn run(context: &Context, what: Config) -> Result<u8, Failure> {
         Config::Show => {
             let mut section = "";
             for setting in settings {
-                let (in_section, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
+                let (in_section, key) = setting.key.rsplit_once('.').unwrap_or(("", &setting.key));
                 if in_section != section {
                     let gap = if section.is_empty() { "" } else { "\n" };
-                    screen.result(&format!("{gap}[{in_section}]"))?;
+                    // A rule is one of a list: `receive.from[1]`.
+                    let header = match in_section.split_once('[') {
+                        Some((list, _)) => format!("[[{list}]]"),
+                        None => format!("[{in_section}]"),
+                    };
+                    screen.result(&format!("{gap}{header}"))?;
                     section = in_section;
                 }
                 let source = printable(&setting.source);

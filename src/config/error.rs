@@ -71,6 +71,18 @@ pub enum ConfigError {
         /// The one that it exceeds.
         high: Box<Setting>,
     },
+    /// What arrives could replace what must stay.
+    #[error(
+        "{} lies in {}, where receive.collision lets what arrives replace what is there: choose \
+         \"keep-both\", or another folder",
+        inner.display(), outer.display()
+    )]
+    Replaceable {
+        /// A destination.
+        outer: PathBuf,
+        /// The state folder, or another destination.
+        inner: PathBuf,
+    },
     /// A default that depends on the home folder, and there is none.
     #[error(
         "there is no home folder (HOME is not set), so {key} must be set; its variable is {variable}"

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use config::{FileFormat, Source, Value, ValueKind};
 
 use super::error::ConfigError;
+use super::receive;
 use super::surroundings::Surroundings;
 
 /// The defaults, with a comment for every key.
@@ -63,25 +64,35 @@ impl Known {
     }
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
-        let distance = |known: &str| strsim::damerau_levenshtein(key, known);
-        let last = |known: &str| known.split_once('.').map(|(_, last)| last.to_owned());
+        let last = key.split_once('.').map_or(key, |(_, last)| last);
         let names = self.keys().chain(self.0.keys().cloned());
-        let near = names
-            .map(|name| {
-                // A key without its section, or in another one, is as near as can be.
-                let misplaced = last(&name).is_some_and(|last| {
-                    key == last || key.split_once('.').is_some_and(|(_, key)| key == last)
-                });
-                (if misplaced { 1 } else { distance(&name) }, name)
-            })
-            .min()
-            .filter(|(distance, _)| *distance <= 1 + key.len() / 4);
         ConfigError::UnknownKey {
             origin: origin.to_owned(),
             key: key.chars().take(80).collect(),
-            nearest: near.map(|(_, name)| name),
+            nearest: nearest(last, key, names),
         }
     }
+}
+
+/// The name that was meant, perhaps, where `key` was written, `last` without its section.
+pub(super) fn nearest(
+    last: &str,
+    key: &str,
+    names: impl Iterator<Item = String>,
+) -> Option<String> {
+    let distance = |name: String| {
+        // A key without its section, or in another one, is as near as can be.
+        let misplaced = name
+            .split_once('.')
+            .is_some_and(|(_, known)| key == known || last == known);
+        let distance = strsim::damerau_levenshtein(key, &name);
+        (if misplaced { 1 } else { distance }, name)
+    };
+    names
+        .map(distance)
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
+        .map(|(_, name)| name)
 }
 
 /// The defaults as a layer, and all keys.
@@ -157,7 +168,10 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
         match value.kind {
             ValueKind::Table(table) if has_section => {
                 for (key, value) in BTreeMap::from_iter(table) {
-                    if known.has(&section, &key) {
+                    if (section.as_str(), key.as_str()) == receive::RULES {
+                        let rules = receive::rules_of(value, &origin, errors);
+                        layer.put(&section, &key, &origin, rules);
+                    } else if known.has(&section, &key) {
                         layer.put(&section, &key, &origin, value.kind);
                     } else {
                         errors.push(known.unknown(&origin, &format!("{section}.{key}")));

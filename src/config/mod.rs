@@ -6,19 +6,23 @@
 mod error;
 mod layers;
 mod reader;
+mod receive;
 mod settings;
+mod shapes;
 mod surroundings;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 pub use error::ConfigError;
+pub use receive::Receive;
 pub use settings::{
-    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Receive, Settings, Signaling,
-    State, Transfer, Trust,
+    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
+    Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, size};
@@ -30,8 +34,8 @@ use surroundings::Surroundings;
 /// One setting, for showing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The key, with its section.
-    pub key: &'static str,
+    /// The key, with its section; in a rule `receive.from[1].mode`, counted from 1.
+    pub key: Cow<'static, str>,
     /// Its value as TOML; what it comes to, where that depends on the machine.
     pub value: String,
     /// The file, the variable, `the command line`, or `the defaults`.
@@ -81,7 +85,15 @@ impl Settings {
             settings: Vec::new(),
         };
         let mut settings = Self::read(&mut reader);
-        settings.described = reader.settings;
+        let Reader {
+            settings: described,
+            errors,
+            ..
+        } = &mut reader;
+        settings.described = std::mem::take(described);
+        settings
+            .receive
+            .check_overwriting(&settings.state.dir, errors);
         ConfigError::all(reader.errors)?;
         Ok(settings)
     }

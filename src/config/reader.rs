@@ -1,5 +1,6 @@
 //! From the merged layers to checked values, collecting every mistake on the way.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use config::{Value, ValueKind};
 use super::Setting;
 use super::error::ConfigError;
 use super::layers::variable;
+use super::shapes::{self, Shape, show, text};
 use super::surroundings::Surroundings;
-use super::units::{duration, show_duration, show_size, size};
 
 /// Reads keys. A wrong value is noted and the default is read in its place, so that all mistakes
 /// come to light at once.
@@ -28,39 +29,49 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads a key with `parse`; `allowed` says to a person what it takes.
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        allowed: &str,
-        parse: impl Fn(&Value) -> Option<T>,
-    ) -> T {
+    fn read<T>(&mut self, key: &'static str, shape: &Shape<'_, T>) -> T {
         let value = lookup(&self.merged, key);
-        let parsed = parse(&value);
-        let origin = value.origin().unwrap_or_default().to_owned();
-        self.settings.push(Setting {
-            key,
-            value: show(&value),
-            source: origin.clone(),
-        });
-        parsed.unwrap_or_else(|| {
-            self.errors.push(ConfigError::WrongValue {
-                origin,
-                key: key.to_owned(),
-                allowed: allowed.to_owned(),
-                got: show(&value).chars().take(80).collect(),
-            });
-            parse(&lookup(&self.defaults, key))
+        self.check(key.into(), &value, shape).unwrap_or_else(|| {
+            (shape.parse)(&lookup(&self.defaults, key))
                 .expect("the embedded defaults are right, as a test shows")
         })
     }
 
+    /// Notes a value, and what it comes to, or that it is wrong.
+    pub(super) fn check<T>(
+        &mut self,
+        key: Cow<'static, str>,
+        value: &Value,
+        shape: &Shape<'_, T>,
+    ) -> Option<T> {
+        let parsed = (shape.parse)(value);
+        let origin = value.origin().unwrap_or_default().to_owned();
+        if parsed.is_none() {
+            self.errors.push(ConfigError::WrongValue {
+                origin: origin.clone(),
+                key: key.clone().into_owned(),
+                allowed: shape.allowed.clone(),
+                got: show(value).chars().take(80).collect(),
+            });
+        }
+        self.settings.push(Setting {
+            key,
+            value: show(value),
+            source: origin,
+        });
+        parsed
+    }
+
+    /// The items of a list of tables, as they are written; none where there is no such key.
+    pub(super) fn tables(&self, key: &str) -> Vec<Value> {
+        match lookup(&self.merged, key).kind {
+            ValueKind::Array(tables) => tables,
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn boolean(&mut self, key: &'static str) -> bool {
-        self.read(key, "true or false", |value| match &value.kind {
-            ValueKind::Boolean(boolean) => Some(*boolean),
-            ValueKind::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
-            _ => None,
-        })
+        self.read(key, &shapes::boolean())
     }
 
     pub(super) fn number<T: TryFrom<u64> + Display>(
@@ -68,78 +79,37 @@ impl Reader<'_> {
         key: &'static str,
         range: RangeInclusive<u64>,
     ) -> T {
-        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-        self.read(key, &allowed, |value| {
-            let number = integer(value).or_else(|| text(value)?.trim().parse().ok())?;
-            range.contains(&number).then(|| T::try_from(number).ok())?
-        })
+        self.read(key, &shapes::number(range))
     }
 
     /// Bytes.
     pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> u64 {
-        let (low, high) = (show_size(*range.start()), show_size(*range.end()));
-        let allowed = match *range.end() {
-            u64::MAX => format!("a size such as 64KiB or 1GB, at least {low}"),
-            _ => format!("a size such as 64KiB or 1GB, from {low} to {high}"),
-        };
-        self.read(key, &allowed, |value| {
-            let bytes = integer(value).or_else(|| size(text(value)?))?;
-            range.contains(&bytes).then_some(bytes)
-        })
+        self.read(key, &shapes::bytes(range))
     }
 
     /// `range` is written as durations are in the file.
     pub(super) fn duration(&mut self, key: &'static str, range: [&str; 2]) -> Duration {
-        let [low, high] = range.map(|end| {
-            duration(end).expect("the ranges in settings.rs are durations, as every load shows")
-        });
-        let allowed = format!(
-            "a duration such as 500ms, 10s or 2m, from {} to {}",
-            show_duration(low),
-            show_duration(high)
-        );
-        self.read(key, &allowed, |value| {
-            let duration = duration(text(value)?)?;
-            (low..=high).contains(&duration).then_some(duration)
-        })
+        self.read(key, &shapes::span(range))
     }
 
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
-        let words: Vec<_> = choices
-            .iter()
-            .map(|(word, _)| format!("{word:?}"))
-            .collect();
-        let allowed = words.join(" or ");
-        self.read(key, &allowed, |value| {
-            let text = text(value)?.trim();
-            let found = choices.iter().find(|(word, _)| *word == text);
-            found.map(|(_, choice)| *choice)
-        })
+        self.read(key, &shapes::choice(choices))
     }
 
     /// Anything that is written as text.
     pub(super) fn parsed<T: FromStr>(&mut self, key: &'static str, allowed: &str) -> T {
-        self.read(key, allowed, |value| text(value)?.trim().parse().ok())
+        self.read(key, &shapes::parsed(allowed))
     }
 
-    /// A list of such; from the environment and the command line separated by commas. `allowed`
-    /// is in the plural.
+    /// A list of such. `allowed` is in the plural.
     pub(super) fn list<T: FromStr>(&mut self, key: &'static str, allowed: &str) -> Vec<T> {
-        const MOST: usize = 10_000;
-        let allowed = format!("a list of {allowed}");
-        self.read(key, &allowed, |value| {
-            let items: Vec<&str> = match &value.kind {
-                ValueKind::Array(values) => values.iter().map(text).collect::<Option<_>>()?,
-                ValueKind::String(text) if text.trim().is_empty() => Vec::new(),
-                ValueKind::String(text) => text.split(',').collect(),
-                _ => return None,
-            };
-            if items.len() > MOST {
-                return None;
-            }
-            items.iter().map(|item| item.trim().parse().ok()).collect()
-        })
+        self.read(key, &shapes::list(allowed))
+    }
+
+    /// Anything else.
+    pub(super) fn shaped<T>(&mut self, key: &'static str, shape: &Shape<'_, T>) -> T {
+        self.read(key, shape)
     }
 
     /// Text, or something that depends on the surroundings where it is empty.
@@ -150,9 +120,10 @@ impl Reader<'_> {
         fits: fn(&str) -> bool,
         otherwise: impl FnOnce(&Surroundings) -> String,
     ) -> String {
-        let written = self.read(key, allowed, |value| {
+        let shape = Shape::new(allowed, |value| {
             text(value).filter(|text| fits(text)).map(str::to_owned)
         });
+        let written = self.read(key, &shape);
         if written.is_empty() {
             let chosen = otherwise(self.surroundings);
             self.explain(&chosen);
@@ -168,16 +139,7 @@ impl Reader<'_> {
         otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
     ) -> PathBuf {
         let (surroundings, file) = (self.surroundings, self.file);
-        let path = self.read(key, "a path (~/ needs HOME to be set)", |value| {
-            let written = text(value)?;
-            if written.is_empty() {
-                return Some(None);
-            }
-            let in_file = file.filter(|file| value.origin() == file.to_str());
-            let base = in_file.and_then(Path::parent);
-            let base = base.unwrap_or(&surroundings.current_dir);
-            surroundings.absolute(written, base).map(Some)
-        });
+        let path = self.read(key, &shapes::path(surroundings, file));
         let path = path.or_else(|| otherwise(surroundings));
         match path {
             Some(path) => {
@@ -195,7 +157,7 @@ impl Reader<'_> {
     }
 
     /// Notes what the value just read comes to.
-    fn explain(&mut self, effective: &str) {
+    pub(super) fn explain(&mut self, effective: &str) {
         if let Some(setting) = self.settings.last_mut() {
             setting.value = format!("{effective:?}");
         }
@@ -228,32 +190,4 @@ fn lookup(config: &config::Config, key: &str) -> Value {
             _ => None,
         });
     found.cloned().unwrap_or_default()
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match &value.kind {
-        ValueKind::String(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn integer(value: &Value) -> Option<u64> {
-    match value.kind {
-        ValueKind::I64(number) => number.try_into().ok(),
-        ValueKind::U64(number) => Some(number),
-        _ => None,
-    }
-}
-
-/// A value as it is written in TOML.
-fn show(value: &Value) -> String {
-    match &value.kind {
-        ValueKind::String(text) => format!("{text:?}"),
-        ValueKind::Array(values) => {
-            let items: Vec<_> = values.iter().map(show).collect();
-            format!("[{}]", items.join(", "))
-        }
-        ValueKind::Table(_) => "a table".to_owned(),
-        other => other.to_string(),
-    }
 }

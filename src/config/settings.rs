@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Setting;
 use super::reader::Reader;
+use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
 use crate::protocol::negotiation::Initiator;
@@ -145,20 +146,6 @@ section! {
 }
 
 section! {
-    /// `[receive]`
-    Receive {
-        /// Whether to take bundles.
-        enabled: bool,
-        /// Where they go, absolute.
-        destination: PathBuf,
-        /// Bytes that stay free on that disk.
-        reserve: u64,
-        /// Bytes of the largest bundle.
-        max_bundle: u64,
-    }
-}
-
-section! {
     /// `[trust]`
     Trust {
         /// Devices that the config authorizes.
@@ -262,12 +249,7 @@ impl Settings {
             discovery: Discovery::read(r),
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
-            receive: Receive {
-                enabled: r.boolean("receive.enabled"),
-                destination: r.path_or("receive.destination", Surroundings::destination),
-                reserve: r.size("receive.reserve", 0..=u64::MAX),
-                max_bundle: r.size("receive.max_bundle", 1..=u64::MAX),
-            },
+            receive: Receive::read(r),
             trust: Trust {
                 authorized: r.list(
                     "trust.authorized",

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod receive;
+
 /// A machine with a home folder of its own.
 struct Machine {
     home: tempfile::TempDir,
@@ -69,7 +71,7 @@ fn the_defaults_have_exactly_the_keys_that_are_read_in_the_same_order() {
     let read: Vec<_> = settings
         .describe()
         .iter()
-        .map(|setting| setting.key.to_owned())
+        .map(|setting| setting.key.to_string())
         .collect();
     let mut section = "";
     let mut written = Vec::new();
@@ -108,10 +110,16 @@ fn the_defaults_fit_the_machine() {
     let home = machine.home.path();
     assert_eq!(settings.device.name, "lab-3");
     assert_eq!(settings.state.dir, home.join(".local/state/handout"));
-    assert_eq!(settings.receive.destination, home.join("Downloads/Handout"));
+    assert_eq!(
+        settings.receive.policy.defaults.destination,
+        home.join("Downloads/Handout")
+    );
     assert_eq!(settings.signaling.answer_timeout, Duration::from_secs(10));
     assert_eq!(settings.network.window_min, 128 << 10);
-    assert_eq!(settings.receive.max_bundle, 1_000_000_000_000);
+    assert_eq!(
+        settings.receive.policy.defaults.max_bundle,
+        1_000_000_000_000
+    );
     assert!(
         settings
             .describe()
@@ -267,7 +275,10 @@ fn paths_start_at_the_home_folder_the_file_or_the_current_folder() {
     let home = machine.home.path();
     let settings = machine.load().unwrap();
     assert_eq!(settings.state.dir, home.join(".config/handout/state"));
-    assert_eq!(settings.receive.destination, home.join("In"));
+    assert_eq!(
+        settings.receive.policy.defaults.destination,
+        home.join("In")
+    );
     let settings = machine.load_with(&[("state.dir", "state")]).unwrap();
     assert_eq!(settings.state.dir, home.join("here/state"));
 }
@@ -279,7 +290,10 @@ fn the_download_folder_of_the_users_language_is_found() {
     let dirs = "XDG_MUSIC_DIR=\"$HOME/Musik\"\nXDG_DOWNLOAD_DIR=\"$HOME/Herunter\"\n";
     fs::write(home.join(".config/user-dirs.dirs"), dirs).unwrap();
     let settings = machine.load().unwrap();
-    assert_eq!(settings.receive.destination, home.join("Herunter/Handout"));
+    assert_eq!(
+        settings.receive.policy.defaults.destination,
+        home.join("Herunter/Handout")
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! From a whole partial bundle to files under their final name, never over something else.
+//! From a whole partial bundle to files under their final name, over something else only where
+//! the policy says so.
 
 use std::fs;
 use std::io;
@@ -7,16 +8,20 @@ use std::path::{Path, PathBuf};
 
 use cap_std::fs::Dir;
 use data_encoding::HEXLOWER;
-use rustix::fs::{AtFlags, Mode, RenameFlags, linkat, mkdirat, renameat, renameat_with, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, RenameFlags, linkat, mkdirat, renameat, renameat_with, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 
 use super::sink::Sink;
 use super::sink_error::SinkError;
-use super::staging::{DATA, FINISHING, Finishing};
+use super::staging::{DATA, FINISHING, Finishing, inode};
 use super::tree;
 use crate::protocol::id::Root;
 use crate::protocol::manifest::{Head, Kind};
-use crate::protocol::names::{BundlePath, MAX_COMPONENT};
+use crate::protocol::names::{BundlePath, MAX_COMPONENT, STAGING};
+use crate::protocol::policy::Collision;
 
 /// `name (2)` up to this number.
 const LAST_COPY: u32 = 9999;
@@ -57,10 +62,10 @@ pub fn stat_digest(path: &Path, head: &Head) -> io::Result<[u8; 32]> {
 
 impl Sink {
     /// Gives the whole, verified bundle its final name in the destination and removes the
-    /// staging folder. When something of that name exists, the bundle becomes `name (2)`, or with
-    /// `keep_both` false stays where it is and the error says so.
-    pub fn finish(mut self, keep_both: bool) -> Result<Finished, SinkError> {
-        let finished = self.commit(keep_both)?;
+    /// staging folder. `collision` says what happens when something has that name; where the
+    /// bundle is not to be placed, it stays where it is and the error says so.
+    pub fn finish(mut self, collision: Collision) -> Result<Finished, SinkError> {
+        let finished = self.commit(collision)?;
         if let Err(error) = self.discard() {
             tracing::warn!(%error, "the bundle is complete, but its staging folder could not be removed");
         }
@@ -69,7 +74,7 @@ impl Sink {
 
     /// The first half of [`Sink::finish`]: for a caller that wants to record the result before
     /// [`Sink::discard`] removes the last trace of how it came about. Can be repeated.
-    pub fn commit(&mut self, keep_both: bool) -> Result<Finished, SinkError> {
+    pub fn commit(&mut self, collision: Collision) -> Result<Finished, SinkError> {
         if let Some(finished) = &self.finished {
             return Ok(finished.clone());
         }
@@ -87,37 +92,49 @@ impl Sink {
         let staged = self.staging_path.join(DATA).join(top.as_str());
         let stat = stat_digest(&staged, &self.head).map_err(|error| at(self, error))?;
         self.release_tree();
-        for name in final_names(&top, self.head.kind) {
+        let names: Box<dyn Iterator<Item = String>> = match collision {
+            Collision::KeepBoth => Box::new(final_names(&top, self.head.kind)),
+            Collision::Overwrite | Collision::Refuse => {
+                Box::new(std::iter::once(top.as_str().to_owned()))
+            }
+        };
+        for name in names {
             let path = self.dest_path.join(&name);
-            if tree::exists(&self.dest, &name).map_err(|error| self.io(&path, error))? {
-                if keep_both {
-                    continue;
-                }
-                return Err(SinkError::Exists { path });
+            let there = tree::exists(&self.dest, &name).map_err(|error| self.io(&path, error))?;
+            let swaps = match collision {
+                Collision::Overwrite if there => self.may_swap(&name),
+                _ => Ok(None),
+            };
+            let swaps = swaps.map_err(|error| self.io(&path, error))?;
+            if there && swaps.is_none() {
+                continue;
             }
             let finishing = Finishing {
                 name: name.clone(),
                 root,
                 stat: HEXLOWER.encode(&stat),
+                swaps,
             };
             let finishing = serde_json::to_vec(&finishing).unwrap_or_default();
             self.staging
                 .keep(FINISHING, &finishing)
                 .map_err(|error| at(self, error))?;
-            match rename_without_overwriting(
-                &self.data,
-                top.as_str(),
-                &self.dest,
-                &name,
-                self.head.kind,
-            ) {
+            let (data, dest, kind) = (&self.data, &self.dest, self.head.kind);
+            let moved = if swaps.is_some() {
+                exchange(data, top.as_str(), dest, &name, kind)
+            } else {
+                rename_without_overwriting(data, top.as_str(), dest, &name, kind)
+            };
+            match moved {
                 Ok(()) => {}
-                Err(Errno::EXIST) if keep_both => continue,
-                Err(Errno::EXIST) => return Err(SinkError::Exists { path }),
+                Err(Errno::EXIST) => continue,
                 Err(error) => return Err(self.io(&path, error.into())),
             }
             let synced = tree::sync_folder(&self.dest).and_then(|()| tree::sync_folder(&self.data));
             synced.map_err(|error| self.io(&path, error))?;
+            if let Err(error) = tree::remove(&self.data, top.as_str()) {
+                tracing::warn!(%error, "what was replaced could not be removed from the staging folder");
+            }
             let finished = Finished { path, root, stat };
             self.finished = Some(finished.clone());
             return Ok(finished);
@@ -125,6 +142,31 @@ impl Sink {
         Err(SinkError::Exists {
             path: self.dest_path.join(top.as_str()),
         })
+    }
+
+    /// Fails when something has the bundle's name and is not to be touched. Nothing is reserved:
+    /// [`Sink::commit`] looks again.
+    pub fn check_name(&self, collision: Collision) -> Result<(), SinkError> {
+        if self.finished.is_some() {
+            return Ok(());
+        }
+        check_name_in(&self.dest, &self.dest_path, &self.head.name, collision)
+    }
+
+    /// Device and inode of the staged bundle, if what has its final name may give way to it: a
+    /// file to a file, a folder to a folder that holds no partial bundles. Links are not followed.
+    fn may_swap(&self, name: &str) -> io::Result<Option<(u64, u64)>> {
+        let there = statat(&self.dest, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let alike = match (self.head.kind, FileType::from_raw_mode(there.st_mode)) {
+            (Kind::File, FileType::RegularFile) => true,
+            (Kind::Folder, FileType::Directory) => {
+                !tree::exists(&tree::folder(&self.dest, name)?, STAGING)?
+            }
+            _ => false,
+        };
+        let top = self.head.name.as_str();
+        let ours = statat(&self.data, top, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(alike.then(|| inode(&ours)))
     }
 
     /// What the chunks do not bring: empty files and folders, lengths, permissions.
@@ -184,15 +226,34 @@ impl Sink {
     /// An earlier run was interrupted around the renaming: finds out on which side of it.
     pub(super) fn notice_finished(&mut self, finishing: Finishing) -> Result<(), SinkError> {
         let top = self.head.name.as_str();
-        if tree::exists(&self.data, top).map_err(|error| self.io(&self.staging_path, error))? {
-            return Ok(());
-        }
+        let staged =
+            inode_of(&self.data, top).map_err(|error| self.io(&self.staging_path, error))?;
         let Ok(name) = BundlePath::single(finishing.name) else {
             return Ok(());
         };
         let path = self.dest_path.join(name.as_str());
+        match (staged, finishing.swaps) {
+            (None, _) => {}
+            (Some(staged), Some(ours)) if staged != ours => {
+                let there = inode_of(&self.dest, name.as_str());
+                if there.map_err(|error| self.io(&path, error))? != Some(ours) {
+                    return Err(SinkError::Replaced {
+                        path: self.staging_path.join(DATA).join(top),
+                    });
+                }
+                // They have changed places: what lies here is what was replaced.
+                tree::remove(&self.data, top)
+                    .map_err(|error| self.io(&self.staging_path, error))?;
+            }
+            (Some(_), _) => return Ok(()),
+        }
         let same = stat_digest(&path, &self.head)
             .is_ok_and(|stat| HEXLOWER.encode(&stat) == finishing.stat);
+        if !same && finishing.swaps.is_some() {
+            // What will come in its place must not be taken for what was replaced.
+            let removed = self.staging.dir.remove_file(FINISHING);
+            removed.map_err(|error| self.io(&self.staging_path, error))?;
+        }
         if same && self.own_root() == Some(finishing.root) {
             let stat = stat_digest(&path, &self.head).map_err(|error| self.io(&path, error))?;
             self.root = Some(finishing.root);
@@ -203,6 +264,41 @@ impl Sink {
             });
         }
         Ok(())
+    }
+}
+
+/// Device and inode of what has this name in a folder.
+fn inode_of(parent: &Dir, name: &str) -> io::Result<Option<(u64, u64)>> {
+    match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(inode(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same as [`Sink::check_name`], for a bundle of which nothing has come yet.
+pub fn check_name(dest: &Path, name: &BundlePath, collision: Collision) -> Result<(), SinkError> {
+    match tree::open_destination(dest) {
+        Ok(dir) => check_name_in(&dir, dest, name, collision),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(SinkError::of_io(dest, error, || (0, 0))),
+    }
+}
+
+fn check_name_in(
+    dest: &Dir,
+    dest_path: &Path,
+    name: &BundlePath,
+    collision: Collision,
+) -> Result<(), SinkError> {
+    let path = dest_path.join(name.as_str());
+    if collision != Collision::Refuse {
+        return Ok(());
+    }
+    match tree::exists(dest, name.as_str()) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(SinkError::Exists { path }),
+        Err(error) => Err(SinkError::of_io(&path, error, || (0, 0))),
     }
 }
 
@@ -238,6 +334,18 @@ fn rename_without_overwriting(
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             claim_and_rename(old, from, new, to, kind)
         }
+        other => other,
+    }
+}
+
+/// Lets what has come and what has its name change places at once; [`Errno::EXIST`] where the
+/// file system cannot. A file can also be renamed over another.
+fn exchange(old: &Dir, from: &str, new: &Dir, to: &str, kind: Kind) -> Result<(), Errno> {
+    match renameat_with(old, from, new, to, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match kind {
+            Kind::File => renameat(old, from, new, to),
+            Kind::Folder => Err(Errno::EXIST),
+        },
         other => other,
     }
 }

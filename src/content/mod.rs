@@ -14,7 +14,7 @@ mod source;
 mod staging;
 mod tree;
 
-pub use commit::{Finished, stat_digest};
+pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
 pub use pages::PageOutcome;
 pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};

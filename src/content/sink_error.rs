@@ -7,6 +7,8 @@ use rustix::io::Errno;
 
 use crate::protocol::manifest::{HeadError, PageError};
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
+use crate::protocol::policy::Refusal;
 
 /// Why a sink did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +17,7 @@ pub enum SinkError {
     #[error(transparent)]
     Head(#[from] HeadError),
     /// The head says something else than START_TRANSFER did.
-    #[error("the bundle's head does not fit the sizes that were offered")]
+    #[error("the bundle's head does not fit what was offered")]
     OtherThanOffered,
     /// A page or chunk before the head.
     #[error("the bundle's head has not come yet")]
@@ -109,8 +111,22 @@ pub enum SinkError {
     /// The root has not been checked yet.
     #[error("the origin's root of the bundle has not come, or does not fit")]
     NotVerified,
-    /// Something of that name is in the destination, and both were not to be kept.
-    #[error("{path:?} exists; it was not touched")]
+    /// A run was interrupted while what came took the place of something, and neither of the two
+    /// is where it was left.
+    #[error("{path:?} may be what was to be replaced: move it to where it belongs, and try again")]
+    Replaced {
+        /// What lies in the staging folder.
+        path: PathBuf,
+    },
+    /// The receive policy does not take it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something of that name is in the destination, and the policy neither keeps both nor
+    /// replaces it. The reason is told to the sender, who need not know where that is.
+    #[error(
+        "something called {:?} is already at the receiver, and was not touched",
+        printable(&path.file_name().unwrap_or_default().to_string_lossy())
+    )]
     Exists {
         /// What is there.
         path: PathBuf,
@@ -138,7 +154,8 @@ impl SinkError {
             | Self::NotVerified => Code::Integrity,
             Self::InUse { .. } => Code::Busy,
             Self::DiskFull { .. } => Code::DiskFull,
-            Self::Io { .. } | Self::Link { .. } => Code::DiskError,
+            Self::Io { .. } | Self::Link { .. } | Self::Replaced { .. } => Code::DiskError,
+            Self::Refused(refusal) => refusal.code,
             Self::Exists { .. } => Code::Declined,
         }
     }

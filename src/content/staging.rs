@@ -43,6 +43,10 @@ pub(super) struct Finishing {
     pub(super) root: Root,
     /// Hex of the digest of [`super::stat_digest`].
     pub(super) stat: String,
+    /// Device and inode of what came, where it changes places with what has its name: which of
+    /// the two lies where shows on which side of that an interruption was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) swaps: Option<(u64, u64)>,
 }
 
 /// The staging folder's name for a bundle of an origin.
@@ -96,7 +100,7 @@ static OPEN: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
 
 // These fields have other types on other systems.
 #[allow(clippy::unnecessary_cast)]
-fn inode(stat: &Stat) -> (u64, u64) {
+pub(super) fn inode(stat: &Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }
 

@@ -124,6 +124,23 @@ pub(super) fn exists(parent: &Dir, name: &str) -> io::Result<bool> {
     }
 }
 
+/// Removes the file or folder `name` in `parent`, with all that is in it. Nothing there is fine.
+pub(super) fn remove(parent: &Dir, name: &str) -> io::Result<()> {
+    one_name(name)?;
+    let removed = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            parent.remove_dir_all(name)
+        }
+        Ok(_) => parent.remove_file(name),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(dir: &Dir) -> io::Result<()> {
     match fsync(dir) {

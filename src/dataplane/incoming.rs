@@ -96,8 +96,7 @@ impl Receiving {
         }
         match decide(&self.shared.events, start.clone()).await? {
             OfferReply::Accept {
-                destination,
-                reserve,
+                terms,
                 checkpoint,
                 heads,
                 progress,
@@ -112,8 +111,7 @@ impl Receiving {
                     handle,
                     run,
                     start,
-                    destination,
-                    reserve,
+                    terms,
                     checkpoint,
                     heads,
                     every,

@@ -18,6 +18,7 @@ use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::message::{Code, Message, StartTransfer};
 use crate::protocol::pairing::PairMessage;
+use crate::protocol::policy::Terms;
 use crate::protocol::window::WindowLimits;
 
 use super::guest;
@@ -190,10 +191,8 @@ pub enum TransferEnd {
 pub enum OfferReply {
     /// Take it.
     Accept {
-        /// The folder that it goes into.
-        destination: PathBuf,
-        /// Free bytes to be left on that disk.
-        reserve: u64,
+        /// Where it goes, and what it must be.
+        terms: Box<Terms>,
         /// What an earlier session recorded as durable.
         checkpoint: Option<ChunkSet>,
         /// Where the heads of complete bundles are kept.

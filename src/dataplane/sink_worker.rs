@@ -10,14 +10,16 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::content::{
-    HeadShelf, PageOutcome, RootOutcome, Sink, SinkError, check_space, find_partial,
+    HeadShelf, PageOutcome, RootOutcome, Sink, SinkError, check_name, check_space, find_partial,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
 use crate::protocol::id::Root;
 use crate::protocol::identity::Signature;
-use crate::protocol::manifest::bundle_id;
+use crate::protocol::manifest::{Head, HeadError, Layout, bundle_id};
 use crate::protocol::message::{Code, StartTransfer};
+use crate::protocol::names::BundlePath;
+use crate::protocol::policy::Terms;
 
 use super::progress::Progress;
 use super::session::Checkpointing;
@@ -79,8 +81,7 @@ pub(super) struct SinkTask {
     pub(super) handle: Handle,
     pub(super) run: u64,
     pub(super) start: StartTransfer,
-    pub(super) destination: PathBuf,
-    pub(super) reserve: u64,
+    pub(super) terms: Box<Terms>,
     pub(super) checkpoint: Option<ChunkSet>,
     pub(super) heads: HeadShelf,
     pub(super) every: Checkpointing,
@@ -140,10 +141,18 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<(), SinkError> {
-        let start = &self.task.start;
-        match find_partial(&self.task.destination, &start.origin, &start.bundle) {
+        let (start, terms) = (&self.task.start, &self.task.terms);
+        match find_partial(&terms.destination, &start.origin, &start.bundle) {
             Some(head) => self.open(&head)?,
-            None => check_space(&self.task.destination, start.size, self.task.reserve)?,
+            None => {
+                check_space(&terms.destination, start.size, terms.reserve)?;
+                let name = BundlePath::single(start.name.as_str());
+                let name = name.map_err(|source| HeadError::Name {
+                    path: start.name.clone(),
+                    source,
+                })?;
+                check_name(&terms.destination, &name, terms.collision)?;
+            }
         }
         let have = self.sink.as_ref().map(|sink| sink.have().clone());
         self.report(SinkReport::Ready { have });
@@ -183,7 +192,9 @@ impl Worker {
         if bundle_id(head) != start.bundle {
             return Err(SinkError::KeyMismatch);
         }
-        let open = || Sink::open(&task.destination, &start.origin, &start.key, start.id, head);
+        self.check_head(head)?;
+        let dest = &task.terms.destination;
+        let open = || Sink::open(dest, &start.origin, &start.key, start.id, head);
         // The worker of a link that was just lost may still be making its last bytes durable.
         let begun = Instant::now();
         let mut sink = loop {
@@ -196,25 +207,29 @@ impl Worker {
                 outcome => break outcome?,
             }
         };
-        let (head, layout) = (sink.head(), sink.layout());
-        let offered = (start.size, start.chunks, start.chunk_size, start.files);
-        let files = head.files.len() as u32;
-        if offered
-            != (
-                layout.total_size(),
-                layout.chunk_count(),
-                head.chunk_size,
-                files,
-            )
-        {
-            return Err(SinkError::OtherThanOffered);
-        }
         sink.recover(task.checkpoint.as_ref());
-        sink.check_space(task.reserve)?;
+        sink.check_space(task.terms.reserve)?;
+        sink.check_name(task.terms.collision)?;
         task.progress
             .restart(sink.layout().total_size() - sink.missing_bytes());
         self.sink = Some(sink);
         Ok(())
+    }
+
+    /// What the policy and the offer say about the head, before anything is written.
+    fn check_head(&self, bytes: &[u8]) -> Result<(), SinkError> {
+        let start = &self.task.start;
+        let head = Head::decode(bytes)?;
+        let layout = Layout::new(&head);
+        let found = (layout.total_size(), layout.chunk_count(), head.chunk_size);
+        let offered = (start.size, start.chunks, start.chunk_size);
+        let same = head.files.len() == start.files as usize
+            && head.kind == start.kind
+            && head.name.as_str() == start.name;
+        if !same || found != offered {
+            return Err(SinkError::OtherThanOffered);
+        }
+        Ok(self.task.terms.check_head(&head)?)
     }
 
     fn sink(&mut self) -> Result<&mut Sink, SinkError> {
@@ -283,7 +298,7 @@ impl Worker {
             self.report(SinkReport::Missing(have));
             return Ok(false);
         }
-        let finished = match sink.commit(true) {
+        let finished = match sink.commit(self.task.terms.collision) {
             Ok(finished) => finished,
             // Somebody cut a partial file short: what is left of it is known again.
             Err(SinkError::Unfinished { .. }) => {

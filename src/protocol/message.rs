@@ -194,6 +194,8 @@ pub enum Code {
     Busy,
     /// A person paused it.
     Paused,
+    /// It waits for a person at the receiver to take it or not.
+    Asking,
     /// A person cancelled it.
     Cancelled,
     /// No room at the receiver.

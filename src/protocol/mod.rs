@@ -14,6 +14,7 @@ pub mod names;
 pub mod negotiation;
 pub mod pairing;
 pub mod peers;
+pub mod policy;
 pub mod proof;
 pub mod replay;
 pub mod roles;

@@ -247,7 +247,7 @@ fn visible(component: &str) -> impl Iterator<Item = char> {
 /// What two names have in common when some file system takes them for one: canonical caseless
 /// matching (Unicode 3.13, D145). Three ways through the alphabet come as near to full case folding
 /// as the standard library can: `ẞ` has only a way down, `ß` and `ſ` only one up.
-fn folded(component: &str) -> String {
+pub(super) fn folded(component: &str) -> String {
     if component.is_ascii() {
         return component.to_ascii_lowercase();
     }

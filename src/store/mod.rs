@@ -32,7 +32,7 @@ use std::path::Path;
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, TransferRecord,
+    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
 };
 
 use db::Database;
@@ -341,6 +341,11 @@ impl Store {
         for record in transfers {
             self.remove_transfer(&record.id)?;
         }
+        Ok(transfers.len() + self.prune_broadcasts(keep)?)
+    }
+
+    /// The same for broadcasts alone, and for progress that belongs to nothing.
+    pub fn prune_broadcasts(&mut self, keep: usize) -> Result<usize, StoreError> {
         let mut broadcasts = self.broadcasts();
         broadcasts.retain(|record| record.state != BroadcastState::Active);
         let broadcasts = &broadcasts[..broadcasts.len().saturating_sub(keep)];
@@ -353,7 +358,7 @@ impl Store {
                 self.progress.remove(&self.database, &key)?;
             }
         }
-        Ok(transfers.len() + broadcasts.len())
+        Ok(broadcasts.len())
     }
 }
 

@@ -35,6 +35,13 @@ pub struct Authorization {
     pub via: Option<String>,
 }
 
+impl TransferRecord {
+    /// True while a person is asked about it.
+    pub fn is_asked(&self) -> bool {
+        matches!(self.question, Some(Question::Open { .. })) && !self.state.is_final()
+    }
+}
+
 impl Authorization {
     /// True while it has not expired. `now` is in Unix seconds.
     pub fn is_valid_at(&self, now: u64) -> bool {
@@ -135,6 +142,22 @@ pub struct TransferRecord {
     pub stat_digest: Option<String>,
     /// Payload bytes that are safe, at the last checkpoint.
     pub bytes_done: u64,
+    /// Incoming: what a person was asked about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+}
+
+/// Whether a person takes an offered bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// Nobody has answered yet.
+    Open {
+        /// When it counts as refused, in Unix seconds.
+        until: u64,
+    },
+    /// Somebody has said yes.
+    Accepted,
 }
 
 /// A named set of devices.

@@ -42,6 +42,7 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         root: Some(Root([9; 32])),
         stat_digest: None,
         bytes_done: 0,
+        question: None,
     }
 }
 

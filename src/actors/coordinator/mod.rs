@@ -2,7 +2,9 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod leftovers;
 mod people;
+mod questions;
 mod receiving;
 mod requests;
 mod sending;
@@ -25,7 +27,7 @@ use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{Authorization, BroadcastRecord, Group, TransferRecord};
+use crate::store::{Authorization, BroadcastRecord, Group, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
@@ -301,7 +303,9 @@ impl Coordinator {
         }
         let record = transfer.record.clone();
         // What somebody decided, and what is over, must outlive a kill; the rest is found again.
-        let lasts = record.state.is_final() || matches!(record.state, TransferState::Paused { .. });
+        let lasts = record.state.is_final()
+            || matches!(record.state, TransferState::Paused { .. })
+            || record.question == Some(Question::Accepted);
         keep(&self.store, "a transfer", move |store| {
             store.put_transfer(record)?;
             if lasts { store.flush() } else { Ok(()) }
@@ -350,6 +354,7 @@ impl Coordinator {
         self.show_progress();
         self.give_up_on_the_absent();
         self.retry_full_disks();
+        self.expire_questions();
         self.drive(ctx);
         self.finish_broadcasts();
         if self.tidied.elapsed() >= TIDY {
@@ -359,9 +364,17 @@ impl Coordinator {
     }
 
     /// Lets go of the oldest of what is over: neither memory nor the state folder grows for ever.
+    /// What counts towards a quota goes last, and the smallest of it first: many small bundles
+    /// must not make a large one be forgotten.
     fn tidy(&mut self) {
         let retention = self.settings.transfer.retention;
-        let mut over: Vec<(u64, TransferId)> = self
+        let period = self.settings.receive.policy.longest_period();
+        let since = period.map_or(u64::MAX, |p| unix_now().saturating_sub(p.as_secs()));
+        let counted = |record: &TransferRecord| {
+            let counts = record.direction == Direction::Incoming && record.updated >= since;
+            if counts { record.size } else { 0 }
+        };
+        let mut over: Vec<(u64, u64, TransferId)> = self
             .transfers
             .values()
             .map(|transfer| &transfer.record)
@@ -371,17 +384,21 @@ impl Coordinator {
                     .broadcast
                     .is_none_or(|of| !self.broadcasts.contains_key(&of))
             })
-            .map(|record| (record.updated, record.id))
+            .map(|record| (counted(record), record.updated, record.id))
             .collect();
         if over.len() <= retention {
             return;
         }
         over.sort();
-        for (_, id) in over.iter().take(over.len() - retention) {
+        over.truncate(over.len() - retention);
+        for (_, _, id) in &over {
             self.transfers.remove(id);
         }
         keep(&self.store, "retention", move |store| {
-            store.prune(retention).map(|_| ())
+            for (_, _, id) in &over {
+                store.remove_transfer(id)?;
+            }
+            store.prune_broadcasts(retention).map(|_| ())
         });
         let bundles = self
             .transfers
@@ -516,7 +533,12 @@ impl Coordinator {
                     reason,
                 }
             }
-            TransferEnd::Failed { code, reason } => TransferEvent::Fail { code, reason },
+            TransferEnd::Failed { code, reason } => {
+                if leftovers::is_policy(code) {
+                    self.discard_partial(id);
+                }
+                TransferEvent::Fail { code, reason }
+            }
         };
         self.advance(id, happened);
     }
@@ -546,6 +568,7 @@ impl Actor for Coordinator {
         if let Some(make) = self.make_context.take() {
             self.context = Some(make(ctx.address().downgrade()));
             self.add_static_peers(ctx);
+            self.discard_leftovers();
         }
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);

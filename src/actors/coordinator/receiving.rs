@@ -1,32 +1,49 @@
 //! Bundles that others offer to us.
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use crate::content;
-use crate::dataplane::{OfferReply, SessionCommand};
+use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
+use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::TransferRecord;
+use crate::store::{GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
-use super::super::peer::{Command, unix_now};
+use super::super::peer::unix_now;
 use super::super::store::{Job, keep};
+use super::sending::new_id;
 use super::{Coordinator, Transfer};
 
-/// How often, and how many times, it is tried to remove a partial bundle.
-const DISCARD_POLL: Duration = Duration::from_millis(500);
-const DISCARD_TRIES: u32 = 600;
+/// Refused offers of one device that are put on record within a minute. Further ones are refused
+/// all the same, but each record costs a write to the disk.
+const REFUSALS_RECORDED: usize = 16;
+
+/// What an offer means to us.
+enum Known {
+    New,
+    /// An unfinished transfer goes on.
+    Begun(TransferId),
+    /// A person here has paused it.
+    Resting {
+        code: Code,
+        reason: String,
+    },
+    Complete {
+        record: Box<TransferRecord>,
+        root: Root,
+    },
+    /// Not a case for the policy; nothing is recorded.
+    Barred(Refusal),
+}
 
 impl Coordinator {
     /// Decides about an offer. Whoever is asked here has a session, so it is authorized.
@@ -37,15 +54,17 @@ impl Coordinator {
         reply: oneshot::Sender<OfferReply>,
         ctx: &mut Context<Self>,
     ) {
-        match self.consider(device, &offer) {
-            Err((code, reason)) => {
-                debug!(%device, ?code, %reason, "offer refused");
-                let _ = reply.send(match code {
-                    Code::Paused => OfferReply::Pause { code, reason },
-                    code => OfferReply::Refuse { code, reason },
-                });
+        match self.look_up(device, &offer) {
+            Known::New => self.decide(device, offer, None, reply, ctx),
+            Known::Begun(earlier) => self.decide(device, offer, Some(earlier), reply, ctx),
+            Known::Resting { code, reason } => {
+                let _ = reply.send(OfferReply::Pause { code, reason });
             }
-            Ok(Known::Complete { record, root }) => {
+            Known::Barred(Refusal { code, reason }) => {
+                info!(%device, ?code, %reason, "offer refused");
+                let _ = reply.send(OfferReply::Refuse { code, reason });
+            }
+            Known::Complete { record, root } => {
                 // Reading the files' sizes and times is disk work: not on this thread.
                 let digest = record.stat_digest.as_deref().and_then(unb64);
                 let stat = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
@@ -56,69 +75,38 @@ impl Coordinator {
                     })
                 });
                 let device = device.clone();
-                ctx.spawn(look.into_actor(self).map(move |unchanged, coordinator, _| {
-                    if matches!(unchanged, Ok(true)) {
-                        let _ = reply.send(OfferReply::Complete { root });
-                    } else {
-                        coordinator.accept(&device, &offer, None, reply);
-                    }
-                }));
-            }
-            Ok(Known::Partial(earlier)) => {
-                // What was durable is looked up on the store's thread.
-                let id = earlier.id;
-                let chunks = offer.chunks;
-                let looked_up = self.store.send(Job::new(move |store| {
-                    let stored = store.progress(&id).ok().flatten();
-                    stored.and_then(|bytes| ChunkSet::from_stored(&bytes, chunks).ok())
-                }));
-                let device = device.clone();
                 ctx.spawn(
-                    looked_up
-                        .into_actor(self)
-                        .map(move |found, coordinator, _| {
-                            if id != offer.id {
-                                coordinator.transfers.remove(&id);
-                                keep(&coordinator.store, "a transfer's new id", move |store| {
-                                    store.remove_transfer(&id).map(|_| ())
-                                });
+                    look.into_actor(self)
+                        .map(move |unchanged, coordinator, ctx| {
+                            if matches!(unchanged, Ok(true)) {
+                                let _ = reply.send(OfferReply::Complete { root });
+                            } else {
+                                coordinator.decide(&device, offer, None, reply, ctx);
                             }
-                            coordinator.accept(&device, &offer, found.ok().flatten(), reply);
                         }),
                 );
             }
-            Ok(Known::New) => self.accept(device, &offer, None, reply),
         }
     }
 
-    fn consider(&self, device: &DeviceId, offer: &StartTransfer) -> Result<Known, (Code, String)> {
-        let receive = &self.settings.receive;
+    fn look_up(&self, device: &DeviceId, offer: &StartTransfer) -> Known {
+        let barred = |code, reason: &str| {
+            let reason = reason.to_owned();
+            Known::Barred(Refusal { code, reason })
+        };
         if !self.is_let_in(device) {
-            return Err((Code::Unauthorized, "this device is not authorized".into()));
+            return barred(Code::Unauthorized, "this device is not authorized");
         }
-        if !receive.enabled {
-            return Err((
-                Code::Declined,
-                "this device does not receive (receive.enabled)".into(),
-            ));
-        }
-        if offer.size > receive.max_bundle {
-            let most = receive.max_bundle;
-            let reason = format!(
-                "the bundle has {} bytes, at most {most} are taken",
-                offer.size
-            );
-            return Err((Code::Quota, reason));
-        }
-        if let Some(known) = self.transfers.get(&offer.id) {
-            if known.record.peer != *device || known.record.direction != Direction::Incoming {
-                return Err((Code::BadRequest, "that transfer's id is taken".into()));
+        let same_id = self.transfers.get(&offer.id).map(|known| &known.record);
+        if let Some(record) = same_id {
+            if record.peer != *device || record.direction != Direction::Incoming {
+                return barred(Code::BadRequest, "that transfer's id is taken");
             }
-            if let TransferState::Cancelled { reason, .. } = &known.record.state {
-                return Err((Code::Cancelled, format!("it was cancelled: {reason}")));
+            if let TransferState::Cancelled { code, reason, .. } = &record.state {
+                return barred(*code, &format!("it was cancelled: {reason}"));
             }
         }
-        let earlier = self
+        let same_bundle = self
             .transfers
             .values()
             .map(|transfer| &transfer.record)
@@ -131,61 +119,274 @@ impl Coordinator {
                         TransferState::Cancelled { .. } | TransferState::Failed { .. }
                     )
             });
-        match earlier {
-            None => Ok(Known::New),
+        for record in [same_id, same_bundle].into_iter().flatten() {
+            if let TransferState::Paused {
+                by: Side::Ours,
+                code: Code::Paused,
+                reason,
+            } = &record.state
+            {
+                return Known::Resting {
+                    code: Code::Paused,
+                    reason: reason.clone(),
+                };
+            }
+        }
+        let takes = self.settings.receive.enabled && self.terms_for(device).mode != Mode::Refuse;
+        match same_bundle {
+            None => Known::New,
             Some(record) => match (&record.state, record.root) {
-                (TransferState::Complete, Some(root)) if offer.root.is_none_or(|r| r == root) => {
-                    Ok(Known::Complete {
+                (TransferState::Complete, Some(root))
+                    if takes && offer.root.is_none_or(|r| r == root) =>
+                {
+                    Known::Complete {
                         record: Box::new(record.clone()),
                         root,
-                    })
+                    }
                 }
-                (TransferState::Complete, _) => Ok(Known::New),
-                (
-                    TransferState::Paused {
-                        by: Side::Ours,
-                        code: Code::Paused,
-                        reason,
-                    },
-                    _,
-                ) => Err((Code::Paused, reason.clone())),
-                _ => Ok(Known::Partial(Box::new(record.clone()))),
+                (TransferState::Complete, _) => Known::New,
+                _ => Known::Begun(record.id),
             },
         }
+    }
+
+    /// What the policy says about a device. Names count that this side has given it, not what it
+    /// calls itself: it could call itself anything.
+    pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
+        let decided = self
+            .authorizations
+            .get(device)
+            .filter(|entry| !matches!(entry.by, GrantedBy::Invite | GrantedBy::Other))
+            .map(|entry| entry.name.as_str());
+        let configured = self.settings.trust.authorized.iter();
+        let configured = configured
+            .filter(|entry| entry.id == *device)
+            .filter_map(|entry| entry.name.as_deref());
+        let groups = self.groups.values();
+        let groups = groups
+            .filter(|group| group.members.contains(device))
+            .map(|group| group.name.as_str());
+        self.settings.receive.policy.terms_for(&Whom {
+            id: device.as_str(),
+            names: decided.into_iter().chain(configured).collect(),
+            groups: groups.collect(),
+        })
+    }
+
+    fn decide(
+        &mut self,
+        device: &DeviceId,
+        offer: StartTransfer,
+        earlier: Option<TransferId>,
+        reply: oneshot::Sender<OfferReply>,
+        ctx: &mut Context<Self>,
+    ) {
+        let mut terms = self.terms_for(device);
+        let known = earlier.and_then(|id| self.transfers.get(&id));
+        let known = known.map(|transfer| &transfer.record);
+        // What has come lies where it was begun, whatever the policy says by now.
+        if let Some(begun) = known.and_then(|record| record.destination.clone()) {
+            terms.destination = begun;
+        }
+        let standing = match known {
+            None => Standing::New,
+            Some(record) if record.peer != *device => Standing::Begun,
+            Some(record) => match record.question {
+                None => Standing::Begun,
+                Some(Question::Open { .. }) => Standing::Asked,
+                Some(Question::Accepted) => Standing::Approved,
+            },
+        };
+        let considered = policy::Offer {
+            name: &offer.name,
+            kind: offer.kind,
+            size: offer.size,
+            files: offer.files,
+            standing,
+        };
+        let usage = self.usage(device, &terms, [Some(offer.id), earlier]);
+        let mut verdict = terms.consider(&considered, &usage);
+        if !self.settings.receive.enabled {
+            let reason = "the receiver takes nothing now (receive.enabled)".to_owned();
+            let code = Code::Declined;
+            verdict = Verdict::Refuse(Refusal { code, reason });
+        }
+        match verdict {
+            Verdict::Refuse(refusal) => {
+                let Refusal { code, reason } = refusal.clone();
+                let _ = reply.send(OfferReply::Refuse { code, reason });
+                self.record_refusal(device, &offer, earlier, &terms, refusal);
+            }
+            Verdict::Ask => {
+                self.enter(device, &offer, earlier, &terms.destination);
+                let reason = self.ask_person(offer.id, offer.files);
+                let code = Code::Asking;
+                let _ = reply.send(OfferReply::Pause { code, reason });
+            }
+            Verdict::Accept => self.begin_or_resume(device, offer, earlier, terms, reply, ctx),
+        }
+    }
+
+    /// What counts towards quotas, apart from the unfinished transfers in question.
+    fn usage(&self, device: &DeviceId, terms: &Terms, except: [Option<TransferId>; 2]) -> Usage {
+        let taken = self
+            .transfers
+            .values()
+            .filter(|transfer| transfer.record.direction == Direction::Incoming)
+            .filter(|transfer| {
+                let record = &transfer.record;
+                record.state.is_final() || !except.contains(&Some(record.id))
+            })
+            .map(|transfer| Taken {
+                same_device: transfer.record.peer == *device,
+                asked: transfer.record.is_asked(),
+                state: &transfer.record.state,
+                size: transfer.record.size,
+                arrived: transfer.progress.done().min(transfer.record.size),
+                changed: transfer.record.updated,
+            });
+        Usage::of(taken, terms.quota_period, unix_now())
+    }
+
+    /// Puts a refusal on record, so that it is seen here as well.
+    fn record_refusal(
+        &mut self,
+        device: &DeviceId,
+        offer: &StartTransfer,
+        earlier: Option<TransferId>,
+        terms: &Terms,
+        Refusal { code, reason }: Refusal,
+    ) {
+        let name = printable(&offer.name);
+        info!(%device, %name, ?code, %reason, "offer refused");
+        let now = unix_now();
+        let recent = self.transfers.values().map(|transfer| &transfer.record);
+        let recent = recent.filter(|record| {
+            let failed = matches!(record.state, TransferState::Failed { .. });
+            let incoming = record.direction == Direction::Incoming;
+            let just_now = now.saturating_sub(record.updated) < 60;
+            failed && incoming && just_now && record.peer == *device
+        });
+        if earlier.is_none() && recent.count() >= REFUSALS_RECORDED {
+            return;
+        }
+        self.enter(device, offer, earlier, &terms.destination);
+        self.advance(offer.id, TransferEvent::Fail { code, reason });
+        if earlier.is_some() {
+            self.discard_partial(offer.id);
+        }
+    }
+
+    fn begin_or_resume(
+        &mut self,
+        device: &DeviceId,
+        offer: StartTransfer,
+        earlier: Option<TransferId>,
+        terms: Terms,
+        reply: oneshot::Sender<OfferReply>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(id) = earlier else {
+            return self.accept(device, &offer, None, terms, None, reply);
+        };
+        // What was durable is looked up on the store's thread.
+        let chunks = offer.chunks;
+        let looked_up = self.store.send(Job::new(move |store| {
+            let stored = store.progress(&id).ok().flatten();
+            stored.and_then(|bytes| ChunkSet::from_stored(&bytes, chunks).ok())
+        }));
+        let device = device.clone();
+        ctx.spawn(
+            looked_up
+                .into_actor(self)
+                .map(move |found, coordinator, _| {
+                    let found = found.ok().flatten();
+                    coordinator.accept(&device, &offer, earlier, terms, found, reply);
+                }),
+        );
+    }
+
+    /// Sees to it that an offer has an unfinished record under its id: the one of an earlier run,
+    /// or a new one.
+    fn enter(
+        &mut self,
+        device: &DeviceId,
+        offer: &StartTransfer,
+        earlier: Option<TransferId>,
+        destination: &Path,
+    ) {
+        let moved = earlier
+            .filter(|earlier| *earlier != offer.id)
+            .and_then(|earlier| self.transfers.remove(&earlier));
+        if let Some(Transfer { mut record, .. }) = moved {
+            let old = std::mem::replace(&mut record.id, offer.id);
+            if record.peer != *device {
+                // What a person said about one device's offer is not said about another's.
+                record.question = None;
+                record.peer = device.clone();
+            }
+            keep(&self.store, "a transfer's new id", move |store| {
+                store.remove_transfer(&old).map(|_| ())
+            });
+            self.transfers.insert(offer.id, Transfer::of(record));
+            return;
+        }
+        if let Some(known) = self.transfers.get(&offer.id) {
+            let record = &known.record;
+            match &record.state {
+                TransferState::Complete => self.set_aside(offer.id),
+                state if state.is_final() => {}
+                _ if record.bundle == offer.bundle => return,
+                // The sender's files have changed since: what came of the others is of no use.
+                _ => self.discard_partial(offer.id),
+            }
+        }
+        let record = TransferRecord {
+            id: offer.id,
+            direction: Direction::Incoming,
+            broadcast: None,
+            peer: device.clone(),
+            origin: offer.origin.clone(),
+            bundle: offer.bundle,
+            name: printable(&offer.name).chars().take(255).collect(),
+            size: offer.size,
+            state: TransferState::Pending,
+            updated: unix_now(),
+            destination: Some(destination.to_owned()),
+            root: None,
+            stat_digest: None,
+            bytes_done: 0,
+            question: None,
+        };
+        self.transfers.insert(offer.id, Transfer::of(record));
+    }
+
+    /// Keeps a complete transfer that begins anew with other content under another id: what it
+    /// brought is still here, and counts towards quotas.
+    fn set_aside(&mut self, id: TransferId) {
+        let Ok(new) = new_id().map(TransferId) else {
+            return;
+        };
+        let Some(Transfer { mut record, .. }) = self.transfers.remove(&id) else {
+            return;
+        };
+        record.id = new;
+        self.transfers.insert(new, Transfer::of(record.clone()));
+        keep(&self.store, "a transfer", move |store| {
+            store.put_transfer(record)
+        });
     }
 
     fn accept(
         &mut self,
         device: &DeviceId,
         offer: &StartTransfer,
+        earlier: Option<TransferId>,
+        terms: Terms,
         checkpoint: Option<ChunkSet>,
         reply: oneshot::Sender<OfferReply>,
     ) {
-        let destination = self.settings.receive.destination.clone();
-        // A complete transfer that is offered again under the same id begins anew.
-        let begins = self
-            .transfers
-            .get(&offer.id)
-            .is_none_or(|t| t.record.state.is_final());
-        if begins {
-            let record = TransferRecord {
-                id: offer.id,
-                direction: Direction::Incoming,
-                broadcast: None,
-                peer: device.clone(),
-                origin: offer.origin.clone(),
-                bundle: offer.bundle,
-                name: printable(&offer.name).chars().take(255).collect(),
-                size: offer.size,
-                state: TransferState::Pending,
-                updated: unix_now(),
-                destination: Some(destination.clone()),
-                root: None,
-                stat_digest: None,
-                bytes_done: 0,
-            };
-            self.transfers.insert(offer.id, Transfer::of(record));
-        }
+        self.enter(device, offer, earlier, &terms.destination);
         info!(transfer = %offer.id, %device, name = %printable(&offer.name), size = offer.size, "offered");
         let resumed = self.advance(offer.id, TransferEvent::Offer)
             || (self.advance(offer.id, TransferEvent::Resume { by: Side::Ours }));
@@ -198,11 +399,9 @@ impl Coordinator {
             return;
         };
         let progress = Arc::clone(&transfer.progress);
-        let reserve = self.settings.receive.reserve;
         let heads = self.heads.clone();
         let accept = OfferReply::Accept {
-            destination,
-            reserve,
+            terms: Box::new(terms),
             checkpoint,
             heads,
             progress,
@@ -229,6 +428,7 @@ impl Coordinator {
         info!(transfer = %id, path = %path.display(), "received");
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         self.emit(&Event::Received {
             transfer: id,
             device_id,
@@ -243,85 +443,9 @@ impl Coordinator {
                 .into_actor(self)
                 .map(move |recorded, coordinator, _| {
                     if matches!(recorded, Ok(Ok(()))) {
-                        coordinator.discard_partial(id);
+                        coordinator.discard_in(id, folder);
                     }
                 }),
         );
     }
-
-    /// Transfers that rest because the disk was full go on by themselves when there is room.
-    pub(super) fn retry_full_disks(&mut self) {
-        let retry: Duration = self.settings.transfer.disk_retry;
-        let now = unix_now();
-        let due: Vec<_> = self
-            .transfers
-            .values()
-            .filter(|transfer| {
-                let record = &transfer.record;
-                let full = matches!(
-                    record.state,
-                    TransferState::Paused {
-                        by: Side::Ours,
-                        code: Code::DiskFull,
-                        ..
-                    }
-                );
-                full && record.direction == Direction::Incoming
-                    && now.saturating_sub(record.updated) >= retry.as_secs()
-            })
-            .map(|transfer| {
-                (
-                    transfer.record.id,
-                    transfer.record.peer.clone(),
-                    transfer.record.size,
-                )
-            })
-            .collect();
-        for (id, peer, size) in due {
-            let missing = size.saturating_sub(self.transfers[&id].progress.done());
-            let destination = &self.settings.receive.destination;
-            let reserve = self.settings.receive.reserve;
-            if content::check_space(destination, missing, reserve).is_ok() {
-                self.command(&peer, Command(SessionCommand::Resume(id)));
-            }
-            if let Some(transfer) = self.transfers.get_mut(&id) {
-                transfer.record.updated = now;
-            }
-        }
-    }
-
-    /// What a cancelled incoming transfer has left on the disk goes away.
-    pub(super) fn discard_partial(&self, id: TransferId) {
-        if !self.is_incoming(id) {
-            return;
-        }
-        let record = &self.transfers[&id].record;
-        let (origin, bundle) = (record.origin.clone(), record.bundle);
-        let destination = self.settings.receive.destination.clone();
-        self.data_plane.spawn(async move {
-            let mut every = tokio::time::interval(DISCARD_POLL);
-            for _ in 0..DISCARD_TRIES {
-                every.tick().await;
-                let (destination, origin) = (destination.clone(), origin.clone());
-                let removing = move || content::discard_partial(&destination, &origin, &bundle);
-                match tokio::task::spawn_blocking(removing).await {
-                    // Its worker is still making the last bytes durable.
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::ResourceBusy => {}
-                    Ok(Err(error)) => return warn!(%error, "a partial bundle could not be removed"),
-                    _ => return,
-                }
-            }
-            warn!("a partial bundle that is no longer wanted is still in use");
-        });
-    }
-}
-
-/// What an offer means to us.
-enum Known {
-    New,
-    Partial(Box<TransferRecord>),
-    Complete {
-        record: Box<TransferRecord>,
-        root: Root,
-    },
 }

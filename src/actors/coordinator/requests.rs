@@ -10,13 +10,28 @@ use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{Authorization, GrantedBy};
+use crate::store::{Authorization, GrantedBy, TransferRecord};
 
 use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::Job;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher};
+
+/// Which transfers a request is about.
+struct Kind {
+    called: &'static str,
+    fits: fn(&TransferRecord) -> bool,
+}
+
+const UNFINISHED: Kind = Kind {
+    called: "unfinished transfer or broadcast",
+    fits: |record| !record.state.is_final(),
+};
+const ASKED: Kind = Kind {
+    called: "offer that waits for a person",
+    fits: TransferRecord::is_asked,
+};
 
 impl Handler<Ask> for Coordinator {
     type Result = ();
@@ -68,16 +83,32 @@ impl Handler<Ask> for Coordinator {
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
-            Request::Pause { what } => self.each(&what, &reply, ctx, |coordinator, id| {
-                coordinator.pause(id);
-            }),
-            Request::Resume { what } => self.each(&what, &reply, ctx, |coordinator, id| {
-                coordinator.resume(id);
-            }),
-            Request::Cancel { what } => self.each(&what, &reply, ctx, |coordinator, id| {
-                coordinator.cancel(id, Code::Cancelled, "cancelled by a person");
-            }),
-            Request::Watch => self.watchers.push(Watcher { events: reply }),
+            Request::Pause { what } => {
+                self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
+            }
+            Request::Resume { what } => {
+                self.each(&what, &UNFINISHED, &reply, ctx, |coordinator, id| {
+                    // Going on is not the answer to a question; taking it is.
+                    if !coordinator.transfers[&id].record.is_asked() {
+                        coordinator.resume(id);
+                    }
+                });
+            }
+            Request::Cancel { what } => {
+                self.each(&what, &UNFINISHED, &reply, ctx, |coordinator, id| {
+                    coordinator.cancel(id, Code::Cancelled, "cancelled by a person");
+                });
+            }
+            Request::Accept { what } => {
+                self.each(&what, &ASKED, &reply, ctx, Self::take_offer);
+            }
+            Request::Refuse { what } => {
+                self.each(&what, &ASKED, &reply, ctx, Self::decline_offer);
+            }
+            Request::Watch => {
+                self.repeat_questions(&reply);
+                self.watchers.push(Watcher { events: reply });
+            }
         }
     }
 }
@@ -200,10 +231,11 @@ impl Coordinator {
         Ok(devices)
     }
 
-    /// Does something to every unfinished transfer that a word means, and answers with them.
+    /// Does something to every transfer of a kind that a word means, and answers with them.
     fn each(
         &mut self,
         what: &str,
+        kind: &Kind,
         reply: &mpsc::Sender<Event>,
         ctx: &mut Context<Self>,
         mut act: impl FnMut(&mut Self, TransferId),
@@ -212,7 +244,7 @@ impl Coordinator {
             .transfers
             .values()
             .map(|transfer| &transfer.record)
-            .filter(|record| !record.state.is_final())
+            .filter(|record| (kind.fits)(record))
             .filter(|record| {
                 let of = record
                     .broadcast
@@ -227,8 +259,9 @@ impl Coordinator {
         ids.sort();
         if ids.is_empty() {
             let reason = format!(
-                "no unfinished transfer or broadcast begins with {what:?}: `handout transfers` \
-                 lists them (at least 4 characters, or all)"
+                "no {} begins with {what:?}: `handout transfers` lists them (at least 4 \
+                 characters, or all)",
+                kind.called
             );
             return fail(reply, &reason, exit::USAGE);
         }
@@ -254,7 +287,7 @@ impl Coordinator {
         });
     }
 
-    fn resume(&mut self, id: TransferId) {
+    pub(super) fn resume(&mut self, id: TransferId) {
         let record = &self.transfers[&id].record;
         let (peer, direction) = (record.peer.clone(), record.direction);
         if !matches!(record.state, TransferState::Paused { .. }) {

@@ -151,6 +151,7 @@ impl Coordinator {
                     root: None,
                     stat_digest: None,
                     bytes_done: 0,
+                    question: None,
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -455,7 +456,7 @@ pub(super) fn fail(reply: &mpsc::Sender<Event>, message: &str, code: u8) {
     offer_event(reply, &Event::End { code });
 }
 
-fn new_id() -> Result<[u8; 16], getrandom::Error> {
+pub(super) fn new_id() -> Result<[u8; 16], getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)

@@ -4,9 +4,11 @@ use crate::content::staging::find_partial;
 use crate::protocol::identity::Identity;
 use crate::protocol::manifest::{FileEntry, MIN_CHUNK_SIZE, root_of};
 use crate::protocol::message::Code;
+use crate::protocol::policy::Collision;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+mod collision;
 mod crash;
 mod trust;
 
@@ -138,7 +140,7 @@ impl Origin {
             sink.check_root(&root, &signature).unwrap(),
             RootOutcome::Verified
         );
-        sink.finish(true).unwrap()
+        sink.finish(Collision::KeepBoth).unwrap()
     }
 
     /// Whether the bundle lies at `at` as it should.
@@ -250,7 +252,7 @@ fn a_bundle_is_not_finished_before_it_is_whole() {
     let (root, signature) = origin.root();
     sink.check_root(&root, &signature).unwrap();
     assert!(matches!(
-        sink.commit(true),
+        sink.commit(Collision::KeepBoth),
         Err(SinkError::Unfinished { missing: 1 })
     ));
     origin.send(&mut sink, [69]);
@@ -262,7 +264,7 @@ fn a_bundle_is_not_finished_before_it_is_whole() {
         .set_len(10)
         .unwrap();
     assert!(matches!(
-        sink.commit(true),
+        sink.commit(Collision::KeepBoth),
         Err(SinkError::Unfinished { missing: 4 })
     ));
     origin.send_missing(&mut sink);
@@ -279,9 +281,12 @@ fn what_is_there_is_never_overwritten() {
     origin.send_missing(&mut sink);
     let (root, signature) = origin.root();
     sink.check_root(&root, &signature).unwrap();
-    assert!(matches!(sink.commit(false), Err(SinkError::Exists { .. })));
+    assert!(matches!(
+        sink.commit(Collision::Refuse),
+        Err(SinkError::Exists { .. })
+    ));
     assert_eq!(
-        sink.finish(true).unwrap().path,
+        sink.finish(Collision::KeepBoth).unwrap().path,
         dir.path().join("a (3).txt")
     );
     assert_eq!(fs::read(dir.path().join("a.txt")).unwrap(), b"mine");
@@ -307,7 +312,7 @@ fn a_bundle_made_again_after_it_got_its_name_begins_anew_beside_it() {
     let mut sink = old.open(dir.path());
     old.send_missing(&mut sink);
     sink.check_root(&old.root().0, &old.root().1).unwrap();
-    sink.commit(true).unwrap();
+    sink.commit(Collision::KeepBoth).unwrap();
     drop(sink);
     let mut sink = new.open(dir.path());
     sink.recover(None);

@@ -40,7 +40,7 @@ fn child_that_kills_itself() {
     if sink.have().is_full() {
         let (root, signature) = origin.root();
         sink.check_root(&root, &signature).unwrap();
-        sink.commit(true).unwrap();
+        sink.commit(Collision::KeepBoth).unwrap();
     }
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
 }
@@ -70,7 +70,10 @@ fn a_killed_process_loses_nothing_that_it_wrote() {
     let mut sink = origin.open(dir.path());
     assert!(sink.already_finished().is_some());
     assert!(sink.recover(None).is_full());
-    assert_eq!(sink.finish(true).unwrap().path, dir.path().join("lesson"));
+    assert_eq!(
+        sink.finish(Collision::KeepBoth).unwrap().path,
+        dir.path().join("lesson")
+    );
     origin.assert_at(&dir.path().join("lesson"));
     assert_eq!(names_in(dir.path()), ["lesson"]);
 }
@@ -159,14 +162,14 @@ fn an_interruption_around_the_renaming_makes_no_second_copy_and_loses_none() {
     };
     // Before it: the name is announced, but the data still lies in staging.
     let mut sink = whole(dir.path());
-    let finished = sink.commit(true).unwrap();
+    let finished = sink.commit(Collision::KeepBoth).unwrap();
     drop(sink);
     let staged = origin.staging(dir.path()).join("data/lesson");
     fs::rename(&finished.path, &staged).unwrap();
     let sink = origin.open(dir.path());
     assert_eq!(sink.already_finished(), None);
     drop(sink);
-    let finished = whole(dir.path()).commit(true).unwrap();
+    let finished = whole(dir.path()).commit(Collision::KeepBoth).unwrap();
     // After it.
     let sink = origin.open(dir.path());
     assert_eq!(sink.already_finished(), Some(&finished));
@@ -177,7 +180,7 @@ fn an_interruption_around_the_renaming_makes_no_second_copy_and_loses_none() {
     assert_eq!(sink.already_finished(), None);
     assert!(sink.recover(None).is_empty());
     drop(sink);
-    let second = whole(dir.path()).finish(true).unwrap();
+    let second = whole(dir.path()).finish(Collision::KeepBoth).unwrap();
     assert_eq!(second.path, dir.path().join("lesson (2)"));
     origin.assert_at(&second.path);
     assert_eq!(fs::read(finished.path.join("leer.txt")).unwrap(), b"notes");

@@ -119,7 +119,10 @@ fn pages_and_roots_of_others_are_refused() {
         sink.check_root(&root, &signature),
         Err(SinkError::Signature { .. })
     ));
-    assert!(matches!(sink.finish(true), Err(SinkError::NotVerified)));
+    assert!(matches!(
+        sink.finish(Collision::KeepBoth),
+        Err(SinkError::NotVerified)
+    ));
     let key = other.identity.public_key();
     let stolen = Sink::open(
         dir.path(),

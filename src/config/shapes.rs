@@ -1,0 +1,185 @@
+//! What values may be: how each kind is read, and how that is said to a person.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use config::{Value, ValueKind};
+
+use super::surroundings::Surroundings;
+use super::units::{duration, show_duration, show_size, size};
+use crate::protocol::policy::Patterns;
+
+/// Most items of a list.
+const MOST: usize = 10_000;
+/// Most patterns in a list: each costs memory, and time for each file.
+const MOST_PATTERNS: usize = 1000;
+
+/// Reads values of one kind.
+pub(super) struct Shape<'a, T> {
+    /// What the value must be, for people.
+    pub allowed: String,
+    /// The value, if it is that.
+    pub parse: Box<dyn Fn(&Value) -> Option<T> + 'a>,
+}
+
+impl<'a, T> Shape<'a, T> {
+    pub(super) fn new(
+        allowed: impl Into<String>,
+        parse: impl Fn(&Value) -> Option<T> + 'a,
+    ) -> Self {
+        Self {
+            allowed: allowed.into(),
+            parse: Box::new(parse),
+        }
+    }
+}
+
+pub(super) fn boolean() -> Shape<'static, bool> {
+    Shape::new("true or false", |value| match &value.kind {
+        ValueKind::Boolean(boolean) => Some(*boolean),
+        ValueKind::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
+        _ => None,
+    })
+}
+
+pub(super) fn number<T: TryFrom<u64> + Display>(range: RangeInclusive<u64>) -> Shape<'static, T> {
+    let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+    Shape::new(allowed, move |value| {
+        let number = integer(value).or_else(|| text(value)?.trim().parse().ok())?;
+        range.contains(&number).then(|| T::try_from(number).ok())?
+    })
+}
+
+/// Bytes.
+pub(super) fn bytes(range: RangeInclusive<u64>) -> Shape<'static, u64> {
+    let (low, high) = (show_size(*range.start()), show_size(*range.end()));
+    let allowed = match *range.end() {
+        u64::MAX => format!("a size such as 64KiB or 1GB, at least {low}"),
+        _ => format!("a size such as 64KiB or 1GB, from {low} to {high}"),
+    };
+    Shape::new(allowed, move |value| {
+        let bytes = integer(value).or_else(|| size(text(value)?))?;
+        range.contains(&bytes).then_some(bytes)
+    })
+}
+
+/// Bytes, or no limit.
+pub(super) fn limit() -> Shape<'static, Option<u64>> {
+    let bytes = bytes(0..=u64::MAX);
+    Shape::new(
+        "a size such as 64KiB or 1GB, or \"none\"",
+        move |value| match text(value).map(str::trim) {
+            Some("none") => Some(None),
+            _ => (bytes.parse)(value).map(Some),
+        },
+    )
+}
+
+/// `range` is written as durations are in the file.
+pub(super) fn span(range: [&str; 2]) -> Shape<'static, Duration> {
+    let [low, high] = range.map(|end| {
+        duration(end).expect("the ranges in settings.rs are durations, as every load shows")
+    });
+    let allowed = format!(
+        "a duration such as 500ms, 10s or 2m, from {} to {}",
+        show_duration(low),
+        show_duration(high)
+    );
+    Shape::new(allowed, move |value| {
+        let duration = duration(text(value)?)?;
+        (low..=high).contains(&duration).then_some(duration)
+    })
+}
+
+/// One of a few words.
+pub(super) fn choice<'a, T: Copy>(choices: &'a [(&'a str, T)]) -> Shape<'a, T> {
+    let words: Vec<_> = choices
+        .iter()
+        .map(|(word, _)| format!("{word:?}"))
+        .collect();
+    Shape::new(words.join(" or "), move |value| {
+        let text = text(value)?.trim();
+        let found = choices.iter().find(|(word, _)| *word == text);
+        found.map(|(_, choice)| *choice)
+    })
+}
+
+/// Anything that is written as text.
+pub(super) fn parsed<T: FromStr>(allowed: &str) -> Shape<'static, T> {
+    Shape::new(allowed, |value| text(value)?.trim().parse().ok())
+}
+
+/// A list of such; from the environment and the command line separated by commas. `allowed` is
+/// in the plural.
+pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
+    Shape::new(format!("a list of {allowed}"), |value| {
+        let items: Vec<&str> = match &value.kind {
+            ValueKind::Array(values) => values.iter().map(text).collect::<Option<_>>()?,
+            ValueKind::String(text) if text.trim().is_empty() => Vec::new(),
+            ValueKind::String(text) => text.split(',').collect(),
+            _ => return None,
+        };
+        if items.len() > MOST {
+            return None;
+        }
+        items.iter().map(|item| item.trim().parse().ok()).collect()
+    })
+}
+
+/// Patterns for file names.
+pub(super) fn patterns() -> Shape<'static, Patterns> {
+    let words = list::<String>("patterns for file names such as \"*.pdf\", without /");
+    Shape::new(words.allowed, move |value| {
+        let words = (words.parse)(value).filter(|words| words.len() <= MOST_PATTERNS)?;
+        Patterns::new(words)
+    })
+}
+
+/// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
+/// the value is from there.
+pub(super) fn path<'a>(
+    surroundings: &'a Surroundings,
+    file: Option<&'a Path>,
+) -> Shape<'a, Option<PathBuf>> {
+    Shape::new("a path (~/ needs HOME to be set)", move |value| {
+        let written = text(value)?;
+        if written.is_empty() {
+            return Some(None);
+        }
+        let in_file = file.filter(|file| value.origin() == file.to_str());
+        let base = in_file.and_then(Path::parent);
+        let base = base.unwrap_or(&surroundings.current_dir);
+        surroundings.absolute(written, base).map(Some)
+    })
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match &value.kind {
+        ValueKind::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn integer(value: &Value) -> Option<u64> {
+    match value.kind {
+        ValueKind::I64(number) => number.try_into().ok(),
+        ValueKind::U64(number) => Some(number),
+        _ => None,
+    }
+}
+
+/// A value as it is written in TOML.
+pub(super) fn show(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Array(values) => {
+            let items: Vec<_> = values.iter().map(show).collect();
+            format!("[{}]", items.join(", "))
+        }
+        ValueKind::Table(_) => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
