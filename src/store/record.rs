@@ -6,64 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, Root, TransferId};
-use crate::protocol::identity::PublicKey;
-use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
-
-/// Our lasting decision that a device may exchange bundles with us.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Authorization {
-    /// The device.
-    pub device: DeviceId,
-    /// Its name for people, as it was when the decision was made.
-    pub name: String,
-    /// Its public key, where known: then [`DeviceId::of_key`] of it is `device`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<PublicKey>,
-    /// When the decision was made, in Unix seconds.
-    pub since: u64,
-    /// Who decided.
-    pub by: GrantedBy,
-    /// When it ends, in Unix seconds; `None` for never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<u64>,
-    /// What it may do; `None` for what its groups say, and without groups everything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roles: Option<Roles>,
-    /// Which invite, roster or earlier id it came through.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<String>,
-}
-
-impl Authorization {
-    /// True while it has not expired. `now` is in Unix seconds.
-    pub fn is_valid_at(&self, now: u64) -> bool {
-        self.expires.is_none_or(|end| now < end)
-    }
-}
-
-/// Who made a decision about a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GrantedBy {
-    /// A person at this device.
-    Person,
-    /// The config file.
-    Config,
-    /// A code that people compared on both screens.
-    Code,
-    /// A PIN that was shown on one side and typed on the other.
-    Pin,
-    /// An invite.
-    Invite,
-    /// A roster that an admin signed.
-    Roster,
-    /// Its earlier key, which was authorized.
-    Rotation,
-    /// A way that only later versions know.
-    #[serde(other)]
-    Other,
-}
+pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
 /// One bundle to a set of devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,15 +79,6 @@ pub struct TransferRecord {
     pub stat_digest: Option<String>,
     /// Payload bytes that are safe, at the last checkpoint.
     pub bytes_done: u64,
-}
-
-/// A named set of devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// Its members.
-    pub members: Vec<DeviceId>,
 }
 
 /// A record that lives in a table of its own.
