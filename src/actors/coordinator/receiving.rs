@@ -16,6 +16,7 @@ use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
+use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::TransferRecord;
 
@@ -95,6 +96,10 @@ impl Coordinator {
         let receive = &self.settings.receive;
         if !self.is_let_in(device) {
             return Err((Code::Unauthorized, "this device is not authorized".into()));
+        }
+        if !self.roles_of(device).allow(Roles::SEND) {
+            let reason = "this device may not send here (its roles)".to_owned();
+            return Err((Code::Unauthorized, reason));
         }
         if !receive.enabled {
             return Err((
