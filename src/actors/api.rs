@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
+use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
 
 /// Something asked of the node.
@@ -24,7 +25,18 @@ pub enum Request {
         device: DeviceId,
         /// Its name for people; the advertised one when empty.
         name: String,
+        /// What it may do; nothing for what its groups say.
+        #[serde(default)]
+        roles: Option<Roles>,
+        /// The group to put it into.
+        #[serde(default)]
+        group: Option<String>,
+        /// For how many seconds; nothing for ever.
+        #[serde(default)]
+        seconds: Option<u64>,
     },
+    /// Something about groups and rosters.
+    Group(GroupRequest),
     /// No longer let it; live links end.
     Revoke {
         /// A device's id, the beginning of one, or a name.
@@ -34,7 +46,7 @@ pub enum Request {
     Send {
         /// Files and folders, absolute.
         paths: Vec<PathBuf>,
-        /// Device ids, names, or `all`.
+        /// Device ids, names, groups, or `all`.
         to: Vec<String>,
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
@@ -71,6 +83,64 @@ pub enum Request {
     Watch,
 }
 
+/// Something about groups and rosters.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum GroupRequest {
+    /// All groups.
+    List,
+    /// One group.
+    Show {
+        /// Its name.
+        group: String,
+    },
+    /// Put devices into a group, which is made where there is none.
+    Add {
+        /// Its name.
+        group: String,
+        /// Devices' ids, the beginnings of such, or names.
+        devices: Vec<String>,
+    },
+    /// Take devices out of a group.
+    Remove {
+        /// Its name.
+        group: String,
+        /// Devices' ids, the beginnings of such, or names; none for the group itself, with its
+        /// rosters.
+        devices: Vec<String>,
+    },
+    /// Say what the members of a group may do.
+    Roles {
+        /// Its name.
+        group: String,
+        /// What; nothing to say nothing about it.
+        roles: Option<Roles>,
+    },
+    /// A roster of the group's devices, to be signed.
+    Export {
+        /// Its name.
+        group: String,
+        /// A word of the admin.
+        note: String,
+    },
+    /// Sign a roster with this device's key.
+    Sign {
+        /// What `Export` gave.
+        draft: String,
+        /// For how many seconds it is good.
+        seconds: u64,
+        /// Its version, instead of the next one.
+        version: Option<u64>,
+    },
+    /// Let the devices of a signed roster in.
+    Import {
+        /// The signed roster.
+        roster: String,
+        /// Who must have signed it; needed when its admin is not known yet.
+        admin: Option<DeviceId>,
+    },
+}
+
 /// Something that happened, or part of an answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -97,6 +167,15 @@ pub enum Event {
     },
     /// A device: on the network, authorized, or both.
     Peer(PeerInfo),
+    /// A group.
+    Group(GroupInfo),
+    /// A roster, signed or to be signed.
+    Roster {
+        /// Its group.
+        group: String,
+        /// The file's content.
+        text: String,
+    },
     /// A device is no longer seen.
     PeerGone {
         /// Which.
@@ -215,12 +294,52 @@ pub struct PeerInfo {
     pub addresses: Vec<String>,
     /// It may exchange bundles with us.
     pub authorized: bool,
+    /// What it may do.
+    #[serde(default)]
+    pub roles: Roles,
+    /// The groups that it is in.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// What authorizes it, or why nothing does.
+    #[serde(default)]
+    pub why: String,
+    /// When that ends, in Unix seconds; nothing for never.
+    #[serde(default)]
+    pub expires: Option<u64>,
     /// There is a link to it now.
     pub connected: bool,
     /// It has proven who it is, on this link.
     pub verified: bool,
     /// Why the last connection failed.
     pub error: Option<String>,
+}
+
+/// A group, as it stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// What its members may do where nothing is said about them.
+    pub roles: Option<Roles>,
+    /// Its members, by a person or by a roster.
+    pub members: Vec<PeerInfo>,
+    /// Its rosters.
+    pub rosters: Vec<RosterInfo>,
+}
+
+/// A roster in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RosterInfo {
+    /// Who signed it.
+    pub admin: DeviceId,
+    /// Its version.
+    pub version: u64,
+    /// When it ends, in Unix seconds.
+    pub expires: u64,
+    /// A word of the admin.
+    pub note: String,
+    /// How many devices it names.
+    pub devices: usize,
 }
 
 /// A transfer, as it stands.

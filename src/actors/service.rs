@@ -20,6 +20,7 @@ use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::replay::ReplayCache;
+use crate::protocol::trust::Pages;
 use crate::protocol::window::WindowLimits;
 use crate::store::{BroadcastState, Store, StoreError};
 
@@ -159,7 +160,7 @@ where
 {
     let identity = opened.identity().clone();
     let ours = identity.device_id();
-    let loaded = load(&opened, mode);
+    let loaded = load(&opened, &settings, mode)?;
     let limits = signaling_limits(&settings);
     let mut signaling = None;
     let mut port = 0;
@@ -278,15 +279,25 @@ async fn failure(
     }
 }
 
-fn load(store: &Store, mode: Mode) -> Loaded {
+fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreError> {
     let mut broadcasts = store.broadcasts();
     broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    Loaded {
+    let configured = settings.trust.authorized.iter();
+    let trust = Pages {
         authorizations: store.authorizations(),
+        revoked: store.revoked(),
+        configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
+        admins: settings.trust.admins.clone(),
+        groups: store.groups(),
+        rosters: store.rosters()?,
+        floors: store.floors(),
+        moves: store.moves(),
+    };
+    Ok(Loaded {
+        trust,
         broadcasts,
         transfers: store.transfers(),
-        groups: store.groups(),
-    }
+    })
 }
 
 fn signaling_limits(settings: &Settings) -> Limits {

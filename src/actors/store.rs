@@ -50,6 +50,16 @@ pub fn start(store: Store) -> Addr<StoreActor> {
     })
 }
 
+/// Waits for a job; its failure, or that of the store, as a text for people.
+pub async fn on_disk<T: Send + 'static>(
+    job: actix::dev::Request<StoreActor, Job<Result<T, StoreError>>>,
+) -> Result<T, String> {
+    match job.await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A job whose failure is only worth a line in the log: the memory's copy goes on.
 pub fn keep(
     store: &Addr<StoreActor>,

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::config;
 use crate::protocol::id::DeviceId;
+use crate::protocol::roles::{Roles, UnknownRole};
 
 /// Gives files to a whole room: one device sends, many authorized devices receive.
 #[derive(Debug, Parser)]
@@ -68,6 +69,9 @@ pub enum Verb {
     Peers(Peers),
     /// Let a device exchange files with this one
     Authorize(Authorize),
+    /// Groups of devices, and rosters
+    #[command(subcommand)]
+    Group(Group),
     /// No longer let it
     Revoke {
         /// Its id, the beginning of one, or its name
@@ -119,7 +123,7 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, or `all`; several with commas, or --to again
+    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
@@ -157,6 +161,91 @@ pub struct Authorize {
     /// A name for it, instead of the one that it gives itself
     #[arg(long, default_value = "")]
     pub name: String,
+    /// What it may do: send, receive, relay, introduce, with commas between; all when nothing is
+    /// said here and about its groups
+    #[arg(long, value_name = "ROLES")]
+    pub roles: Option<Roles>,
+    /// The group to put it into
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// For how long: 45m, 8h, 2d; for ever when nothing is said
+    #[arg(long = "for", value_name = "TIME", value_parser = lifetime)]
+    pub lifetime: Option<Duration>,
+}
+
+/// `group`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// All groups
+    List,
+    /// Who is in a group, and its rosters
+    Show {
+        /// Its name
+        group: String,
+    },
+    /// Put devices into a group; it is made where there is none
+    Add {
+        /// Its name
+        group: String,
+        /// Ids, beginnings of ids, or names
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<String>,
+    },
+    /// Take devices out of a group
+    Remove {
+        /// Its name
+        group: String,
+        /// Ids, beginnings of ids, or names
+        #[arg(required_unless_present = "all", value_name = "DEVICE")]
+        devices: Vec<String>,
+        /// The group itself, with its rosters
+        #[arg(long, conflicts_with = "devices")]
+        all: bool,
+    },
+    /// What the members of a group may do
+    Roles {
+        /// Its name
+        group: String,
+        /// send, receive, relay, introduce, with commas between; all; none; or unsaid
+        #[arg(value_parser = group_roles)]
+        roles: GroupRoles,
+    },
+    /// A roster of the group's devices, to be looked at and signed, on stdout
+    Export {
+        /// Its name
+        group: String,
+        /// A word to those who import it
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        admin_note: String,
+    },
+    /// Sign a roster with this device's key, on stdout
+    Sign {
+        /// What `export` gave; - for standard input
+        file: PathBuf,
+        /// For how long it is good
+        #[arg(long = "for", default_value = "30d", value_name = "TIME", value_parser = lifetime)]
+        lifetime: Duration,
+        /// Its version, instead of the next one
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+    },
+    /// Let all devices of a signed roster in
+    Import {
+        /// The signed roster; - for standard input
+        file: PathBuf,
+        /// Who must have signed it; needed once for each admin and group
+        #[arg(long, value_name = "DEVICE_ID", value_parser = provable_id)]
+        admin: Option<DeviceId>,
+    },
+}
+
+/// Roles of a group, or that nothing is said about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupRoles {
+    /// Nothing is said.
+    Unsaid,
+    /// These.
+    Said(Roles),
 }
 
 /// `pause`, `resume`, `cancel`
@@ -233,6 +322,22 @@ fn who_list(text: &str) -> Result<WhoList, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     config::duration(text).ok_or_else(|| "it must be a time such as 500ms, 30s or 2m".to_owned())
+}
+
+fn group_roles(text: &str) -> Result<GroupRoles, String> {
+    match text {
+        "unsaid" => Ok(GroupRoles::Unsaid),
+        roles => roles
+            .parse()
+            .map(GroupRoles::Said)
+            .map_err(|error: UnknownRole| error.to_string()),
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    config::duration(text)
+        .filter(|time| time.as_secs() > 0)
+        .ok_or_else(|| "it must be a time such as 45m, 8h or 30d".to_owned())
 }
 
 fn wait(text: &str) -> Result<Wait, String> {

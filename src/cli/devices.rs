@@ -22,8 +22,14 @@ pub fn id(context: &Context) -> Result<u8, Failure> {
 }
 
 /// Lets a device exchange files with this one.
-pub fn authorize(context: &Context, Authorize { device, name }: Authorize) -> Result<u8, Failure> {
-    let request = Request::Authorize { device, name };
+pub fn authorize(context: &Context, options: Authorize) -> Result<u8, Failure> {
+    let request = Request::Authorize {
+        device: options.device,
+        name: options.name,
+        roles: options.roles,
+        group: options.group,
+        seconds: options.lifetime.map(|lifetime| lifetime.as_secs()),
+    };
     ask(context, Mode::Offline, request, Decided::of(context))
 }
 

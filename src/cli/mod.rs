@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod demo;
 mod devices;
+mod group;
 mod log;
 mod man;
 mod peers;
@@ -107,6 +108,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
+        Verb::Group(verb) => group::run(&context, verb),
         Verb::Revoke { device } => devices::revoke(&context, device),
         Verb::Id => devices::id(&context),
         Verb::Transfers { watch } => transfers::run(&context, watch),

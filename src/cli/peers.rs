@@ -7,11 +7,13 @@ use super::Failure;
 use super::args::Peers;
 use super::screen::Screen;
 use super::session::{Context, Interrupts, View, client_runtime, follow, node};
-use super::text::{Table, foreign};
-use super::view::{MAX_NAME, MAX_TEXT, notice};
+use super::text::{Table, foreign, now, until};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice};
 use crate::actors::api::{Event, PeerInfo, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::Mode;
+use crate::protocol::roles::Roles;
+use crate::protocol::trust::NOTHING_SAID;
 
 /// Lists devices: those that the running service knows, else those that are seen in a while.
 pub fn run(context: &Context, options: &Peers) -> Result<u8, Failure> {
@@ -74,7 +76,7 @@ impl View for List {
                 "no device is authorized and none was seen; on the other device, run: handout receive",
             ),
             Event::End { .. } if !self.peers.is_empty() => {
-                for line in table(&self.peers).lines() {
+                for line in table(&self.peers, now()).lines() {
                     self.screen.result(&line)?;
                 }
             }
@@ -88,9 +90,19 @@ impl View for List {
     }
 }
 
-fn table(peers: &[PeerInfo]) -> Table {
+fn table(peers: &[PeerInfo], now: u64) -> Table {
     let mut table = Table::new(
-        &["NAME", "DEVICE ID", "TYPE", "MAY", "LINK", "AT", "TROUBLE"],
+        &[
+            "NAME",
+            "DEVICE ID",
+            "TYPE",
+            "MAY",
+            "LINK",
+            "AT",
+            "GROUPS",
+            "WHY",
+            "TROUBLE",
+        ],
         &[],
     );
     for peer in peers {
@@ -104,12 +116,14 @@ fn table(peers: &[PeerInfo]) -> Table {
             foreign(&peer.name, MAX_NAME),
             peer.device_id.to_string(),
             foreign(&peer.device_type, MAX_NAME),
-            if peer.authorized { "yes" } else { "no" }.to_owned(),
+            may(peer),
             link.to_owned(),
             peer.addresses
                 .first()
                 .map(|address| foreign(address, MAX_TEXT))
                 .unwrap_or_default(),
+            foreign(&peer.groups.join(", "), MAX_TITLE),
+            why(peer, now),
             peer.error
                 .as_deref()
                 .map(|error| foreign(error, MAX_TEXT))
@@ -117,6 +131,25 @@ fn table(peers: &[PeerInfo]) -> Table {
         ]);
     }
     table
+}
+
+/// What it may do; only `yes` when that is everything.
+fn may(peer: &PeerInfo) -> String {
+    match (peer.authorized, peer.roles) {
+        (false, _) => "no".to_owned(),
+        (true, Roles::ALL) => "yes".to_owned(),
+        (true, roles) => roles.to_string(),
+    }
+}
+
+/// Who said so, and for how long it holds. Nothing about strangers.
+fn why(peer: &PeerInfo, now: u64) -> String {
+    let known = peer.authorized || peer.why != NOTHING_SAID;
+    let until = peer.expires.map(|end| format!(", {}", until(end, now)));
+    match known {
+        true => foreign(&peer.why, MAX_TEXT) + &until.unwrap_or_default(),
+        false => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -132,18 +165,31 @@ mod tests {
             device_type: "desktop".to_owned(),
             addresses: vec!["10.0.0.1:7000".to_owned()],
             authorized: true,
+            roles: Roles::RECEIVE,
+            groups: vec!["class".to_owned()],
+            why: "by a person".to_owned(),
+            expires: None,
             connected: true,
             verified: false,
             error: None,
         };
+        let member = PeerInfo {
+            roles: Roles::ALL,
+            expires: Some(7260),
+            ..peer.clone()
+        };
         let away = PeerInfo {
             addresses: vec![],
             authorized: false,
+            groups: vec![],
+            why: NOTHING_SAID.to_owned(),
             connected: false,
             ..peer.clone()
         };
-        let lines = table(&[peer, away]).lines();
-        assert!(lines[1].contains("yes") && lines[1].contains("connected, unverified"));
+        let lines = table(&[peer, away, member], 0).lines();
+        assert!(lines[1].contains("receive") && lines[1].ends_with("class   by a person"));
+        assert!(lines[3].contains("yes") && lines[3].ends_with("by a person, for 2 h 1 min"));
+        assert!(lines[1].contains("connected, unverified"));
         assert!(lines[1].starts_with("al\\u{1b}pha"));
         assert!(lines[2].contains("no") && lines[2].ends_with("away"));
         assert!(!lines[0].contains("TROUBLE"));

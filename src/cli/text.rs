@@ -1,6 +1,6 @@
 //! Numbers and tables for people.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use unicode_width::UnicodeWidthStr;
 
@@ -49,6 +49,23 @@ pub fn seconds(seconds: f64) -> String {
             (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
             (hours, minutes, _) => format!("{hours} h {minutes} min"),
         }
+    }
+}
+
+/// Now, in Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// How long something still holds; both in Unix seconds.
+pub fn until(end: u64, now: u64) -> String {
+    const DAY: u64 = 24 * 3600;
+    match end.saturating_sub(now) {
+        0 => "expired".to_owned(),
+        left if left >= 2 * DAY => format!("for {} days", left / DAY),
+        left => format!("for {}", seconds(left as f64)),
     }
 }
 
@@ -163,6 +180,9 @@ mod tests {
         assert_eq!(seconds(1.26), "1.3 s");
         assert_eq!(seconds(125.0), "2 min 5 s");
         assert_eq!(seconds(7260.0), "2 h 1 min");
+        assert_eq!(until(7260, 0), "for 2 h 1 min");
+        assert_eq!(until(30 * 86_400, 0), "for 30 days");
+        assert_eq!(until(5, 5), "expired");
     }
 
     #[test]

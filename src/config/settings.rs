@@ -9,6 +9,7 @@ use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
 
@@ -150,6 +151,8 @@ section! {
     Trust {
         /// Devices that the config authorizes.
         authorized: Vec<Authorized>,
+        /// Devices whose rosters are taken.
+        admins: Vec<DeviceId>,
         /// Whether clients without proof are dealt with.
         plain_peers: bool,
     }
@@ -255,6 +258,7 @@ impl Settings {
                     "trust.authorized",
                     "\"device_id\" or \"device_id name\", where ids have 32 characters of a-z2-7",
                 ),
+                admins: r.list("trust.admins", "device ids"),
                 plain_peers: r.boolean("trust.plain_peers"),
             },
             transfer: Transfer {

@@ -2,8 +2,9 @@
 //!
 //! One JSON object per line, `{"seq": 7, "record": "<JSON text>", "sig": "<b64>"}`, where the
 //! signature is our own device's over
-//! `statement("handout/authorization/1", seq as u64, the bytes of record)`. For each device the
-//! line with the highest `seq` holds. The database keeps the same signed entries.
+//! `statement("handout/authorization/1", seq as u64, the bytes of record)`. For each device, and
+//! for each admin's roster of a group, the line with the highest `seq` holds. The database keeps
+//! the same signed entries.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::files::{sync_parent, write_atomically};
-use super::record::Authorization;
 use crate::protocol::id::DeviceId;
 use crate::protocol::identity::{Identity, PublicKey, Signature, statement};
+use crate::protocol::trust::{Authorization, Floor};
 
 /// Longest record, in bytes of JSON.
 pub(super) const MAX_RECORD: usize = 4096;
@@ -30,15 +31,47 @@ const MAX_LINE: u64 = 2 * MAX_RECORD as u64 + 256;
 pub(super) enum Change {
     /// The device is authorized from here on.
     Authorize(Authorization),
-    /// It no longer is.
+    /// It no longer is, whatever else says so, until a person authorizes it again.
     Revoke { device: DeviceId },
+    /// It has a new key: the id after this one.
+    Move { device: DeviceId, to: DeviceId },
+    /// A roster was taken, or signed here: none with a lower version is from here on.
+    Roster(Floor),
+}
+
+/// What an entry is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Subject {
+    Device(DeviceId),
+    /// An admin's rosters for a group.
+    Roster(DeviceId, String),
+}
+
+impl Subject {
+    /// A key for the database. No device id has a slash in it.
+    pub(super) fn to_key(&self) -> Vec<u8> {
+        match self {
+            Self::Device(device) => device.as_str().into(),
+            Self::Roster(admin, group) => format!("{admin}/{group}").into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device(device) => device.fmt(f),
+            Self::Roster(admin, group) => write!(f, "roster {group} of {admin}"),
+        }
+    }
 }
 
 impl Change {
-    pub(super) fn device(&self) -> &DeviceId {
+    pub(super) fn subject(&self) -> Subject {
         match self {
-            Self::Authorize(authorization) => &authorization.device,
-            Self::Revoke { device } => device,
+            Self::Authorize(authorization) => Subject::Device(authorization.device.clone()),
+            Self::Revoke { device } | Self::Move { device, .. } => Subject::Device(device.clone()),
+            Self::Roster(floor) => Subject::Roster(floor.admin.clone(), floor.group.clone()),
         }
     }
 }
@@ -104,8 +137,8 @@ impl Entry {
     }
 }
 
-/// The newest entry of each device.
-pub(super) type Entries = BTreeMap<DeviceId, Entry>;
+/// The newest entry about each.
+pub(super) type Entries = BTreeMap<Subject, Entry>;
 
 /// The open file.
 #[derive(Debug)]
@@ -169,9 +202,10 @@ impl Journal {
             self.lines += 1;
             match entry {
                 Ok(entry) => {
-                    let newest = entries.get(entry.change.device());
+                    let subject = entry.change.subject();
+                    let newest = entries.get(&subject);
                     if newest.is_none_or(|newest| newest.seq <= entry.seq) {
-                        entries.insert(entry.change.device().clone(), entry);
+                        entries.insert(subject, entry);
                     }
                 }
                 Err(fault) => {
@@ -310,7 +344,7 @@ fn skip_line(reader: &mut impl BufRead) -> io::Result<(u64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::GrantedBy;
+    use crate::protocol::trust::GrantedBy;
 
     fn identity() -> Identity {
         Identity::from_seed(&[3; 32])
@@ -318,6 +352,10 @@ mod tests {
 
     fn device(n: u8) -> DeviceId {
         DeviceId::of_key(&[n; 32])
+    }
+
+    fn subject(n: u8) -> Subject {
+        Subject::Device(device(n))
     }
 
     fn entry(seq: u64, n: u8) -> Entry {
@@ -398,7 +436,7 @@ mod tests {
         assert_eq!(journal.false_lines, 6);
         assert_eq!(
             entries.keys().collect::<std::collections::BTreeSet<_>>(),
-            [&device(1), &device(4)].into()
+            [&subject(1), &subject(4)].into()
         );
         journal.rewrite(entries.values()).unwrap();
         assert_eq!(
@@ -414,7 +452,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let revoked = Entry::seal(&identity(), 5, Change::Revoke { device: device(1) }).unwrap();
         write(dir.path(), &text(&[revoked.clone(), entry(4, 1)]));
-        assert_eq!(open(dir.path()).1.get(&device(1)), Some(&revoked));
+        assert_eq!(open(dir.path()).1.get(&subject(1)), Some(&revoked));
     }
 
     #[test]
@@ -431,6 +469,6 @@ mod tests {
         journal.append([&entry(300, 2)]).unwrap();
         let (journal, entries) = open(dir.path());
         assert_eq!((journal.lines, entries.len()), (2, 2));
-        assert_eq!(entries[&device(1)].seq, 299);
+        assert_eq!(entries[&subject(1)].seq, 299);
     }
 }

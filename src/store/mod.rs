@@ -6,6 +6,7 @@
 //! lock                   held while the store is open; names the process
 //! identity.key           the device's secret, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
+//! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one
 //! db.damaged-<time>/     the last three that were damaged
 //! ```
@@ -21,6 +22,7 @@ mod journal;
 mod lock;
 mod pieces;
 mod record;
+mod rosters;
 mod table;
 
 #[cfg(test)]
@@ -36,20 +38,26 @@ pub use record::{
 };
 
 use db::Database;
-use journal::{Change, Entries, Entry, Journal};
+use journal::{Change, Entries, Entry, Journal, Subject};
 use lock::Lock;
 use pieces::Pieces;
+use rosters::RosterFiles;
 use table::Table;
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::roster::Roster;
 use crate::protocol::transfer::Direction;
+use crate::protocol::trust::Floor;
 
 /// How many devices may be authorized at once.
 const MAX_AUTHORIZED: usize = 10_000;
-/// How many revocations are remembered, so that neither home of the authorizations can bring a
-/// revoked device back when the other was lost.
-const REVOCATIONS_KEPT: usize = 1024;
+/// How many revocations are remembered: those beyond it that are oldest are forgotten.
+const REVOCATIONS_KEPT: usize = 10_000;
+/// How many changes of other devices' keys are remembered.
+const MAX_MOVED: usize = 10_000;
+/// How many rosters there may be, those counted of which only the version is left.
+const MAX_ROSTERS: usize = 1000;
 
 /// The open store. Closing it (dropping it) flushes.
 #[derive(Debug)]
@@ -59,6 +67,7 @@ pub struct Store {
     entries: Entries,
     next_seq: u64,
     journal: Journal,
+    rosters: RosterFiles,
     authorizations: Pieces,
     broadcasts: Table<BroadcastRecord>,
     transfers: Table<TransferRecord>,
@@ -96,6 +105,7 @@ impl Store {
             entries,
             next_seq: last.map_or(1, |seq| seq.saturating_add(1)),
             journal,
+            rosters: RosterFiles::open(state_dir)?,
             authorizations,
             broadcasts: Table::load(&database, "broadcasts")?,
             transfers: Table::load(&database, "transfers")?,
@@ -150,9 +160,10 @@ impl Store {
         self.decide(Change::Authorize(authorization))
     }
 
-    /// Takes an authorization back; false where there was none. On disk when this returns.
+    /// Takes back whatever lets a device in; false where that was done before. On disk when this
+    /// returns.
     pub fn revoke(&mut self, device: &DeviceId) -> Result<bool, StoreError> {
-        if self.authorization(device).is_none() {
+        if let Some(Change::Revoke { .. }) = self.change(device) {
             return Ok(false);
         }
         self.decide(Change::Revoke {
@@ -161,9 +172,130 @@ impl Store {
         Ok(true)
     }
 
+    /// Notes that a device has a new key, with its authorization under the new id, where it had
+    /// one. On disk when this returns.
+    pub fn move_device(
+        &mut self,
+        old: &DeviceId,
+        new: &DeviceId,
+        authorization: Option<Authorization>,
+    ) -> Result<(), StoreError> {
+        if self.moves().len() >= MAX_MOVED {
+            return Err(StoreError::Full {
+                what: "devices with changed keys",
+                limit: MAX_MOVED,
+            });
+        }
+        // In this order, so that a power cut in between leaves it authorized.
+        if let Some(authorization) = authorization {
+            self.decide(Change::Authorize(authorization))?;
+        }
+        let (device, to) = (old.clone(), new.clone());
+        self.decide(Change::Move { device, to })
+    }
+
+    /// The ids that devices gave up, each with the next one.
+    pub fn moves(&self) -> Vec<(DeviceId, DeviceId)> {
+        let moved = self.changes().filter_map(|change| match change {
+            Change::Move { device, to } => Some((device.clone(), to.clone())),
+            _ => None,
+        });
+        moved.collect()
+    }
+
+    /// The devices that were revoked.
+    pub fn revoked(&self) -> Vec<DeviceId> {
+        let revoked = self.changes().filter_map(|change| match change {
+            Change::Revoke { device } => Some(device.clone()),
+            _ => None,
+        });
+        revoked.collect()
+    }
+
+    /// The highest version of each roster that was ever here.
+    pub fn floors(&self) -> Vec<Floor> {
+        let floors = self.changes().filter_map(|change| match change {
+            Change::Roster(floor) => Some(floor.clone()),
+            _ => None,
+        });
+        floors.collect()
+    }
+
+    /// Notes a roster's version; nothing lower comes after it. On disk when this returns.
+    pub fn put_floor(&mut self, floor: Floor) -> Result<(), StoreError> {
+        let subject = Subject::Roster(floor.admin.clone(), floor.group.clone());
+        match self.entries.get(&subject).map(|entry| &entry.change) {
+            Some(Change::Roster(known)) if known.version >= floor.version => return Ok(()),
+            None if self.floors().len() >= MAX_ROSTERS => {
+                return Err(StoreError::Full {
+                    what: "rosters",
+                    limit: MAX_ROSTERS,
+                });
+            }
+            _ => {}
+        }
+        self.decide(Change::Roster(floor))
+    }
+
+    /// Puts a roster in the place of the one before it. On disk when this returns.
+    pub fn put_roster(&mut self, roster: &Roster) -> Result<(), StoreError> {
+        // The version comes last: without it the file is news, with it and without the file
+        // nobody would be let in.
+        let first = !self.floors().iter().any(|floor| floor.is_of(roster));
+        if first && self.floors().len() >= MAX_ROSTERS {
+            return Err(StoreError::Full {
+                what: "rosters",
+                limit: MAX_ROSTERS,
+            });
+        }
+        self.rosters.put(roster)?;
+        self.put_floor(Floor::of(roster))
+    }
+
+    /// The rosters that are here. One that does not fit the versions in the journal is left out,
+    /// with a warning: it was put there by hand.
+    pub fn rosters(&self) -> Result<Vec<Roster>, StoreError> {
+        let floors = self.floors();
+        let mut rosters = self.rosters.all()?;
+        rosters.retain(|roster| {
+            let fits = floors.iter().any(|floor| {
+                let newer = roster.terms.version > floor.version;
+                floor.is_of(roster) && (newer || floor.digest == roster.digest)
+            });
+            if !fits {
+                tracing::warn!(
+                    group = roster.group, admin = %roster.admin, version = roster.terms.version,
+                    "a roster in the state folder was not imported, or is an old one; it counts \
+                     for nothing"
+                );
+            }
+            fits
+        });
+        Ok(rosters)
+    }
+
+    /// Forgets the rosters of a group; their versions stay.
+    pub fn remove_rosters(&mut self, group: &str) -> Result<(), StoreError> {
+        for roster in self.rosters.all()? {
+            if roster.group == group {
+                self.rosters.remove(&roster)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.entries.values().map(|entry| &entry.change)
+    }
+
+    fn change(&self, device: &DeviceId) -> Option<&Change> {
+        let entry = self.entries.get(&Subject::Device(device.clone()))?;
+        Some(&entry.change)
+    }
+
     /// The authorization of a device, expired or not: see [`Authorization::is_valid_at`].
     pub fn authorization(&self, device: &DeviceId) -> Option<&Authorization> {
-        authorized(self.entries.get(device)?)
+        authorized(self.change(device)?)
     }
 
     /// All authorizations, expired ones too, by device id.
@@ -172,19 +304,19 @@ impl Store {
     }
 
     fn authorized(&self) -> impl Iterator<Item = &Authorization> {
-        self.entries.values().filter_map(authorized)
+        self.changes().filter_map(authorized)
     }
 
     fn decide(&mut self, change: Change) -> Result<(), StoreError> {
         let entry = Entry::seal(&self.identity, self.next_seq, change)?;
         self.journal.append([&entry])?;
         self.next_seq = self.next_seq.saturating_add(1);
-        let device = entry.change.device().clone();
+        let subject = entry.change.subject();
         // The decision is safe in the journal; the database catches up at the next opening.
         if let Err(error) = put_entry(&self.database, &self.authorizations, &entry) {
-            tracing::warn!(%error, %device, "the decision is in the journal, but not in the database");
+            tracing::warn!(%error, %subject, "the decision is in the journal, but not in the database");
         }
-        self.entries.insert(device, entry);
+        self.entries.insert(subject, entry);
         if let Err(error) = self.compact() {
             tracing::warn!(%error, "the journal of authorizations was not shortened");
         }
@@ -198,7 +330,7 @@ impl Store {
             .entries
             .values()
             .filter(|entry| revoked(entry))
-            .map(|entry| (entry.seq, entry.change.device().clone()))
+            .map(|entry| (entry.seq, entry.change.subject()))
             .collect();
         let live = self.entries.len() - revocations.len();
         let kept = live + revocations.len().min(REVOCATIONS_KEPT);
@@ -211,13 +343,13 @@ impl Store {
         revocations.sort_unstable();
         let surplus = revocations.len().saturating_sub(REVOCATIONS_KEPT);
         let forgotten = &revocations[..surplus];
-        for (_, device) in forgotten {
-            self.entries.remove(device);
+        for (_, subject) in forgotten {
+            self.entries.remove(subject);
         }
         self.journal.rewrite(self.entries.values())?;
-        for (_, device) in forgotten {
+        for (_, subject) in forgotten {
             self.authorizations
-                .remove(&self.database, device.as_str().as_bytes())?;
+                .remove(&self.database, &subject.to_key())?;
         }
         Ok(())
     }
@@ -306,13 +438,6 @@ impl Store {
 
     /// Puts a group.
     pub fn put_group(&mut self, group: Group) -> Result<(), StoreError> {
-        if group.name.len() > MAX_GROUP_NAME {
-            return Err(StoreError::TooLarge {
-                what: "a group's name",
-                size: group.name.len(),
-                limit: MAX_GROUP_NAME,
-            });
-        }
         self.groups.put(&self.database, group)
     }
 
@@ -362,9 +487,6 @@ impl Store {
     }
 }
 
-/// Longest name of a group, in bytes.
-const MAX_GROUP_NAME: usize = 256;
-
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
@@ -373,19 +495,19 @@ impl Drop for Store {
     }
 }
 
-fn authorized(entry: &Entry) -> Option<&Authorization> {
-    match &entry.change {
+fn authorized(change: &Change) -> Option<&Authorization> {
+    match change {
         Change::Authorize(authorization) => Some(authorization),
-        Change::Revoke { .. } => None,
+        _ => None,
     }
 }
 
 fn put_entry(database: &Database, tree: &Pieces, entry: &Entry) -> Result<(), StoreError> {
-    let key = entry.change.device().as_str().as_bytes();
-    tree.put(database, "an authorization", key, entry.as_bytes())
+    let key = entry.change.subject().to_key();
+    tree.put(database, "an authorization", &key, entry.as_bytes())
 }
 
-/// Gives both homes of the authorizations the newest entry of each device. Where both have an
+/// Gives both homes of the authorizations the newest entry about each. Where both have an
 /// entry with the same number, the journal's holds.
 fn reconcile(
     identity: &Identity,
@@ -400,7 +522,7 @@ fn reconcile(
     for (stored_key, value) in tree.all(database, "authorizations")? {
         let entry = Entry::open(&key, &value)
             .ok()
-            .filter(|entry| entry.change.device().as_str().as_bytes() == stored_key);
+            .filter(|entry| entry.change.subject().to_key() == stored_key);
         let Some(entry) = entry else {
             tracing::warn!(
                 "an authorization in the database is not signed by this device; removed"
@@ -408,9 +530,10 @@ fn reconcile(
             tree.remove(database, &stored_key)?;
             continue;
         };
-        match entries.get(entry.change.device()) {
+        let subject = entry.change.subject();
+        match entries.get(&subject) {
             Some(known) if *known == entry => {
-                current.insert(entry.change.device().clone());
+                current.insert(subject);
             }
             Some(known) if known.seq >= entry.seq => {}
             _ => missing.push(entry),
@@ -418,11 +541,11 @@ fn reconcile(
     }
     journal.append(&missing)?;
     for entry in missing {
-        current.insert(entry.change.device().clone());
-        entries.insert(entry.change.device().clone(), entry);
+        current.insert(entry.change.subject());
+        entries.insert(entry.change.subject(), entry);
     }
-    for (device, entry) in entries.iter() {
-        if !current.contains(device) {
+    for (subject, entry) in entries.iter() {
+        if !current.contains(subject) {
             put_entry(database, tree, entry)?;
         }
     }

@@ -6,70 +6,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, Root, TransferId};
-use crate::protocol::identity::PublicKey;
-use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
-
-/// Our lasting decision that a device may exchange bundles with us.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Authorization {
-    /// The device.
-    pub device: DeviceId,
-    /// Its name for people, as it was when the decision was made.
-    pub name: String,
-    /// Its public key, where known: then [`DeviceId::of_key`] of it is `device`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<PublicKey>,
-    /// When the decision was made, in Unix seconds.
-    pub since: u64,
-    /// Who decided.
-    pub by: GrantedBy,
-    /// When it ends, in Unix seconds; `None` for never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<u64>,
-    /// What it may do; `None` for what its groups say, and without groups everything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roles: Option<Roles>,
-    /// Which invite, roster or earlier id it came through.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<String>,
-}
+pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
 impl TransferRecord {
     /// True while a person is asked about it.
     pub fn is_asked(&self) -> bool {
         matches!(self.question, Some(Question::Open { .. })) && !self.state.is_final()
     }
-}
-
-impl Authorization {
-    /// True while it has not expired. `now` is in Unix seconds.
-    pub fn is_valid_at(&self, now: u64) -> bool {
-        self.expires.is_none_or(|end| now < end)
-    }
-}
-
-/// Who made a decision about a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GrantedBy {
-    /// A person at this device.
-    Person,
-    /// The config file.
-    Config,
-    /// A code that people compared on both screens.
-    Code,
-    /// A PIN that was shown on one side and typed on the other.
-    Pin,
-    /// An invite.
-    Invite,
-    /// A roster that an admin signed.
-    Roster,
-    /// Its earlier key, which was authorized.
-    Rotation,
-    /// A way that only later versions know.
-    #[serde(other)]
-    Other,
 }
 
 /// One bundle to a set of devices.
@@ -158,15 +102,6 @@ pub enum Question {
     },
     /// Somebody has said yes.
     Accepted,
-}
-
-/// A named set of devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// Its members.
-    pub members: Vec<DeviceId>,
 }
 
 /// A record that lives in a table of its own.

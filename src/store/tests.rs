@@ -83,6 +83,7 @@ fn everything_put_is_there_after_closing_and_opening_again() {
     let group = Group {
         name: "Raum Süd".into(),
         members: vec![device(1), device(2)],
+        roles: None,
     };
     let chunks: Vec<u8> = (0..16_384).map(|i| (i % 253) as u8).collect();
     let id = {

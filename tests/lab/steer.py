@@ -260,7 +260,7 @@ def the_lower_id_connects_whoever_sends(lab, folder):
 
 
 def authorized_by_command(lab, folder):
-    """What the config file says cannot be revoked: here the devices are authorized by command."""
+    """Here the devices are authorized by command."""
     pair = Pair(lab, folder, trusted=False)
     pair.sender.ask("authorize", pair.receiver.id)
     pair.receiver.ask("authorize", pair.sender.id)

@@ -2,6 +2,7 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod groups;
 mod leftovers;
 mod people;
 mod questions;
@@ -27,7 +28,8 @@ use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{Authorization, BroadcastRecord, Group, Question, TransferRecord};
+use crate::protocol::trust::{Pages, TrustBook};
+use crate::store::{BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
@@ -42,14 +44,12 @@ const MAILBOX: usize = 1024;
 
 /// What the store held when the node was started.
 pub struct Loaded {
-    /// Who may exchange bundles with us.
-    pub authorizations: Vec<Authorization>,
+    /// Whom we trust, with what.
+    pub trust: Pages,
     /// Broadcasts to be carried on.
     pub broadcasts: Vec<BroadcastRecord>,
     /// All transfers on record.
     pub transfers: Vec<TransferRecord>,
-    /// Named sets of devices.
-    pub groups: Vec<Group>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -65,8 +65,7 @@ pub struct Coordinator {
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
-    authorizations: HashMap<DeviceId, Authorization>,
-    groups: HashMap<String, Group>,
+    trust: TrustBook,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -246,16 +245,10 @@ impl Coordinator {
             }
             (record.id, Transfer::of(record))
         });
-        let authorizations = loaded
-            .authorizations
-            .into_iter()
-            .map(|a| (a.device.clone(), a));
-        let groups = loaded.groups.into_iter().map(|g| (g.name.clone(), g));
         let mut coordinator = Self {
             table: PeerTable::new(settings.discovery.max_peers),
             transfers: transfers.collect(),
-            authorizations: authorizations.collect(),
-            groups: groups.collect(),
+            trust: TrustBook::new(identity.device_id(), loaded.trust),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
@@ -351,6 +344,7 @@ impl Coordinator {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.rebuild_dead_peers();
+        self.shut_out_whoever_may_no_longer();
         self.show_progress();
         self.give_up_on_the_absent();
         self.retry_full_disks();

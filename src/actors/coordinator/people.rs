@@ -12,9 +12,11 @@ use crate::dataplane::Standing;
 use crate::net::discovery::DiscoveryEvent;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::PublicKey;
+use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
+use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::{TransferEvent, TransferState};
 use crate::store::{Authorization, Group};
@@ -23,37 +25,38 @@ use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
 use super::super::peer::{Command, Disconnect, Peer, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
-use super::super::store::{Job, keep};
+use super::super::store::{Job, keep, on_disk};
 use super::{Coordinator, PeerSlot, SessionInfo};
 
 impl Coordinator {
     pub(super) fn is_authorized(&self, device: &DeviceId) -> bool {
-        self.authorizations
-            .get(device)
-            .is_some_and(|entry| entry.is_valid_at(unix_now()))
-            || self
-                .settings
-                .trust
-                .authorized
-                .iter()
-                .any(|entry| entry.id == *device)
+        self.trust.lets_in(device, unix_now())
+    }
+
+    fn is_plain_and_welcome(&self, device: &DeviceId) -> bool {
+        self.settings.trust.plain_peers && !device.is_self_certifying()
+    }
+
+    /// What a device may do now. Plain peers can only receive.
+    pub(super) fn roles_of(&self, device: &DeviceId) -> Roles {
+        match self.trust.roles(device, unix_now()) {
+            Roles::NONE if self.is_plain_and_welcome(device) => Roles::RECEIVE,
+            roles => roles,
+        }
+    }
+
+    /// The groups that a device is in, by a person or by a roster.
+    pub(super) fn groups_of(&self, device: &DeviceId) -> Vec<String> {
+        self.trust.groups_of(device, unix_now())
     }
 
     /// Authorized, or plain where the person has allowed plain peers.
     pub(super) fn is_let_in(&self, device: &DeviceId) -> bool {
-        self.is_authorized(device)
-            || (self.settings.trust.plain_peers && !device.is_self_certifying())
+        self.is_authorized(device) || self.is_plain_and_welcome(device)
     }
 
     /// Everybody who may: by decision, by config, and plain peers that are here.
     pub(super) fn all_let_in(&self) -> Vec<DeviceId> {
-        let now = unix_now();
-        let decided = self
-            .authorizations
-            .values()
-            .filter(|a| a.is_valid_at(now))
-            .map(|a| &a.device);
-        let configured = self.settings.trust.authorized.iter().map(|entry| &entry.id);
         // Static peers count as here before their host names are looked up.
         let named = self
             .settings
@@ -62,7 +65,7 @@ impl Coordinator {
             .iter()
             .map(|peer| &peer.id);
         let here = self.table.iter().map(|entry| &entry.advert.id).chain(named);
-        let mut all: Vec<DeviceId> = decided.chain(configured).cloned().collect();
+        let mut all = self.trust.all_let_in(unix_now());
         all.extend(here.filter(|id| self.is_let_in(id)).cloned());
         all.sort();
         all.dedup();
@@ -75,21 +78,12 @@ impl Coordinator {
             .peers
             .get(device)
             .and_then(|slot| slot.session.as_ref());
-        let configured = self
-            .settings
-            .trust
-            .authorized
-            .iter()
-            .find(|entry| entry.id == *device);
         let names = [
             session.map(|session| session.name.as_str()),
             self.table
                 .get(device)
                 .map(|entry| entry.advert.name.as_str()),
-            self.authorizations
-                .get(device)
-                .map(|entry| entry.name.as_str()),
-            configured.and_then(|entry| entry.name.as_deref()),
+            self.trust.name_of(device),
         ];
         let name = names.into_iter().flatten().find(|name| !name.is_empty());
         printable(name.unwrap_or_else(|| device.short()))
@@ -100,6 +94,7 @@ impl Coordinator {
         let slot = self.peers.get(device);
         let session = slot.and_then(|slot| slot.session.as_ref());
         let advertised = entry.map(|e| e.advert.device_type.as_str());
+        let (why, expires) = self.trust.why(device, unix_now());
         PeerInfo {
             device_id: device.clone(),
             name: self.name_of(device),
@@ -115,6 +110,10 @@ impl Coordinator {
                 .map(SocketAddr::to_string)
                 .collect(),
             authorized: self.is_authorized(device),
+            roles: self.roles_of(device),
+            groups: self.groups_of(device),
+            why,
+            expires,
             connected: session.is_some(),
             verified: session.is_some_and(|session| session.verified),
             error: slot.and_then(|slot| slot.error.clone()),
@@ -221,11 +220,7 @@ impl Coordinator {
         }
         let _ = reply.send(Standing::Member);
         info!(%device, name = %session.name, verified = session.verified, "connected");
-        if let (Some(key), Some(entry)) = (key, self.authorizations.get_mut(device))
-            && entry.key.is_none()
-        {
-            entry.key = Some(key);
-            let entry = entry.clone();
+        if let Some(entry) = key.and_then(|key| self.trust.note_key(device, key)) {
             keep(&self.store, "an authorization's key", move |store| {
                 store.authorize(entry)
             });
@@ -313,7 +308,7 @@ impl Coordinator {
     }
 
     /// Lets a device in, and puts it into a group. It holds at once; the answer comes when it is
-    /// on disk, and only then may anybody be told.
+    /// on disk, and only then may anybody be told. What a person revoked, only a person lets in.
     pub(super) fn grant(
         &mut self,
         mut entry: Authorization,
@@ -323,32 +318,40 @@ impl Coordinator {
         if entry.name.is_empty() {
             entry.name = self.name_of(&device);
         }
-        self.authorizations.insert(device.clone(), entry.clone());
-        let group = group.map(|name| {
-            let group = self.groups.entry(name.to_owned()).or_insert_with(|| Group {
-                name: name.to_owned(),
-                members: Vec::new(),
-            });
-            if !group.members.contains(&device) {
-                group.members.push(device.clone());
-            }
-            group.clone()
+        let granted = self.note_down(entry.clone(), group);
+        let stored = granted.map(|group| {
+            self.table.set_authorized(&device, true);
+            let event = Event::Peer(self.peer_info(&device));
+            self.emit(&event);
+            self.store.send(Job::new(move |store| {
+                store.authorize(entry)?;
+                group.map_or(Ok(()), |group| store.put_group(group))?;
+                store.flush()
+            }))
         });
-        self.table.set_authorized(&device, true);
-        let event = Event::Peer(self.peer_info(&device));
-        self.emit(&event);
-        let stored = self.store.send(Job::new(move |store| {
-            store.authorize(entry)?;
-            group.map_or(Ok(()), |group| store.put_group(group))?;
-            store.flush()
-        }));
-        async move {
-            match stored.await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
+        async move { on_disk(stored?).await }
+    }
+
+    /// Notes a decision in the book; the group that the device is in by it.
+    fn note_down(
+        &mut self,
+        entry: Authorization,
+        group: Option<&str>,
+    ) -> Result<Option<Group>, String> {
+        let device = entry.device.clone();
+        let group = group
+            .map(|name| self.group_with(name, [&device]))
+            .transpose()?;
+        if !self.trust.authorize(entry) {
+            return Err(format!(
+                "a person has revoked {device} on this device: to let it in again, run \
+                 `handout authorize {device}`"
+            ));
         }
+        if let Some(group) = &group {
+            self.trust.put_group(group.clone());
+        }
+        Ok(group)
     }
 
     fn unfinished_with(&self, device: &DeviceId) -> Vec<TransferId> {
@@ -361,16 +364,35 @@ impl Coordinator {
 
     /// Ends links and transfers of a device that may no longer.
     pub(super) fn shut_out(&mut self, device: &DeviceId) {
-        self.authorizations.remove(device);
+        let (reason, _) = self.trust.why(device, unix_now());
+        info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
         self.disconnect(device);
-        let ids = self.unfinished_with(device);
-        for id in ids {
-            self.cancel(
-                id,
-                crate::protocol::message::Code::Unauthorized,
-                "its authorization was revoked",
-            );
+        for id in self.unfinished_with(device) {
+            self.cancel(id, Code::Unauthorized, &reason);
+        }
+    }
+
+    /// Tells the table of seen devices what a roster has changed.
+    pub(super) fn tell_table_who_may(&mut self) {
+        let seen: Vec<_> = self.table.iter().map(|e| e.advert.id.clone()).collect();
+        for device in seen {
+            let authorized = self.is_authorized(&device);
+            self.table.set_authorized(&device, authorized);
+        }
+    }
+
+    /// An authorization or a roster may have expired, or a newer roster have come.
+    pub(super) fn shut_out_whoever_may_no_longer(&mut self) {
+        let linked = self.peers.iter().filter(|(_, slot)| slot.session.is_some());
+        let out: Vec<_> = linked
+            .filter(|(device, _)| !self.is_let_in(device))
+            .map(|(device, _)| device.clone())
+            .collect();
+        for device in &out {
+            self.shut_out(device);
+            let event = Event::Peer(self.peer_info(device));
+            self.emit(&event);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
+use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{GrantedBy, Question, TransferRecord};
 
@@ -97,6 +98,12 @@ impl Coordinator {
         if !self.is_let_in(device) {
             return barred(Code::Unauthorized, "this device is not authorized");
         }
+        if !self.roles_of(device).allow(Roles::SEND) {
+            return barred(
+                Code::Unauthorized,
+                "this device may not send here (its roles)",
+            );
+        }
         let same_id = self.transfers.get(&offer.id).map(|known| &known.record);
         if let Some(record) = same_id {
             if record.peer != *device || record.direction != Direction::Incoming {
@@ -154,22 +161,19 @@ impl Coordinator {
     /// calls itself: it could call itself anything.
     pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
         let decided = self
-            .authorizations
-            .get(device)
+            .trust
+            .authorization(device)
             .filter(|entry| !matches!(entry.by, GrantedBy::Invite | GrantedBy::Other))
             .map(|entry| entry.name.as_str());
         let configured = self.settings.trust.authorized.iter();
         let configured = configured
             .filter(|entry| entry.id == *device)
             .filter_map(|entry| entry.name.as_deref());
-        let groups = self.groups.values();
-        let groups = groups
-            .filter(|group| group.members.contains(device))
-            .map(|group| group.name.as_str());
+        let groups = self.groups_of(device);
         self.settings.receive.policy.terms_for(&Whom {
             id: device.as_str(),
             names: decided.into_iter().chain(configured).collect(),
-            groups: groups.collect(),
+            groups: groups.iter().map(String::as_str).collect(),
         })
     }
 

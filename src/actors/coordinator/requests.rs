@@ -9,14 +9,15 @@ use crate::dataplane::{SessionCommand, Stop};
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
+use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{Authorization, GrantedBy, TransferRecord};
 
 use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
-use super::super::store::Job;
+use super::super::store::{Job, on_disk};
 use super::sending::{Sending, fail};
-use super::{Ask, Coordinator, Watcher};
+use super::{Ask, Coordinator, Watcher, offer_event};
 
 /// Which transfers a request is about.
 struct Kind {
@@ -56,13 +57,36 @@ impl Handler<Ask> for Coordinator {
                     devices.iter().map(|id| Event::Peer(self.peer_info(id))),
                 );
             }
-            Request::Authorize { device, name } => self.on_authorize(device, name, reply, ctx),
-            Request::Revoke { device } => match self.find_device(&device) {
+            Request::Authorize {
+                device,
+                name,
+                roles,
+                group,
+                seconds,
+            } => {
+                let now = unix_now();
+                let entry = Authorization {
+                    device,
+                    name,
+                    key: None,
+                    since: now,
+                    by: GrantedBy::Person,
+                    expires: seconds.map(|seconds| now.saturating_add(seconds)),
+                    roles,
+                    via: None,
+                };
+                self.on_authorize(entry, group.as_deref(), reply, ctx);
+            }
+            Request::Group(request) => self.on_group(request, reply, ctx),
+            Request::Revoke { device } => match self.find_any_device(&device) {
                 Ok(device) => self.on_revoke(device, reply, ctx),
                 Err(reason) => fail(&reply, &reason, exit::USAGE),
             },
             Request::Send { paths, to, wait_ms } => match self.resolve(&to) {
-                Ok(devices) => {
+                Ok((devices, notes)) => {
+                    for text in notes {
+                        offer_event(&reply, &Event::Note { text });
+                    }
                     let wait = wait_ms.map(Duration::from_millis);
                     self.send(
                         Sending {
@@ -116,25 +140,16 @@ impl Handler<Ask> for Coordinator {
 impl Coordinator {
     fn on_authorize(
         &mut self,
-        device: DeviceId,
-        name: String,
+        entry: Authorization,
+        group: Option<&str>,
         reply: mpsc::Sender<Event>,
         ctx: &mut Context<Self>,
     ) {
-        if device == self.identity.device_id() {
+        let device = entry.device.clone();
+        if self.trust.is_ours(&device) {
             return fail(&reply, "that is this device itself", exit::USAGE);
         }
-        let entry = Authorization {
-            device: device.clone(),
-            name,
-            key: None,
-            since: unix_now(),
-            by: GrantedBy::Person,
-            expires: None,
-            roles: None,
-            via: None,
-        };
-        let granted = self.grant(entry, None);
+        let granted = self.grant(entry, group);
         ctx.spawn(
             granted
                 .into_actor(self)
@@ -149,24 +164,18 @@ impl Coordinator {
     }
 
     fn on_revoke(&mut self, device: DeviceId, reply: mpsc::Sender<Event>, ctx: &mut Context<Self>) {
+        self.trust.revoke(&device);
         self.shut_out(&device);
         let revoked = device.clone();
         let stored = self
             .store
             .send(Job::new(move |store| store.revoke(&revoked)));
-        ctx.spawn(stored.into_actor(self).map(move |stored, coordinator, _| match stored {
-            Ok(Ok(_)) => {
-                let mut events = vec![Event::Peer(coordinator.peer_info(&device))];
-                if coordinator.is_authorized(&device) {
-                    let text = "the config file authorizes it (trust.authorized): take it out \
-                                there too, and restart";
-                    events.push(Event::Note { text: text.to_owned() });
-                }
-                answer(&reply, events);
-            }
-            Ok(Err(error)) => fail(&reply, &error.to_string(), exit::ERROR),
-            Err(error) => fail(&reply, &error.to_string(), exit::ERROR),
-        }));
+        ctx.spawn(on_disk(stored).into_actor(self).map(
+            move |stored, coordinator, _| match stored {
+                Ok(_) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
+                Err(error) => fail(&reply, &error, exit::ERROR),
+            },
+        ));
     }
 
     /// The one authorized or visible device that a word means: its id, the beginning of that, or
@@ -174,7 +183,7 @@ impl Coordinator {
     fn find_device(&self, word: &str) -> Result<DeviceId, String> {
         let mut known = self.all_let_in();
         known.extend(self.table.iter().map(|entry| entry.advert.id.clone()));
-        known.extend(self.authorizations.keys().cloned());
+        known.extend(self.trust.decided().cloned());
         known.sort();
         known.dedup();
         if let Some(exact) = known.iter().find(|id| id.as_str() == word) {
@@ -196,12 +205,21 @@ impl Coordinator {
         }
     }
 
-    /// The devices that `--to` means.
-    fn resolve(&self, to: &[String]) -> Result<Vec<DeviceId>, (String, u8)> {
-        let mut devices = Vec::new();
+    /// The same, or the id of a device that was never seen.
+    pub(super) fn find_any_device(&self, word: &str) -> Result<DeviceId, String> {
+        self.find_device(word).or_else(|reason| {
+            let unseen = word.parse::<DeviceId>().ok();
+            unseen.filter(DeviceId::is_self_certifying).ok_or(reason)
+        })
+    }
+
+    /// The devices that `--to` means, and notes about those that get nothing.
+    fn resolve(&self, to: &[String]) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+        let (mut devices, mut notes) = (Vec::new(), Vec::new());
         for word in to {
             if word == "all" {
-                let all = self.all_let_in();
+                let mut all = self.all_let_in();
+                all.retain(|device| self.roles_of(device).allow(Roles::RECEIVE));
                 if all.is_empty() {
                     let reason = "no device is authorized yet: run `handout authorize DEVICE_ID` \
                                   for each receiver; `handout peers` shows who is here";
@@ -210,25 +228,60 @@ impl Coordinator {
                 devices.extend(all);
                 continue;
             }
-            let device = self.find_device(word).or_else(|reason| {
-                // An id that was never seen may still come.
-                word.parse::<DeviceId>()
-                    .ok()
-                    .filter(|id| id.is_self_certifying())
-                    .ok_or((reason, exit::USAGE))
-            })?;
-            if !self.is_let_in(&device) {
-                let reason = format!(
-                    "{device} is not authorized: if it should get files, run \
-                     `handout authorize {device}`"
-                );
+            if let Some(members) = self.resolve_group(word, &mut notes)? {
+                devices.extend(members);
+                continue;
+            }
+            // An id that was never seen may still come.
+            let device = self
+                .find_any_device(word)
+                .map_err(|reason| (reason, exit::USAGE))?;
+            if !self.roles_of(&device).allow(Roles::RECEIVE) {
+                let reason = match self.is_let_in(&device) {
+                    false => format!("{device} is not authorized"),
+                    true => format!("{device} may not receive (`handout peers` shows its roles)"),
+                };
+                let reason =
+                    format!("{reason}: if it should get files, run `handout authorize {device}`");
                 return Err((reason, exit::UNAUTHORIZED));
             }
             devices.push(device);
         }
         devices.sort();
         devices.dedup();
-        Ok(devices)
+        Ok((devices, notes))
+    }
+
+    /// The receivers of the group that a word means, if it means one.
+    fn resolve_group(
+        &self,
+        word: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Vec<DeviceId>>, (String, u8)> {
+        let (name, surely) = match word.strip_prefix('@') {
+            Some(name) => (name, true),
+            None => (word, false),
+        };
+        let Some(members) = self.receivers_in(name, notes) else {
+            let reason = format!("no group is called {name:?}: `handout group list` lists them");
+            return match surely {
+                true => Err((reason, exit::USAGE)),
+                false => Ok(None),
+            };
+        };
+        if !surely && let Ok(device) = self.find_device(word) {
+            let reason = format!(
+                "{word:?} is a device and a group: write @{word} for the group, or {device}"
+            );
+            return Err((reason, exit::USAGE));
+        }
+        if members.is_empty() {
+            let reason = format!(
+                "nobody in the group {name} is authorized to receive: `handout group show {name}`"
+            );
+            return Err((reason, exit::UNAUTHORIZED));
+        }
+        Ok(Some(members))
     }
 
     /// Does something to every transfer of a kind that a word means, and answers with them.
@@ -327,7 +380,7 @@ impl Coordinator {
 }
 
 /// Answers with a list of any length, at the reader's pace.
-fn answer(reply: &mpsc::Sender<Event>, events: impl IntoIterator<Item = Event>) {
+pub(super) fn answer(reply: &mpsc::Sender<Event>, events: impl IntoIterator<Item = Event>) {
     let mut events: Vec<Event> = events.into_iter().collect();
     events.push(Event::End { code: exit::OK });
     let reply = reply.clone();

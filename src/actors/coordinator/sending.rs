@@ -13,7 +13,8 @@ use crate::content::{Scan, Source, scan};
 use crate::dataplane::{SendJob, SessionCommand};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
-use crate::protocol::transfer::{Direction, TransferEvent, TransferState};
+use crate::protocol::roles::Roles;
+use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
@@ -241,6 +242,7 @@ impl Coordinator {
             })
             .map(|record| (record.peer.clone(), record.updated, record.id))
             .collect();
+        pending.retain(|(device, _, id)| self.may_still_receive(device, *id));
         pending.sort();
         let wanting: HashSet<DeviceId> =
             pending.iter().map(|(device, ..)| device.clone()).collect();
@@ -259,6 +261,20 @@ impl Coordinator {
             }
         }
         self.release_idle_peers(&wanting);
+    }
+
+    /// Nothing is handed over to a device that may not receive (any more): that is said once.
+    fn may_still_receive(&mut self, device: &DeviceId, id: TransferId) -> bool {
+        if self.roles_of(device).allow(Roles::RECEIVE) {
+            return true;
+        }
+        let reason = match self.is_let_in(device) {
+            true => "it may not receive from this device".to_owned(),
+            false => self.trust.why(device, unix_now()).0,
+        };
+        let (by, code) = (Side::Ours, Code::Unauthorized);
+        self.advance(id, TransferEvent::Cancel { by, code, reason });
+        false
     }
 
     fn hand_over(&mut self, device: &DeviceId, id: TransferId) {
