@@ -185,6 +185,10 @@ hex_id!(
     /// BLAKE3 over the head and all pages (PROTOCOL.md §7): names the whole content.
     Root, 32, "a root", "64 hex digits"
 );
+hex_id!(
+    /// One invite: a hash of its secret (PROTOCOL.md §13), which it does not tell.
+    InviteId, 8, "an invite id", "16 hex digits"
+);
 
 #[cfg(test)]
 mod tests {

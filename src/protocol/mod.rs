@@ -8,6 +8,7 @@ pub mod framer;
 pub mod handshake;
 pub mod id;
 pub mod identity;
+pub mod invite;
 pub mod manifest;
 pub mod message;
 pub mod names;
