@@ -517,6 +517,12 @@ async fn on_message(
         }
         // A guest that has just been let in, or whoever was let in before on our side alone.
         Message::Pair(_) => return Ok(()),
+        // Nobody is introduced to us yet.
+        Message::Introduce(_)
+        | Message::EndIntroduction { .. }
+        | Message::Signal { .. }
+        | Message::Have(_)
+        | Message::Want { .. } => return Ok(()),
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));
         }

@@ -3,11 +3,13 @@
 
 pub mod candidate;
 pub mod chunkset;
+pub mod exchange;
 pub mod frame;
 pub mod framer;
 pub mod handshake;
 pub mod id;
 pub mod identity;
+pub mod introduction;
 pub mod manifest;
 pub mod message;
 pub mod names;
@@ -15,9 +17,11 @@ pub mod negotiation;
 pub mod pairing;
 pub mod peers;
 pub mod proof;
+pub mod rate;
 pub mod replay;
 pub mod roles;
 pub mod sdp;
 pub mod signal;
 pub mod transfer;
+pub mod vouching;
 pub mod window;
