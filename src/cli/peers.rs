@@ -8,7 +8,7 @@ use super::args::Peers;
 use super::screen::Screen;
 use super::session::{Context, Interrupts, View, client_runtime, follow, node};
 use super::text::{Table, foreign};
-use super::view::{MAX_NAME, MAX_TEXT, notice};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice};
 use crate::actors::api::{Event, PeerInfo, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::Mode;
@@ -88,6 +88,19 @@ impl View for List {
     }
 }
 
+/// What a device may, in a few words.
+fn may(peer: &PeerInfo) -> String {
+    match peer.introduced.first() {
+        _ if peer.authorized => "yes".to_owned(),
+        Some(introducer) => format!(
+            "introduced by {} for {}",
+            foreign(&introducer.by_name, MAX_NAME),
+            foreign(&introducer.bundle_name, MAX_TITLE)
+        ),
+        None => "no".to_owned(),
+    }
+}
+
 fn table(peers: &[PeerInfo]) -> Table {
     let mut table = Table::new(
         &["NAME", "DEVICE ID", "TYPE", "MAY", "LINK", "AT", "TROUBLE"],
@@ -104,7 +117,7 @@ fn table(peers: &[PeerInfo]) -> Table {
             foreign(&peer.name, MAX_NAME),
             peer.device_id.to_string(),
             foreign(&peer.device_type, MAX_NAME),
-            if peer.authorized { "yes" } else { "no" }.to_owned(),
+            may(peer),
             link.to_owned(),
             peer.addresses
                 .first()
@@ -122,7 +135,8 @@ fn table(peers: &[PeerInfo]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::id::DeviceId;
+    use crate::actors::api::Introducer;
+    use crate::protocol::id::{BundleId, DeviceId};
 
     #[test]
     fn the_table_says_who_may_and_who_has_proven_nothing() {
@@ -134,6 +148,7 @@ mod tests {
             authorized: true,
             connected: true,
             verified: false,
+            introduced: vec![],
             error: None,
         };
         let away = PeerInfo {
@@ -142,10 +157,20 @@ mod tests {
             connected: false,
             ..peer.clone()
         };
-        let lines = table(&[peer, away]).lines();
+        let introduced = PeerInfo {
+            introduced: vec![Introducer {
+                by: DeviceId::of_key(&[2; 32]),
+                by_name: "Room 12".to_owned(),
+                bundle: BundleId([3; 32]),
+                bundle_name: "lesson\u{7}".to_owned(),
+            }],
+            ..away.clone()
+        };
+        let lines = table(&[peer, away, introduced]).lines();
         assert!(lines[1].contains("yes") && lines[1].contains("connected, unverified"));
         assert!(lines[1].starts_with("al\\u{1b}pha"));
         assert!(lines[2].contains("no") && lines[2].ends_with("away"));
+        assert!(lines[3].contains("introduced by Room 12 for lesson\\u{7}"));
         assert!(!lines[0].contains("TROUBLE"));
     }
 }

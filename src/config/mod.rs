@@ -18,7 +18,7 @@ use std::path::Path;
 pub use error::ConfigError;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Receive, Settings, Signaling,
-    State, Transfer, Trust,
+    State, SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, size};

@@ -41,6 +41,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Receivers that help each other.
+    pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
     /// Keeping track of transfers.
@@ -155,6 +157,16 @@ section! {
         reserve: u64,
         /// Bytes of the largest bundle.
         max_bundle: u64,
+        /// Whether chunks are exchanged with devices that a bundle's origin introduces.
+        relay: bool,
+    }
+}
+
+section! {
+    /// `[swarm]`
+    SwarmSettings {
+        /// How many others each receiver of a broadcast is introduced to; 0 for nobody.
+        neighbours: usize,
     }
 }
 
@@ -267,6 +279,10 @@ impl Settings {
                 destination: r.path_or("receive.destination", Surroundings::destination),
                 reserve: r.size("receive.reserve", 0..=u64::MAX),
                 max_bundle: r.size("receive.max_bundle", 1..=u64::MAX),
+                relay: r.boolean("receive.relay"),
+            },
+            swarm: SwarmSettings {
+                neighbours: r.number("swarm.neighbours", 0..=16),
             },
             trust: Trust {
                 authorized: r.list(

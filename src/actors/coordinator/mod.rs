@@ -2,6 +2,7 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod introductions;
 mod people;
 mod receiving;
 mod requests;
@@ -19,7 +20,7 @@ use tracing::debug;
 
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
-use crate::dataplane::{Progress, SessionEvent, TransferEnd};
+use crate::dataplane::{Progress, SessionEvent, Standing, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
@@ -30,6 +31,8 @@ use crate::store::{Authorization, BroadcastRecord, Group, TransferRecord};
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+pub use introductions::PassOn;
+use introductions::Swarm;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -69,6 +72,7 @@ pub struct Coordinator {
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
+    swarm: Swarm,
     watchers: Vec<Watcher>,
     tidied: Instant,
 }
@@ -85,12 +89,15 @@ struct PeerSlot {
     /// The last connection failed because the other side said no.
     refused: bool,
     wanted: bool,
+    /// Through whom its actor may signal, as it was last told.
+    through: Option<DeviceId>,
 }
 
 struct SessionInfo {
     name: String,
     device_type: String,
     verified: bool,
+    standing: Standing,
 }
 
 struct Broadcast {
@@ -263,6 +270,7 @@ impl Coordinator {
             make_context,
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
+            swarm: Swarm::default(),
             watchers: Vec::new(),
             tidied: Instant::now(),
         };
@@ -352,6 +360,7 @@ impl Coordinator {
         self.retry_full_disks();
         self.drive(ctx);
         self.finish_broadcasts();
+        self.tend_introductions();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
@@ -426,12 +435,28 @@ impl Coordinator {
                     name,
                     device_type,
                     verified: proven.is_some(),
+                    standing: Standing::Member,
                 };
                 self.on_up(device, session, proven.map(|(key, _)| key), reply);
                 self.drive(ctx);
             }
             // Nobody is a guest yet.
             SessionEvent::Paired { .. } => {}
+            SessionEvent::Introduce(introduction) => self.on_introduced(device, &introduction),
+            SessionEvent::EndIntroduction {
+                bundle,
+                peer,
+                reason,
+            } => self.on_introduction_ended(device, &peer, &bundle, &reason),
+            SessionEvent::Signal {
+                with,
+                passed: true,
+                kind,
+                data,
+            } => self.hear_through(device, with, kind, data),
+            SessionEvent::Signal {
+                with, kind, data, ..
+            } => self.pass_between(device, &with, kind, data),
             SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
             SessionEvent::Active { id } => {
                 if self.belongs(id, device) {

@@ -21,7 +21,7 @@ use crate::store::{Authorization, Group};
 
 use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
-use super::super::peer::{Command, Disconnect, Peer, Signaled, Want, unix_now};
+use super::super::peer::{Command, Disconnect, Peer, Route, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
 use super::super::store::{Job, keep};
 use super::{Coordinator, PeerSlot, SessionInfo};
@@ -117,6 +117,7 @@ impl Coordinator {
             authorized: self.is_authorized(device),
             connected: session.is_some(),
             verified: session.is_some_and(|session| session.verified),
+            introduced: self.introducers_of(device),
             error: slot.and_then(|slot| slot.error.clone()),
         }
     }
@@ -189,18 +190,30 @@ impl Coordinator {
                 error: None,
                 refused: false,
                 wanted: false,
+                through: None,
             }
         }))
     }
 
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
-        let addresses = self.addresses_of(device);
+        // Who is only introduced would refuse signaling over TCP, as we would.
+        let addresses = if self.is_let_in(device) {
+            self.addresses_of(device)
+        } else {
+            Vec::new()
+        };
+        let through = self.way_through(device);
         if let Some(slot) = self.slot(device) {
             slot.wanted = wanted;
-            // Without an address there is nothing to try: the device shows itself, or offers.
-            let wanted = wanted && !addresses.is_empty();
-            slot.actor.do_send(Want { addresses, wanted });
+            slot.through.clone_from(&through);
+            // Without a way there is nothing to try: the device shows itself, or offers.
+            let wanted = wanted && (!addresses.is_empty() || through.is_some());
+            slot.actor.do_send(Want {
+                addresses,
+                through,
+                wanted,
+            });
         }
     }
 
@@ -212,14 +225,19 @@ impl Coordinator {
     pub(super) fn on_up(
         &mut self,
         device: &DeviceId,
-        session: SessionInfo,
+        mut session: SessionInfo,
         key: Option<PublicKey>,
         reply: oneshot::Sender<Standing>,
     ) {
-        if !self.is_let_in(device) {
+        session.standing = if self.is_let_in(device) {
+            Standing::Member
+        } else if session.verified && self.is_introduced(device) {
+            Standing::Neighbour
+        } else {
             return self.disconnect(device);
-        }
-        let _ = reply.send(Standing::Member);
+        };
+        let _ = reply.send(session.standing);
+        self.forget_told(device);
         info!(%device, name = %session.name, verified = session.verified, "connected");
         if let (Some(key), Some(entry)) = (key, self.authorizations.get_mut(device))
             && entry.key.is_none()
@@ -280,7 +298,7 @@ impl Coordinator {
         }
     }
 
-    fn disconnect(&mut self, device: &DeviceId) {
+    pub(super) fn disconnect(&mut self, device: &DeviceId) {
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = None;
             slot.sending = None;
@@ -324,6 +342,7 @@ impl Coordinator {
             entry.name = self.name_of(&device);
         }
         self.authorizations.insert(device.clone(), entry.clone());
+        self.swarm.introductions.unbar(&device);
         let group = group.map(|name| {
             let group = self.groups.entry(name.to_owned()).or_insert_with(|| Group {
                 name: name.to_owned(),
@@ -363,6 +382,7 @@ impl Coordinator {
     pub(super) fn shut_out(&mut self, device: &DeviceId) {
         self.authorizations.remove(device);
         self.table.set_authorized(device, false);
+        self.end_introductions_of(device);
         self.disconnect(device);
         let ids = self.unfinished_with(device);
         for id in ids {
@@ -451,9 +471,9 @@ impl Handler<Heard> for Coordinator {
             debug!(%device, "too many devices at once");
             return;
         }
-        let (signal, connection) = (heard.signal, heard.connection);
+        let (signal, route) = (heard.signal, Route::Tcp(heard.connection));
         if let Some(slot) = self.slot(&device)
-            && let Err(error) = slot.actor.try_send(Signaled { signal, connection })
+            && let Err(error) = slot.actor.try_send(Signaled { signal, route })
         {
             debug!(%error, %device, "a signaling message was dropped");
         }

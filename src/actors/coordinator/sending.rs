@@ -241,8 +241,14 @@ impl Coordinator {
             .map(|record| (record.peer.clone(), record.updated, record.id))
             .collect();
         pending.sort();
-        let wanting: HashSet<DeviceId> =
+        let mut wanting: HashSet<DeviceId> =
             pending.iter().map(|(device, ..)| device.clone()).collect();
+        wanting.extend(
+            self.swarm
+                .introductions
+                .iter()
+                .map(|entry| entry.peer.clone()),
+        );
         for (device, _, id) in pending {
             let Some(slot) = self.peers.get_mut(&device) else {
                 self.want(&device, true);
@@ -252,6 +258,9 @@ impl Coordinator {
                 if !slot.wanted {
                     self.want(&device, true);
                 }
+            } else if slot.is_neighbour() {
+                // It has been let in since: as a member it needs a link of its own.
+                self.disconnect(&device);
             } else if slot.sending.is_none() {
                 slot.sending = Some(id);
                 self.hand_over(&device, id);
@@ -373,6 +382,7 @@ impl Coordinator {
             keep(&self.store, "a broadcast", move |store| {
                 store.put_broadcast(record)
             });
+            self.end_what_is_over();
             self.emit(&summary);
             if let Some(watcher) = broadcast.watcher {
                 offer_event(&watcher, &summary);
