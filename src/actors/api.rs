@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
+use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
@@ -190,6 +190,14 @@ pub enum Event {
         /// What to do about it.
         hint: String,
     },
+    /// A device was introduced to us: we may exchange chunks of a bundle with it.
+    Introduced {
+        /// Which.
+        device_id: DeviceId,
+        /// Who introduced it, and for what.
+        #[serde(flatten)]
+        introducer: Introducer,
+    },
     /// A connection could not be made, or was lost.
     NotConnected {
         /// To which device.
@@ -310,6 +318,9 @@ pub struct PeerInfo {
     pub connected: bool,
     /// It has proven who it is, on this link.
     pub verified: bool,
+    /// Who introduced it to us, and for what.
+    #[serde(default)]
+    pub introduced: Vec<Introducer>,
     /// Why the last connection failed.
     pub error: Option<String>,
 }
@@ -340,6 +351,19 @@ pub struct RosterInfo {
     pub note: String,
     /// How many devices it names.
     pub devices: usize,
+}
+
+/// Who vouches for a device, and for what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introducer {
+    /// The origin of the bundle.
+    pub by: DeviceId,
+    /// Its name for people.
+    pub by_name: String,
+    /// Which bundle.
+    pub bundle: BundleId,
+    /// What it is called.
+    pub bundle_name: String,
 }
 
 /// A transfer, as it stands.

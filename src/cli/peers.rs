@@ -136,7 +136,14 @@ fn table(peers: &[PeerInfo], now: u64) -> Table {
 /// What it may do; only `yes` when that is everything.
 fn may(peer: &PeerInfo) -> String {
     match (peer.authorized, peer.roles) {
-        (false, _) => "no".to_owned(),
+        (false, _) => match peer.introduced.first() {
+            Some(introducer) => format!(
+                "introduced by {} for {}",
+                foreign(&introducer.by_name, MAX_NAME),
+                foreign(&introducer.bundle_name, MAX_TITLE)
+            ),
+            None => "no".to_owned(),
+        },
         (true, Roles::ALL) => "yes".to_owned(),
         (true, roles) => roles.to_string(),
     }
@@ -155,7 +162,8 @@ fn why(peer: &PeerInfo, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::id::DeviceId;
+    use crate::actors::api::Introducer;
+    use crate::protocol::id::{BundleId, DeviceId};
 
     #[test]
     fn the_table_says_who_may_and_who_has_proven_nothing() {
@@ -171,6 +179,7 @@ mod tests {
             expires: None,
             connected: true,
             verified: false,
+            introduced: vec![],
             error: None,
         };
         let member = PeerInfo {
@@ -186,7 +195,17 @@ mod tests {
             connected: false,
             ..peer.clone()
         };
-        let lines = table(&[peer, away, member], 0).lines();
+        let introduced = PeerInfo {
+            introduced: vec![Introducer {
+                by: DeviceId::of_key(&[2; 32]),
+                by_name: "Room 12".to_owned(),
+                bundle: BundleId([3; 32]),
+                bundle_name: "lesson\u{7}".to_owned(),
+            }],
+            ..away.clone()
+        };
+        let lines = table(&[peer, away, member, introduced], 0).lines();
+        assert!(lines[4].contains("introduced by Room 12 for lesson\\u{7}"));
         assert!(lines[1].contains("receive") && lines[1].ends_with("class   by a person"));
         assert!(lines[3].contains("yes") && lines[3].ends_with("by a person, for 2 h 1 min"));
         assert!(lines[1].contains("connected, unverified"));

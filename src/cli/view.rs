@@ -64,6 +64,15 @@ pub fn notice(event: &Event) -> Option<String> {
                 foreign(reason, MAX_TEXT)
             )
         }
+        Event::Introduced {
+            device_id,
+            introducer,
+        } => format!(
+            "{} was introduced by {}, for {}",
+            device_id.short(),
+            foreign(&introducer.by_name, MAX_NAME),
+            foreign(&introducer.bundle_name, MAX_TITLE)
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

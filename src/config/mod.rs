@@ -22,7 +22,7 @@ pub use error::ConfigError;
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
-    Transfer, Trust,
+    SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, size};

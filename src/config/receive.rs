@@ -55,6 +55,8 @@ pub struct Receive {
     pub enabled: bool,
     /// How long an offer waits for a person.
     pub ask_for: Duration,
+    /// Whether chunks are exchanged with devices that a bundle's origin introduces.
+    pub relay: bool,
     /// What is taken, from whom, and where it goes.
     pub policy: Policy,
 }
@@ -85,6 +87,7 @@ impl Receive {
         let policy = Policy { defaults, rules };
         Self {
             enabled,
+            relay: r.boolean("receive.relay"),
             ask_for,
             policy,
         }

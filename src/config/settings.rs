@@ -43,6 +43,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Receivers that help each other.
+    pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
     /// Keeping track of transfers.
@@ -143,6 +145,14 @@ section! {
         channel_timeout: Duration,
         /// The longest time without progress.
         stall_timeout: Duration,
+    }
+}
+
+section! {
+    /// `[swarm]`
+    SwarmSettings {
+        /// How many others each receiver of a broadcast is introduced to; 0 for nobody.
+        neighbours: usize,
     }
 }
 
@@ -253,6 +263,9 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            swarm: SwarmSettings {
+                neighbours: r.number("swarm.neighbours", 0..=16),
+            },
             trust: Trust {
                 authorized: r.list(
                     "trust.authorized",

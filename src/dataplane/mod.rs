@@ -3,6 +3,7 @@
 
 mod guest;
 mod incoming;
+mod neighbours;
 mod outgoing;
 mod progress;
 mod session;

@@ -14,15 +14,18 @@ use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{Frame, Handle};
 use crate::protocol::handshake::{Binding, Handshake, HandshakeError, Peer, Step};
-use crate::protocol::id::{DeviceId, Root, TransferId};
+use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
+use crate::protocol::introduction::Introduction;
 use crate::protocol::message::{Code, Message, StartTransfer};
 use crate::protocol::pairing::PairMessage;
 use crate::protocol::policy::Terms;
+use crate::protocol::signal::SignalKind;
 use crate::protocol::window::WindowLimits;
 
 use super::guest;
 use super::incoming::Receiving;
+use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
 
@@ -63,6 +66,9 @@ pub enum Standing {
     Member,
     /// It may only ask to be let in.
     Guest,
+    /// It was introduced: it may exchange chunks with us, of the bundles that it was introduced
+    /// for.
+    Neighbour,
 }
 
 /// What becomes of a guest.
@@ -106,6 +112,28 @@ pub enum SessionEvent {
         message: PairMessage,
         /// Where the answer goes.
         reply: oneshot::Sender<PairStep>,
+    },
+    /// The other side introduces a device; unchecked.
+    Introduce(Box<Introduction>),
+    /// It takes that back.
+    EndIntroduction {
+        /// For which of its bundles.
+        bundle: BundleId,
+        /// For which device.
+        peer: DeviceId,
+        /// Why, for people; unchecked text.
+        reason: String,
+    },
+    /// Signaling between it, or us, and a third device.
+    Signal {
+        /// The third device.
+        with: DeviceId,
+        /// It wrote this, and it is for us. Else it is for that device.
+        passed: bool,
+        /// What `data` is.
+        kind: SignalKind,
+        /// SDP, candidate, or a text for people.
+        data: String,
     },
     /// The other side offers a bundle.
     Offered {
@@ -280,6 +308,8 @@ pub enum SessionCommand {
     Resume(TransferId),
     /// First contact goes on without a message of the guest: a person has decided.
     Pair(PairStep),
+    /// Say something about introductions.
+    Say(Box<Message>),
     /// Tell when everything said so far has arrived.
     Flush(oneshot::Sender<()>),
 }
@@ -352,6 +382,7 @@ pub async fn run(
         options.checkpoint,
         sink_events,
     );
+    let mut neighbours = Neighbours::new(standing, Arc::clone(&shared));
     loop {
         tokio::select! {
             // In this order: reports of the disk are drained before more is given to it, so
@@ -374,6 +405,7 @@ pub async fn run(
                     }
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                Some(SessionCommand::Say(message)) => shared.say(&message).await?,
                 Some(SessionCommand::Pair(step)) => debug!(?step, "already let in"),
                 Some(SessionCommand::Flush(done)) => {
                     let channel = channel.clone();
@@ -393,11 +425,15 @@ pub async fn run(
                 None => return Ok(()),
                 Some(Incoming::Binary(bytes)) => {
                     let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    receiving.on_frame(frame).await?;
+                    if let Some(frame) = neighbours.on_frame(frame).await? {
+                        receiving.on_frame(frame).await?;
+                    }
                 }
                 Some(Incoming::Text(text)) => {
                     let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    on_message(message, &mut receiving, &shared, &words).await?;
+                    if let Some(message) = neighbours.on_message(message).await? {
+                        on_message(message, &mut receiving, &shared, &words).await?;
+                    }
                 }
             },
         }
@@ -516,6 +552,12 @@ async fn on_message(
         }
         // A guest that has just been let in, or whoever was let in before on our side alone.
         Message::Pair(_) => return Ok(()),
+        // Taken care of before.
+        Message::Introduce(_)
+        | Message::EndIntroduction { .. }
+        | Message::Signal { .. }
+        | Message::Have(_)
+        | Message::Want { .. } => return Ok(()),
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));
         }

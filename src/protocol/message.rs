@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Have;
 use super::frame::{Handle, MAX_MESSAGE};
 use super::id::{BundleId, DeviceId, Root, TransferId};
 use super::identity::{PublicKey, Signature};
+use super::introduction::Introduction;
 use super::names::brief;
+use super::signal::SignalKind;
 
 /// A text message on the `fileshare` channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +86,39 @@ pub enum Message {
         /// Why, for people.
         #[serde(default)]
         reason: String,
+    },
+    /// The origin vouches for another receiver.
+    Introduce(Box<Introduction>),
+    /// It no longer does.
+    EndIntroduction {
+        /// For which of its bundles.
+        bundle: BundleId,
+        /// For which device.
+        peer: DeviceId,
+        /// Why, for people.
+        #[serde(default)]
+        reason: String,
+    },
+    /// A signaling message for, or from, a device that the origin has introduced.
+    Signal {
+        /// To the origin: whom it is for. From the origin: who wrote it.
+        with: DeviceId,
+        /// The origin passes it on.
+        #[serde(default)]
+        passed: bool,
+        /// What `data` is.
+        kind: SignalKind,
+        /// As in signaling over TCP, at most 16 KiB.
+        data: String,
+    },
+    /// What the writer has of a bundle.
+    Have(Box<Have>),
+    /// Chunks that the writer wants of what a neighbour has.
+    Want {
+        /// Under which the reader serves.
+        handle: Handle,
+        /// Runs of chunks, as `[first, how many]`.
+        chunks: Vec<(u32, u32)>,
     },
 }
 

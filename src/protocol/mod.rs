@@ -3,11 +3,13 @@
 
 pub mod candidate;
 pub mod chunkset;
+pub mod exchange;
 pub mod frame;
 pub mod framer;
 pub mod handshake;
 pub mod id;
 pub mod identity;
+pub mod introduction;
 pub mod invite;
 pub mod manifest;
 pub mod message;
@@ -17,6 +19,7 @@ pub mod pairing;
 pub mod peers;
 pub mod policy;
 pub mod proof;
+pub mod rate;
 pub mod replay;
 pub mod roles;
 pub mod roster;
@@ -25,4 +28,5 @@ pub mod sdp;
 pub mod signal;
 pub mod transfer;
 pub mod trust;
+pub mod vouching;
 pub mod window;

@@ -6,7 +6,7 @@ use super::framer::{FramerError, JsonFramer, MAX_OBJECT};
 use super::id::{DeviceId, IdError};
 
 /// What a signaling message carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignalKind {
     /// An SDP offer.

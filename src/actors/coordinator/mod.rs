@@ -3,6 +3,7 @@
 //! panics is noticed here and built anew.
 
 mod groups;
+mod introductions;
 mod leftovers;
 mod people;
 mod questions;
@@ -22,7 +23,7 @@ use tracing::debug;
 
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
-use crate::dataplane::{Progress, SessionEvent, TransferEnd};
+use crate::dataplane::{Progress, SessionEvent, Standing, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
@@ -34,6 +35,8 @@ use crate::store::{BroadcastRecord, Question, TransferRecord};
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+pub use introductions::PassOn;
+use introductions::Swarm;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -70,6 +73,7 @@ pub struct Coordinator {
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
+    swarm: Swarm,
     watchers: Vec<Watcher>,
     tidied: Instant,
 }
@@ -86,12 +90,15 @@ struct PeerSlot {
     /// The last connection failed because the other side said no.
     refused: bool,
     wanted: bool,
+    /// Through whom its actor may signal, as it was last told.
+    through: Option<DeviceId>,
 }
 
 struct SessionInfo {
     name: String,
     device_type: String,
     verified: bool,
+    standing: Standing,
 }
 
 struct Broadcast {
@@ -258,6 +265,7 @@ impl Coordinator {
             make_context,
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
+            swarm: Swarm::default(),
             watchers: Vec::new(),
             tidied: Instant::now(),
         };
@@ -351,6 +359,7 @@ impl Coordinator {
         self.expire_questions();
         self.drive(ctx);
         self.finish_broadcasts();
+        self.tend_introductions();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
@@ -437,12 +446,28 @@ impl Coordinator {
                     name,
                     device_type,
                     verified: proven.is_some(),
+                    standing: Standing::Member,
                 };
                 self.on_up(device, session, proven.map(|(key, _)| key), reply);
                 self.drive(ctx);
             }
             // Nobody is a guest yet.
             SessionEvent::Paired { .. } => {}
+            SessionEvent::Introduce(introduction) => self.on_introduced(device, &introduction),
+            SessionEvent::EndIntroduction {
+                bundle,
+                peer,
+                reason,
+            } => self.on_introduction_ended(device, &peer, &bundle, &reason),
+            SessionEvent::Signal {
+                with,
+                passed: true,
+                kind,
+                data,
+            } => self.hear_through(device, with, kind, data),
+            SessionEvent::Signal {
+                with, kind, data, ..
+            } => self.pass_between(device, &with, kind, data),
             SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
             SessionEvent::Active { id } => {
                 if self.belongs(id, device) {

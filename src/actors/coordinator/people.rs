@@ -23,7 +23,7 @@ use crate::store::{Authorization, Group};
 
 use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
-use super::super::peer::{Command, Disconnect, Peer, Signaled, Want, unix_now};
+use super::super::peer::{Command, Disconnect, Peer, Route, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
 use super::super::store::{Job, keep, on_disk};
 use super::{Coordinator, PeerSlot, SessionInfo};
@@ -116,6 +116,7 @@ impl Coordinator {
             expires,
             connected: session.is_some(),
             verified: session.is_some_and(|session| session.verified),
+            introduced: self.introducers_of(device),
             error: slot.and_then(|slot| slot.error.clone()),
         }
     }
@@ -188,18 +189,30 @@ impl Coordinator {
                 error: None,
                 refused: false,
                 wanted: false,
+                through: None,
             }
         }))
     }
 
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
-        let addresses = self.addresses_of(device);
+        // Who is only introduced would refuse signaling over TCP, as we would.
+        let addresses = if self.is_let_in(device) {
+            self.addresses_of(device)
+        } else {
+            Vec::new()
+        };
+        let through = self.way_through(device);
         if let Some(slot) = self.slot(device) {
             slot.wanted = wanted;
-            // Without an address there is nothing to try: the device shows itself, or offers.
-            let wanted = wanted && !addresses.is_empty();
-            slot.actor.do_send(Want { addresses, wanted });
+            slot.through.clone_from(&through);
+            // Without a way there is nothing to try: the device shows itself, or offers.
+            let wanted = wanted && (!addresses.is_empty() || through.is_some());
+            slot.actor.do_send(Want {
+                addresses,
+                through,
+                wanted,
+            });
         }
     }
 
@@ -211,14 +224,19 @@ impl Coordinator {
     pub(super) fn on_up(
         &mut self,
         device: &DeviceId,
-        session: SessionInfo,
+        mut session: SessionInfo,
         key: Option<PublicKey>,
         reply: oneshot::Sender<Standing>,
     ) {
-        if !self.is_let_in(device) {
+        session.standing = if self.is_let_in(device) {
+            Standing::Member
+        } else if session.verified && self.is_introduced(device) {
+            Standing::Neighbour
+        } else {
             return self.disconnect(device);
-        }
-        let _ = reply.send(Standing::Member);
+        };
+        let _ = reply.send(session.standing);
+        self.forget_told(device);
         info!(%device, name = %session.name, verified = session.verified, "connected");
         if let Some(entry) = key.and_then(|key| self.trust.note_key(device, key)) {
             keep(&self.store, "an authorization's key", move |store| {
@@ -275,7 +293,7 @@ impl Coordinator {
         }
     }
 
-    fn disconnect(&mut self, device: &DeviceId) {
+    pub(super) fn disconnect(&mut self, device: &DeviceId) {
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = None;
             slot.sending = None;
@@ -321,6 +339,7 @@ impl Coordinator {
         let granted = self.note_down(entry.clone(), group);
         let stored = granted.map(|group| {
             self.table.set_authorized(&device, true);
+            self.swarm.introductions.unbar(&device);
             let event = Event::Peer(self.peer_info(&device));
             self.emit(&event);
             self.store.send(Job::new(move |store| {
@@ -367,6 +386,7 @@ impl Coordinator {
         let (reason, _) = self.trust.why(device, unix_now());
         info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
+        self.end_introductions_of(device);
         self.disconnect(device);
         for id in self.unfinished_with(device) {
             self.cancel(id, Code::Unauthorized, &reason);
@@ -384,9 +404,16 @@ impl Coordinator {
 
     /// An authorization or a roster may have expired, or a newer roster have come.
     pub(super) fn shut_out_whoever_may_no_longer(&mut self) {
-        let linked = self.peers.iter().filter(|(_, slot)| slot.session.is_some());
-        let out: Vec<_> = linked
-            .filter(|(device, _)| !self.is_let_in(device))
+        let out: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(device, slot)| match &slot.session {
+                None => false,
+                Some(session) if session.standing == Standing::Neighbour => {
+                    !self.is_introduced(device)
+                }
+                Some(_) => !self.is_let_in(device),
+            })
             .map(|(device, _)| device.clone())
             .collect();
         for device in &out {
@@ -473,9 +500,9 @@ impl Handler<Heard> for Coordinator {
             debug!(%device, "too many devices at once");
             return;
         }
-        let (signal, connection) = (heard.signal, heard.connection);
+        let (signal, route) = (heard.signal, Route::Tcp(heard.connection));
         if let Some(slot) = self.slot(&device)
-            && let Err(error) = slot.actor.try_send(Signaled { signal, connection })
+            && let Err(error) = slot.actor.try_send(Signaled { signal, route })
         {
             debug!(%error, %device, "a signaling message was dropped");
         }

@@ -50,6 +50,8 @@ impl Handler<Ask> for Coordinator {
             Request::Peers => {
                 let mut devices = self.all_let_in();
                 devices.extend(self.table.iter().map(|entry| entry.advert.id.clone()));
+                let introduced = self.swarm.introductions.iter();
+                devices.extend(introduced.map(|entry| entry.peer.clone()));
                 devices.sort();
                 devices.dedup();
                 answer(
@@ -184,6 +186,8 @@ impl Coordinator {
         let mut known = self.all_let_in();
         known.extend(self.table.iter().map(|entry| entry.advert.id.clone()));
         known.extend(self.trust.decided().cloned());
+        let introduced = self.swarm.introductions.iter();
+        known.extend(introduced.map(|entry| entry.peer.clone()));
         known.sort();
         known.dedup();
         if let Some(exact) = known.iter().find(|id| id.as_str() == word) {

@@ -244,8 +244,14 @@ impl Coordinator {
             .collect();
         pending.retain(|(device, _, id)| self.may_still_receive(device, *id));
         pending.sort();
-        let wanting: HashSet<DeviceId> =
+        let mut wanting: HashSet<DeviceId> =
             pending.iter().map(|(device, ..)| device.clone()).collect();
+        wanting.extend(
+            self.swarm
+                .introductions
+                .iter()
+                .map(|entry| entry.peer.clone()),
+        );
         for (device, _, id) in pending {
             let Some(slot) = self.peers.get_mut(&device) else {
                 self.want(&device, true);
@@ -255,6 +261,9 @@ impl Coordinator {
                 if !slot.wanted {
                     self.want(&device, true);
                 }
+            } else if slot.is_neighbour() {
+                // It has been let in since: as a member it needs a link of its own.
+                self.disconnect(&device);
             } else if slot.sending.is_none() {
                 slot.sending = Some(id);
                 self.hand_over(&device, id);
@@ -390,6 +399,7 @@ impl Coordinator {
             keep(&self.store, "a broadcast", move |store| {
                 store.put_broadcast(record)
             });
+            self.end_what_is_over();
             self.emit(&summary);
             if let Some(watcher) = broadcast.watcher {
                 offer_event(&watcher, &summary);

@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::proofs::random;
-use super::{LiveLink, OnLink, OnSession, Peer};
+use super::{LiveLink, OnLink, OnSession, Peer, Route};
 use crate::actors::coordinator::{FromPeer, PeerNews};
 use crate::actors::discovery::stream_of;
 use crate::actors::network;
 use crate::actors::signaling::Dial;
 use crate::dataplane::{self, SessionOptions};
 use crate::net::link::{Channel, Link, LinkError, LinkEvent, NATIVE_LABEL};
-use crate::net::signaling::ConnectionHandle;
 use crate::protocol::handshake::{Handshake, Local, Role};
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{Failure, Generation, Input, Output};
@@ -54,7 +53,7 @@ impl Peer {
             }
             Output::MakeAnswer { generation, offer } => {
                 if let Some(description) = self.offer.take() {
-                    self.route = description.connection.clone();
+                    self.route = description.route.clone();
                     self.standing = description;
                 }
                 let options = network::link_options(&self.context.settings);
@@ -205,7 +204,7 @@ impl Peer {
         generation: Generation,
         kind: SignalKind,
         data: String,
-        route: Option<ConnectionHandle>,
+        route: Option<Route>,
         ctx: &mut Context<Self>,
     ) {
         let signal = Signal {
@@ -213,7 +212,8 @@ impl Peer {
             peer_id: self.context.identity.device_id(),
             data,
         };
-        if let Some(route) = route.filter(|route| route.try_send(&signal).is_ok()) {
+        let route = route.or_else(|| self.introduced_route());
+        if let Some(route) = route.filter(|route| self.write_by(route, &signal)) {
             self.route = Some(route);
             return self.step(Input::Delivered { generation }, ctx);
         }
@@ -239,7 +239,7 @@ impl Peer {
             .map(move |delivered, peer, ctx| {
                 let input = match delivered {
                     Ok(route) => {
-                        peer.route = Some(route);
+                        peer.route = Some(Route::Tcp(route));
                         Input::Delivered { generation }
                     }
                     Err(reason) => Input::Undeliverable { generation, reason },
@@ -251,10 +251,10 @@ impl Peer {
 
     /// Sends our candidates one by one, as the first drafts of the protocol ask for: the
     /// initiator when the answer is there, the responder when the first candidate has come.
-    /// They stand in the description as well.
+    /// They stand in the description as well, which is enough for whoever has been introduced.
     pub(super) fn send_candidates(&mut self) {
         let peer_id = self.context.identity.device_id();
-        if let (Some(live), Some(route)) = (self.link.as_mut(), &self.route) {
+        if let (Some(live), Some(Route::Tcp(route))) = (self.link.as_mut(), &self.route) {
             for data in std::mem::take(&mut live.candidates) {
                 let signal = Signal {
                     kind: SignalKind::Ice,

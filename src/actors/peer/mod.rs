@@ -5,6 +5,7 @@
 
 mod drive;
 mod proofs;
+mod route;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,6 @@ use tracing::debug;
 use crate::config::Settings;
 use crate::dataplane::{Checkpointing, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
-use crate::net::signaling::ConnectionHandle;
 use crate::protocol::handshake::Role;
 use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
@@ -36,6 +36,7 @@ use crate::protocol::window::WindowLimits;
 use super::coordinator::{Coordinator, FromPeer, PeerNews};
 use super::network;
 use super::signaling::Signaling;
+pub use route::Route;
 
 /// Longest wait before a failed connection is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -77,11 +78,13 @@ pub struct Peer {
     context: Arc<PeerContext>,
     id: DeviceId,
     addresses: Vec<SocketAddr>,
+    /// Who introduced it to us, where signaling may go that way.
+    through: Option<DeviceId>,
     wanted: bool,
     failures: u32,
     negotiation: Negotiation,
-    /// The connection on which the device was last heard, or last written to.
-    route: Option<ConnectionHandle>,
+    /// The way by which the device was last heard, or last written to.
+    route: Option<Route>,
     /// What the answer to our offer must name.
     offered: Option<(Session, OfferHash)>,
     /// The offer that is being looked at. It stands only if the negotiation answers it.
@@ -99,19 +102,15 @@ struct Description {
     /// What its proof ties an answer to; nothing when it had no proof.
     tied: Option<(Session, OfferHash)>,
     ufrag: Option<String>,
-    connection: Option<ConnectionHandle>,
+    route: Option<Route>,
 }
 
-fn describe(
-    sdp: &str,
-    tied: Option<(Session, OfferHash)>,
-    connection: ConnectionHandle,
-) -> Description {
+fn describe(sdp: &str, tied: Option<(Session, OfferHash)>, route: Route) -> Description {
     let ufrag = SdpFacts::read(sdp).ok().map(|facts| facts.ufrag);
     Description {
         tied,
         ufrag,
-        connection: Some(connection),
+        route: Some(route),
     }
 }
 
@@ -130,6 +129,8 @@ struct LiveLink {
 pub struct Want {
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
+    /// Who introduced it to us, where there is a link to that device.
+    pub through: Option<DeviceId>,
     /// A link is wanted.
     pub wanted: bool,
 }
@@ -141,7 +142,7 @@ pub struct Signaled {
     /// The message.
     pub signal: Signal,
     /// Where it came from, and where answers go.
-    pub connection: ConnectionHandle,
+    pub route: Route,
 }
 
 /// Something for the device's session. The answer says whether there is one.
@@ -197,6 +198,7 @@ impl Peer {
             context,
             id,
             addresses: Vec::new(),
+            through: None,
             wanted: false,
             failures: 0,
             negotiation,
@@ -248,6 +250,7 @@ impl Supervised for Peer {
         let fresh = Self::new(Arc::clone(&self.context), self.id.clone());
         let old = std::mem::replace(self, fresh);
         self.addresses = old.addresses;
+        self.through = old.through;
         self.wanted = old.wanted;
         self.failures = old.failures;
     }
@@ -259,6 +262,7 @@ impl Handler<Want> for Peer {
     fn handle(&mut self, want: Want, ctx: &mut Context<Self>) {
         let moved = self.addresses != want.addresses;
         self.addresses = want.addresses;
+        self.through = want.through;
         let newly = want.wanted && !self.wanted;
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
@@ -278,12 +282,12 @@ impl Handler<Signaled> for Peer {
     type Result = ();
 
     fn handle(&mut self, message: Signaled, ctx: &mut Context<Self>) {
-        let Signaled { signal, connection } = message;
+        let Signaled { signal, route } = message;
         match signal.kind {
             SignalKind::Offer => match self.verify(&signal.data, Expected::Offer) {
                 Ok(asked) => {
                     let sdp = self.filter(&signal.data);
-                    self.offer = Some(describe(&signal.data, asked, connection));
+                    self.offer = Some(describe(&signal.data, asked, route));
                     self.step(Input::RemoteOffer(sdp), ctx);
                     self.offer = None;
                 }
@@ -294,7 +298,7 @@ impl Handler<Signaled> for Peer {
                         },
                         ctx,
                     );
-                    self.refuse(&connection, &reason);
+                    self.refuse(&route, &reason);
                 }
             },
             SignalKind::Answer => {
@@ -304,11 +308,11 @@ impl Handler<Signaled> for Peer {
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
                         let sdp = self.filter(&signal.data);
-                        self.standing = describe(&signal.data, tied, connection.clone());
-                        self.route = Some(connection);
+                        self.standing = describe(&signal.data, tied, route.clone());
+                        self.route = Some(route);
                         self.step(Input::RemoteAnswer(sdp), ctx);
                     }
-                    Err(reason) => self.refuse(&connection, &reason),
+                    Err(reason) => self.refuse(&route, &reason),
                 }
             }
             SignalKind::Ice => {
@@ -328,11 +332,8 @@ impl Handler<Signaled> for Peer {
                 }
             }
             SignalKind::Error => {
-                // Only the connection that took our offer can refuse it.
-                let ours = self
-                    .route
-                    .as_ref()
-                    .is_some_and(|route| route.id() == connection.id());
+                // Only the way that our offer took can bring its refusal.
+                let ours = self.route.as_ref().is_some_and(|taken| taken.is(&route));
                 if ours {
                     let reason: String = printable(&signal.data).chars().take(300).collect();
                     self.step(Input::Refused(reason), ctx);

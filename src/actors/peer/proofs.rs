@@ -4,9 +4,8 @@ use std::sync::PoisonError;
 
 use tracing::debug;
 
-use super::{Peer, unix_now};
+use super::{Peer, Route, unix_now};
 use crate::actors::network;
-use crate::net::signaling::ConnectionHandle;
 use crate::protocol::candidate::filter_sdp;
 use crate::protocol::handshake::Role;
 use crate::protocol::proof::{self, Expected, OfferHash, Session, Subject, Terms};
@@ -39,14 +38,14 @@ impl Peer {
         Ok(sdp)
     }
 
-    pub(super) fn refuse(&self, connection: &ConnectionHandle, reason: &str) {
+    pub(super) fn refuse(&self, route: &Route, reason: &str) {
         debug!(reason, "refused");
         let signal = Signal {
             kind: SignalKind::Error,
             peer_id: self.context.identity.device_id(),
             data: reason.to_owned(),
         };
-        let _ = connection.try_send(&signal);
+        self.write_by(route, &signal);
     }
 
     /// Checks an offer or answer. `Ok` holds what it is tied to; nothing for a plain one.

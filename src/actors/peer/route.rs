@@ -1,0 +1,55 @@
+//! The ways that signaling with a device takes.
+
+use super::Peer;
+use crate::actors::coordinator::PassOn;
+use crate::net::signaling::ConnectionHandle;
+use crate::protocol::id::DeviceId;
+use crate::protocol::signal::Signal;
+
+/// Where a signaling message came from, and where answers to it go.
+#[derive(Clone)]
+pub enum Route {
+    /// A signaling connection over TCP.
+    Tcp(ConnectionHandle),
+    /// The link to the device that introduced this one to us.
+    Through(DeviceId),
+}
+
+impl Route {
+    /// Whether this is the same way, and not only one to the same device.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a), Self::Tcp(b)) => a.id() == b.id(),
+            (Self::Through(a), Self::Through(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Peer {
+    /// Writes a message by a route. False when it cannot be written; over a link it may still
+    /// get lost, which the negotiation notices.
+    pub(super) fn write_by(&self, route: &Route, signal: &Signal) -> bool {
+        match route {
+            Route::Tcp(connection) => connection.try_send(signal).is_ok(),
+            Route::Through(via) => {
+                let coordinator = self.context.coordinator.upgrade();
+                let Some(coordinator) = coordinator else {
+                    return false;
+                };
+                coordinator.do_send(PassOn {
+                    via: via.clone(),
+                    to: self.id.clone(),
+                    signal: signal.clone(),
+                });
+                true
+            }
+        }
+    }
+
+    /// The way to a device of which no address is known, but an introducer.
+    pub(super) fn introduced_route(&self) -> Option<Route> {
+        let via = self.through.clone().filter(|_| self.addresses.is_empty())?;
+        Some(Route::Through(via))
+    }
+}
