@@ -111,8 +111,18 @@ impl Origin {
         )
     }
 
+    /// Opens it as its only user. A process that another test is just starting holds a copy of the
+    /// lock that was let go here, until it has become that process.
     fn open(&self, dest: &Path) -> Sink {
-        self.try_open(dest).unwrap()
+        let begun = std::time::Instant::now();
+        loop {
+            match self.try_open(dest) {
+                Err(SinkError::InUse { .. }) if begun.elapsed().as_secs() < 10 => {
+                    std::thread::yield_now();
+                }
+                outcome => return outcome.unwrap(),
+            }
+        }
     }
 
     fn send_pages(&self, sink: &mut Sink) {
