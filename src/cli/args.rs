@@ -89,6 +89,10 @@ pub enum Verb {
     Resume(Which),
     /// Stop it for good
     Cancel(Which),
+    /// Take an offer that waits for a person
+    Accept(Which),
+    /// Do not take it
+    Refuse(Which),
     /// This device's id
     Id,
     /// The settings
@@ -112,9 +116,19 @@ pub struct Receive {
     /// End after the first transfer
     #[arg(long)]
     pub once: bool,
-    /// The folder that files go into
+    /// The folder that files go into. Like the options below, this changes what holds for all
+    /// devices; rules for some of them in the config file count more
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
+    /// Ask before anything is taken: here, and with `handout accept` and `handout refuse`
+    #[arg(long)]
+    pub ask: bool,
+    /// Take only files with such names, as '*.pdf'; several with commas, or --type again
+    #[arg(long = "type", value_name = "PATTERN")]
+    pub types: Vec<String>,
+    /// Take no bundle with more bytes: 500MB, 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
 }
 
 /// `send`
@@ -248,7 +262,7 @@ pub enum GroupRoles {
     Said(Roles),
 }
 
-/// `pause`, `resume`, `cancel`
+/// `pause`, `resume`, `cancel`, `accept`, `refuse`
 #[derive(Debug, Args)]
 pub struct Which {
     /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them

@@ -10,6 +10,7 @@ mod group;
 mod log;
 mod man;
 mod peers;
+mod prompt;
 mod receive;
 mod run;
 mod screen;
@@ -115,6 +116,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),
+        Verb::Accept(which) => steer::accept(&context, which),
+        Verb::Refuse(which) => steer::refuse(&context, which),
         Verb::Config(what) => config::run(&context, what),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::args::{Receive, path_text};
 use super::bars::Bars;
+use super::prompt;
 use super::screen::Screen;
 use super::session::{Context, View, follow, node, show};
 use super::text::{bytes, duration, foreign, speed};
@@ -28,6 +29,15 @@ pub fn overrides(options: &Receive) -> Result<Vec<(String, String)>, String> {
     if let Some(to) = &options.to {
         overrides.push(("receive.destination".to_owned(), path_text("--to", to)?));
     }
+    if options.ask {
+        overrides.push(("receive.mode".to_owned(), "ask".to_owned()));
+    }
+    if !options.types.is_empty() {
+        overrides.push(("receive.types".to_owned(), options.types.join(",")));
+    }
+    if let Some(most) = options.max_size {
+        overrides.push(("receive.max_bundle".to_owned(), most.to_string()));
+    }
     Ok(overrides)
 }
 
@@ -40,7 +50,10 @@ pub fn run(context: &Context, options: &Receive) -> Result<u8, Failure> {
 pub fn serve(context: &Context, mode: Mode, once: bool) -> Result<u8, Failure> {
     let screen = context.screen.clone();
     node(context, mode, move |node| async move {
+        // A service has nobody at its keyboard, whatever stdin is.
+        let asks = mode == Mode::Receive && prompt::start(&node, &screen);
         let mut view = Arrivals::new(&screen, once);
+        view.asks = asks;
         // Watching begins before anybody is told that we are here, so that nothing is missed.
         let events = node.ask(Request::Watch);
         if show(&mut view, &screen, &node.listening()).is_err() {
@@ -53,6 +66,8 @@ pub fn serve(context: &Context, mode: Mode, once: bool) -> Result<u8, Failure> {
 /// What arrives.
 struct Arrivals {
     screen: Screen,
+    /// Questions are put to the person at the terminal.
+    asks: bool,
     bars: Bars,
     once: bool,
     finished: Option<u8>,
@@ -73,6 +88,7 @@ impl Arrivals {
     fn new(screen: &Screen, once: bool) -> Self {
         Self {
             screen: screen.clone(),
+            asks: false,
             bars: Bars::new(screen, false),
             once,
             finished: None,
@@ -91,7 +107,8 @@ impl Arrivals {
             TransferState::Complete if incoming => return,
             state if state.is_final() => {
                 self.open.remove(&id);
-                if incoming && self.once {
+                // An offer that was refused at once was no transfer.
+                if incoming && self.once && known.is_some() {
                     self.finished = exit_code(state);
                 }
             }
@@ -204,6 +221,7 @@ impl View for Arrivals {
                 self.screen
                     .note(&format!("connected: {name} ({id}{unverified})"));
             }
+            Event::Asked { .. } if self.asks => {}
             Event::Unauthorized { device_id, .. } if !self.is_news(device_id) => {}
             Event::End { .. } => self.bars.clear(),
             other => {
@@ -267,6 +285,8 @@ mod tests {
         };
         let active = incoming(TransferState::Active);
         assert_eq!(code_of(std::slice::from_ref(&active)), None);
+        // What was never taken is no transfer.
+        assert_eq!(code_of(&[incoming(failed(Code::Declined))]), None);
         let broken = incoming(failed(Code::Integrity));
         assert_eq!(code_of(&[active.clone(), broken]), Some(6));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `pause`, `resume`, `cancel`: steering transfers.
+//! `pause`, `resume`, `cancel`, `accept`, `refuse`: steering transfers.
 
 use super::Failure;
 use super::args::Which;
@@ -20,6 +20,16 @@ pub fn resume(context: &Context, Which { id: what }: Which) -> Result<u8, Failur
 /// Stops it for good.
 pub fn cancel(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
     steer(context, Request::Cancel { what })
+}
+
+/// Takes an offer that waits for a person.
+pub fn accept(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
+    steer(context, Request::Accept { what })
+}
+
+/// Does not take it.
+pub fn refuse(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
+    steer(context, Request::Refuse { what })
 }
 
 fn steer(context: &Context, request: Request) -> Result<u8, Failure> {

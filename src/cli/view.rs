@@ -73,9 +73,41 @@ pub fn notice(event: &Event) -> Option<String> {
             foreign(&introducer.by_name, MAX_NAME),
             foreign(&introducer.bundle_name, MAX_TITLE)
         ),
+        Event::Asked { transfer, .. } => {
+            let id = &transfer.to_string()[..8];
+            format!(
+                "{}: `handout accept {id}` takes it, `handout refuse {id}` does not",
+                question(event)?
+            )
+        }
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })
+}
+
+/// What a person is asked.
+pub fn question(event: &Event) -> Option<String> {
+    let Event::Asked {
+        device_name,
+        name,
+        size,
+        files,
+        ..
+    } = event
+    else {
+        return None;
+    };
+    let files = match files {
+        None => String::new(),
+        Some(1) => " in 1 file".to_owned(),
+        Some(files) => format!(" in {files} files"),
+    };
+    Some(format!(
+        "{} offers {} ({}{files})",
+        foreign(device_name, MAX_NAME),
+        foreign(name, MAX_TITLE),
+        bytes(*size)
+    ))
 }
 
 /// A transfer in one line.
