@@ -13,3 +13,5 @@ mod store;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trust_tests;

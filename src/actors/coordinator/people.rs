@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -23,10 +23,13 @@ use crate::store::{Authorization, Group};
 
 use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
-use super::super::peer::{Command, Disconnect, Peer, Route, Signaled, Want, unix_now};
+use super::super::peer::{Command, Disconnect, Flush, Peer, Route, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
 use super::super::store::{Job, keep, on_disk};
 use super::{Coordinator, PeerSlot, SessionInfo};
+
+/// What the last words to a device that is shut out may take.
+const PARTING: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     pub(super) fn is_authorized(&self, device: &DeviceId) -> bool {
@@ -387,10 +390,29 @@ impl Coordinator {
         info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
         self.end_introductions_of(device);
-        self.disconnect(device);
         for id in self.unfinished_with(device) {
             self.cancel(id, Code::Unauthorized, &reason);
         }
+        self.part_with(device);
+    }
+
+    /// Ends a link once the other side has been told why, or could have been.
+    fn part_with(&mut self, device: &DeviceId) {
+        let Some(slot) = self.peers.get_mut(device) else {
+            return;
+        };
+        slot.session = None;
+        slot.sending = None;
+        slot.wanted = false;
+        slot.absent_since = Instant::now();
+        let told = slot.actor.send(Flush);
+        let actor = slot.actor.downgrade();
+        actix::spawn(async move {
+            let _ = tokio::time::timeout(PARTING, told).await;
+            if let Some(actor) = actor.upgrade() {
+                actor.do_send(Disconnect);
+            }
+        });
     }
 
     /// Tells the table of seen devices what a roster has changed.
