@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod generation;
 mod identity;
+mod invites;
 mod journal;
 mod lock;
 mod pieces;
@@ -43,6 +44,7 @@ use table::Table;
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Issued;
 use crate::protocol::transfer::Direction;
 
 /// How many devices may be authorized at once.
@@ -63,6 +65,7 @@ pub struct Store {
     broadcasts: Table<BroadcastRecord>,
     transfers: Table<TransferRecord>,
     groups: Table<Group>,
+    invites: Table<Issued>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
@@ -91,7 +94,7 @@ impl Store {
             &authorizations,
         )?;
         let last = entries.values().map(|entry| entry.seq).max();
-        let store = Self {
+        let mut store = Self {
             rebuilt: new_database && !new_identity,
             entries,
             next_seq: last.map_or(1, |seq| seq.saturating_add(1)),
@@ -100,11 +103,15 @@ impl Store {
             broadcasts: Table::load(&database, "broadcasts")?,
             transfers: Table::load(&database, "transfers")?,
             groups: Table::load(&database, "groups")?,
+            invites: Table::load(&database, "invites")?,
             progress: database.pieces("progress")?,
             identity,
             database,
             _lock: lock,
         };
+        if new_database {
+            store.drop_invites()?;
+        }
         store.flush()?;
         Ok(store)
     }
