@@ -12,4 +12,6 @@ mod signaling;
 mod store;
 
 #[cfg(test)]
+mod door_tests;
+#[cfg(test)]
 mod tests;

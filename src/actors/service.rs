@@ -187,6 +187,7 @@ where
                 identity,
                 data_plane,
                 signaling,
+                port,
                 coordinator,
             ))
         })
@@ -286,6 +287,7 @@ fn load(store: &Store, mode: Mode) -> Loaded {
         broadcasts,
         transfers: store.transfers(),
         groups: store.groups(),
+        invites: store.invites(),
     }
 }
 
@@ -305,6 +307,7 @@ fn peer_context(
     identity: crate::protocol::identity::Identity,
     data_plane: tokio::runtime::Handle,
     signaling: Addr<Signaling>,
+    port: u16,
     coordinator: WeakAddr<Coordinator>,
 ) -> PeerContext {
     let from = &settings.signaling;
@@ -336,6 +339,7 @@ fn peer_context(
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,
+        port,
         coordinator,
         settings,
     }

@@ -2,6 +2,9 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod door;
+mod invites;
+mod pairing;
 mod people;
 mod receiving;
 mod requests;
@@ -22,6 +25,7 @@ use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Issued;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
@@ -30,6 +34,7 @@ use crate::store::{Authorization, BroadcastRecord, Group, TransferRecord};
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use door::Door;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -48,6 +53,8 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Named sets of devices.
     pub groups: Vec<Group>,
+    /// Invites that we have issued.
+    pub invites: Vec<Issued>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -65,6 +72,7 @@ pub struct Coordinator {
     make_context: Option<ContextMaker>,
     authorizations: HashMap<DeviceId, Authorization>,
     groups: HashMap<String, Group>,
+    door: Door,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -177,9 +185,9 @@ impl Handler<Farewell> for Coordinator {
     fn handle(&mut self, _: Farewell, _: &mut Context<Self>) -> Self::Result {
         let flushing: Vec<_> = self
             .peers
-            .values()
-            .filter(|slot| slot.session.is_some())
-            .map(|slot| slot.actor.send(super::peer::Flush))
+            .iter()
+            .filter(|(device, slot)| slot.session.is_some() || self.door.is_present(device))
+            .map(|(_, slot)| slot.actor.send(super::peer::Flush))
             .collect();
         Box::pin(async move {
             futures::future::join_all(flushing).await;
@@ -254,6 +262,7 @@ impl Coordinator {
             transfers: transfers.collect(),
             authorizations: authorizations.collect(),
             groups: groups.collect(),
+            door: Door::new(loaded.invites),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
@@ -349,6 +358,7 @@ impl Coordinator {
         self.rebuild_dead_peers();
         self.show_progress();
         self.give_up_on_the_absent();
+        self.tend_door(ctx);
         self.retry_full_disks();
         self.drive(ctx);
         self.finish_broadcasts();
@@ -427,11 +437,10 @@ impl Coordinator {
                     device_type,
                     verified: proven.is_some(),
                 };
-                self.on_up(device, session, proven.map(|(key, _)| key), reply);
+                self.on_up(device, session, proven, reply);
                 self.drive(ctx);
             }
-            // Nobody is a guest yet.
-            SessionEvent::Paired { .. } => {}
+            SessionEvent::Paired { message, reply } => self.on_paired(device, message, reply, ctx),
             SessionEvent::Offered { offer, reply } => self.on_offer(device, *offer, reply, ctx),
             SessionEvent::Active { id } => {
                 if self.belongs(id, device) {

@@ -15,6 +15,7 @@ use crate::store::{Authorization, GrantedBy};
 use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::Job;
+use super::invites::Wish;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher};
 
@@ -77,6 +78,43 @@ impl Handler<Ask> for Coordinator {
             Request::Cancel { what } => self.each(&what, &reply, ctx, |coordinator, id| {
                 coordinator.cancel(id, Code::Cancelled, "cancelled by a person");
             }),
+            Request::Pair {
+                with,
+                addresses,
+                way,
+                for_ms,
+            } => self.on_pair(
+                with,
+                addresses,
+                way,
+                Duration::from_millis(for_ms),
+                reply,
+                ctx,
+            ),
+            Request::PairAnswer { device, yes } => match self.on_pair_answer(&device, yes, ctx) {
+                Ok(()) => answer(&reply, []),
+                Err(reason) => fail(&reply, &reason, exit::USAGE),
+            },
+            Request::Invite {
+                uses,
+                for_ms,
+                group,
+                roles,
+                addresses,
+            } => {
+                let life = Duration::from_millis(for_ms);
+                let wish = Wish {
+                    uses,
+                    life,
+                    group,
+                    roles,
+                    addresses,
+                };
+                self.on_invite(wish, reply, ctx);
+            }
+            Request::Invites => answer(&reply, self.invite_infos()),
+            Request::RevokeInvite { what } => self.on_revoke_invite(&what, reply, ctx),
+            Request::Join { invite } => self.on_join(&invite, reply, ctx),
             Request::Watch => self.watchers.push(Watcher { events: reply }),
         }
     }
@@ -140,7 +178,7 @@ impl Coordinator {
 
     /// The one authorized or visible device that a word means: its id, the beginning of that, or
     /// its name.
-    fn find_device(&self, word: &str) -> Result<DeviceId, String> {
+    pub(super) fn find_device(&self, word: &str) -> Result<DeviceId, String> {
         let mut known = self.all_let_in();
         known.extend(self.table.iter().map(|entry| entry.advert.id.clone()));
         known.extend(self.authorizations.keys().cloned());
@@ -177,6 +215,10 @@ impl Coordinator {
                     return Err((reason.to_owned(), exit::UNAUTHORIZED));
                 }
                 devices.extend(all);
+                continue;
+            }
+            if let Some(members) = self.members_of(word) {
+                devices.extend(members);
                 continue;
             }
             let device = self.find_device(word).or_else(|reason| {
@@ -294,7 +336,7 @@ impl Coordinator {
 }
 
 /// Answers with a list of any length, at the reader's pace.
-fn answer(reply: &mpsc::Sender<Event>, events: impl IntoIterator<Item = Event>) {
+pub(super) fn answer(reply: &mpsc::Sender<Event>, events: impl IntoIterator<Item = Event>) {
     let mut events: Vec<Event> = events.into_iter().collect();
     events.push(Event::End { code: exit::OK });
     let reply = reply.clone();
