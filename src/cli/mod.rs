@@ -6,8 +6,10 @@ mod completions;
 mod config;
 mod demo;
 mod devices;
+mod invite;
 mod log;
 mod man;
+mod pair;
 mod peers;
 mod receive;
 mod run;
@@ -107,6 +109,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
+        Verb::Pair(options) => pair::run(&context, &options),
+        Verb::Invite(options) => invite::run(&context, options),
         Verb::Revoke { device } => devices::revoke(&context, device),
         Verb::Id => devices::id(&context),
         Verb::Transfers { watch } => transfers::run(&context, watch),
