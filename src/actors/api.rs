@@ -2,14 +2,16 @@
 //! local API, as JSON lines. Every request is answered by any number of events and then one
 //! [`Event::End`].
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
+use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
+use crate::store::GrantedBy;
 
 /// Something asked of the node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +52,49 @@ pub enum Request {
         to: Vec<String>,
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
+    },
+    /// Pair with a device, and tell how it goes until it is done; at most one at a time.
+    Pair {
+        /// A device's id, the beginning of one, or a name; whoever comes where nothing is said.
+        with: Option<String>,
+        /// Where it listens, besides what discovery says.
+        addresses: Vec<SocketAddr>,
+        /// How.
+        way: PairWay,
+        /// How long to wait for it, in milliseconds.
+        for_ms: u64,
+    },
+    /// A person has compared the codes.
+    PairAnswer {
+        /// With which device.
+        device: DeviceId,
+        /// They are the same.
+        yes: bool,
+    },
+    /// Make an invite.
+    Invite {
+        /// How many devices it lets in.
+        uses: u32,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+        /// The group that they come into.
+        group: Option<String>,
+        /// What they may do; what the group says, or everything, where nothing is said.
+        roles: Option<Roles>,
+        /// Where this device can be reached; its own addresses where none are given.
+        addresses: Vec<SocketAddr>,
+    },
+    /// All invites on record.
+    Invites,
+    /// Take invites back.
+    RevokeInvite {
+        /// An id, the beginning of one, or `all`.
+        what: String,
+    },
+    /// Come in by an invite.
+    Join {
+        /// The token, or the URL.
+        invite: String,
     },
     /// All transfers on record.
     Transfers,
@@ -198,6 +243,48 @@ pub enum Event {
         #[serde(flatten)]
         introducer: Introducer,
     },
+    /// This PIN lets in whoever types it on another device.
+    PairPin {
+        /// Six digits.
+        pin: String,
+        /// For how long, in seconds.
+        seconds: u64,
+    },
+    /// The other screen must show the same code; [`Request::PairAnswer`] says whether it does.
+    PairCode {
+        /// Which device.
+        device_id: DeviceId,
+        /// Its name for people.
+        name: String,
+        /// Six digits.
+        code: String,
+    },
+    /// We and a device have let each other in.
+    Paired {
+        /// Which device.
+        device_id: DeviceId,
+        /// Its name for people.
+        name: String,
+        /// How.
+        by: GrantedBy,
+        /// The group that it has put us into.
+        group: Option<String>,
+    },
+    /// An invite, as it stands.
+    Invite(InviteInfo),
+    /// A device has come in by an invite.
+    Joined {
+        /// Which device.
+        device_id: DeviceId,
+        /// Its name for people.
+        name: String,
+        /// By which invite.
+        invite: InviteId,
+        /// The group that it is in now.
+        group: Option<String>,
+        /// How many devices the invite still lets in.
+        left: u32,
+    },
     /// A connection could not be made, or was lost.
     NotConnected {
         /// To which device.
@@ -287,6 +374,43 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// How two devices come to know each other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairWay {
+    /// People compare a code on both screens.
+    Code,
+    /// A PIN that the other screen shows, typed here.
+    TypePin(String),
+    /// A PIN that is shown here.
+    ShowPin,
+}
+
+/// An invite, as it stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteInfo {
+    /// Which.
+    pub invite: InviteId,
+    /// What others join with; only when it is new.
+    pub token: Option<String>,
+    /// The same as a URL.
+    pub url: Option<String>,
+    /// How many devices it is for.
+    pub uses: u32,
+    /// How many it would still let in.
+    pub left: u32,
+    /// When it ends, in Unix seconds.
+    pub expires: u64,
+    /// Seconds until then.
+    pub seconds: u64,
+    /// The group that they come into.
+    pub group: Option<String>,
+    /// What they may do.
+    pub roles: Option<Roles>,
+    /// Why it lets nobody in any more.
+    pub ended: Option<String>,
 }
 
 /// A device, as seen and as decided about.

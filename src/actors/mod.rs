@@ -12,6 +12,8 @@ mod signaling;
 mod store;
 
 #[cfg(test)]
+mod door_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trust_tests;

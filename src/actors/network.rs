@@ -52,6 +52,19 @@ fn used(settings: &Settings) -> Vec<InterfaceAddress> {
     used
 }
 
+/// Where other machines may reach the signaling listener at this port.
+pub fn reachable(settings: &Settings, port: u16) -> Vec<SocketAddr> {
+    let bound = settings.signaling.bind;
+    if !bound.is_unspecified() {
+        return vec![SocketAddr::new(bound, port)];
+    }
+    let mut ips = link_options(settings).addresses;
+    ips.retain(|ip| bound.is_ipv6() || ip.is_ipv4());
+    ips.into_iter()
+        .map(|ip| SocketAddr::new(ip, port))
+        .collect()
+}
+
 /// Options for a link made now.
 pub fn link_options(settings: &Settings) -> LinkOptions {
     let network = &settings.network;

@@ -188,6 +188,7 @@ where
                 identity,
                 data_plane,
                 signaling,
+                port,
                 coordinator,
             ))
         })
@@ -297,6 +298,7 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreE
         trust,
         broadcasts,
         transfers: store.transfers(),
+        invites: store.invites(),
     })
 }
 
@@ -316,6 +318,7 @@ fn peer_context(
     identity: crate::protocol::identity::Identity,
     data_plane: tokio::runtime::Handle,
     signaling: Addr<Signaling>,
+    port: u16,
     coordinator: WeakAddr<Coordinator>,
 ) -> PeerContext {
     let from = &settings.signaling;
@@ -347,6 +350,7 @@ fn peer_context(
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,
+        port,
         coordinator,
         settings,
     }

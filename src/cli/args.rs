@@ -72,6 +72,10 @@ pub enum Verb {
     /// Groups of devices, and rosters
     #[command(subcommand)]
     Group(Group),
+    /// Come to know another device: compare a code on both screens, or type a PIN
+    Pair(Pair),
+    /// Let in whoever has an invite: a token, a URL, a QR code
+    Invite(Invite),
     /// No longer let it
     Revoke {
         /// Its id, the beginning of one, or its name
@@ -129,6 +133,75 @@ pub struct Receive {
     /// Take no bundle with more bytes: 500MB, 2GiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<u64>,
+    /// Come in by an invite first: its token or URL, `-` for stdin, or `@FILE`
+    #[arg(
+        long,
+        value_name = "INVITE",
+        env = "HANDOUT_INVITE",
+        hide_env_values = true
+    )]
+    pub invite: Option<String>,
+}
+
+/// `pair`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Run `handout pair` on one device and `handout pair DEVICE` on the other, and                   compare the codes. Where one of them has no keyboard: `handout pair --show-pin`                   there, `handout pair DEVICE --pin` here."
+)]
+pub struct Pair {
+    /// With whom: a name, an id, or ID@HOST:PORT; left out, whoever comes
+    pub device: Option<String>,
+    /// Type the PIN that the other device shows; from $HANDOUT_PIN where that is set, else stdin
+    #[arg(long, requires = "device", conflicts_with_all = ["show_pin", "expect_code"])]
+    pub pin: bool,
+    /// Show a PIN, to be typed on the other device
+    #[arg(long, conflicts_with_all = ["device", "expect_code"])]
+    pub show_pin: bool,
+    /// How long to wait for the other device
+    #[arg(long = "for", default_value = "5m", value_name = "TIME", value_parser = duration)]
+    pub life: Duration,
+    /// The code that the other screen shows, instead of a question; `-` reads it from stdin
+    #[arg(long, value_name = "CODE")]
+    pub expect_code: Option<String>,
+}
+
+/// `invite`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Invite {
+    /// What else there is to do
+    #[command(subcommand)]
+    pub what: Option<Invites>,
+    /// How many devices it lets in
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub uses: u32,
+    /// For how long
+    #[arg(long = "for", default_value = "10m", value_name = "TIME", value_parser = duration)]
+    pub life: Duration,
+    /// The group that they come into
+    #[arg(long)]
+    pub group: Option<String>,
+    /// What they may do: send, receive, relay, introduce, all or none, with commas between
+    #[arg(long)]
+    pub roles: Option<Roles>,
+    /// Where this device can be reached, instead of its own addresses; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Vec<String>,
+    /// Print the QR code also where nobody sees it
+    #[arg(long)]
+    pub qr: bool,
+}
+
+/// `invite list`, `invite revoke`
+#[derive(Debug, Subcommand)]
+pub enum Invites {
+    /// All invites on record
+    List,
+    /// Take one back; whoever came in by it stays
+    Revoke {
+        /// Its id, or the beginning of that; or all
+        id: String,
+    },
 }
 
 /// `send`

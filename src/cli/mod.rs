@@ -7,8 +7,10 @@ mod config;
 mod demo;
 mod devices;
 mod group;
+mod invite;
 mod log;
 mod man;
+mod pair;
 mod peers;
 mod prompt;
 mod receive;
@@ -110,6 +112,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
         Verb::Group(verb) => group::run(&context, verb),
+        Verb::Pair(options) => pair::run(&context, &options),
+        Verb::Invite(options) => invite::run(&context, options),
         Verb::Revoke { device } => devices::revoke(&context, device),
         Verb::Id => devices::id(&context),
         Verb::Transfers { watch } => transfers::run(&context, watch),

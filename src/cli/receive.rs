@@ -1,23 +1,27 @@
 //! `receive`, and what `run` shows: bundles that arrive.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
 
 use super::Failure;
 use super::args::{Receive, path_text};
 use super::bars::Bars;
 use super::prompt;
 use super::screen::Screen;
-use super::session::{Context, View, follow, node, show};
+use super::session::{Context, View, ask_service, follow, node, show};
 use super::text::{bytes, duration, foreign, speed};
-use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, exit_code, notice, transfer_line};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, transfer_line};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::service::Mode;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, TransferState};
 
+/// Bytes of an invite that is read from a file or stdin.
+const MAX_INVITE: u64 = 4096;
 /// How often it is said that the same device is not authorized.
 const REMIND: Duration = Duration::from_secs(60);
 /// Devices for which that is remembered.
@@ -43,11 +47,43 @@ pub fn overrides(options: &Receive) -> Result<Vec<(String, String)>, String> {
 
 /// Receives until stopped, or until the first transfer is over.
 pub fn run(context: &Context, options: &Receive) -> Result<u8, Failure> {
-    serve(context, Mode::Receive, options.once)
+    let invite = options.invite.as_deref().map(given).transpose()?;
+    if let Some(invite) = &invite {
+        let request = Request::Join {
+            invite: invite.clone(),
+        };
+        let mut view = Plain::new(&context.screen);
+        if let Some(code) = ask_service(context, request, &mut view)? {
+            return Ok(code);
+        }
+    }
+    serve(context, Mode::Receive, options.once, invite)
+}
+
+/// An invite as it was given: itself, or where to read it.
+fn given(invite: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = match invite.strip_prefix('@') {
+        Some(path) => std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_INVITE).read_to_string(&mut text)),
+        None if invite == "-" => io::stdin().take(MAX_INVITE).read_to_string(&mut text),
+        None => return Ok(invite.to_owned()),
+    };
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::Usage(format!(
+            "cannot read the invite from {invite}: {error}"
+        ))),
+    }
 }
 
 /// Runs a node and shows what happens.
-pub fn serve(context: &Context, mode: Mode, once: bool) -> Result<u8, Failure> {
+pub fn serve(
+    context: &Context,
+    mode: Mode,
+    once: bool,
+    invite: Option<String>,
+) -> Result<u8, Failure> {
     let screen = context.screen.clone();
     node(context, mode, move |node| async move {
         // A service has nobody at its keyboard, whatever stdin is.
@@ -59,8 +95,44 @@ pub fn serve(context: &Context, mode: Mode, once: bool) -> Result<u8, Failure> {
         if show(&mut view, &screen, &node.listening()).is_err() {
             return exit::ERROR;
         }
+        let events = match invite {
+            Some(invite) => joining(events, node.ask(Request::Join { invite })),
+            None => events,
+        };
         follow(events, &mut view, &screen, exit::OK).await
     })
+}
+
+/// What happens, until coming in by an invite fails.
+fn joining(
+    mut watched: mpsc::Receiver<Event>,
+    mut joined: mpsc::Receiver<Event>,
+) -> mpsc::Receiver<Event> {
+    let (both, events) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut joins = true;
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = joined.recv(), if joins => match event {
+                    Some(event @ Event::Error { .. }) => Some(event),
+                    Some(Event::End { code }) if code != exit::OK => Some(Event::End { code }),
+                    // The rest is among what is watched.
+                    Some(Event::End { .. }) | None => {
+                        joins = false;
+                        continue;
+                    }
+                    Some(_) => continue,
+                },
+                event = watched.recv() => event,
+            };
+            let Some(event) = event else { return };
+            if both.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    events
 }
 
 /// What arrives.

@@ -7,5 +7,5 @@ use crate::actors::service::Mode;
 
 /// Serves until stopped.
 pub fn run(context: &Context) -> Result<u8, Failure> {
-    serve(context, Mode::Run, false)
+    serve(context, Mode::Run, false, None)
 }

@@ -45,20 +45,28 @@ pub fn ask<V: View + 'static>(
     request: Request,
     mut view: V,
 ) -> Result<u8, Failure> {
-    let screen = context.screen.clone();
-    let state = context.settings.state.dir.clone();
-    let asked = client_runtime()?.block_on(async {
-        let client = Client::connect(&state).await?;
-        view.through_service();
-        let events = client.ask(request.clone());
-        Some(follow(events, &mut view, &screen, exit::INTERRUPTED).await)
-    });
-    if let Some(code) = asked {
+    if let Some(code) = ask_service(context, request.clone(), &mut view)? {
         return Ok(code);
     }
+    let screen = context.screen.clone();
     node(context, mode, |node| async move {
         follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await
     })
+}
+
+/// Asks the service that runs on the state folder; nothing when none does.
+pub fn ask_service(
+    context: &Context,
+    request: Request,
+    view: &mut impl View,
+) -> Result<Option<u8>, Failure> {
+    let (screen, state) = (&context.screen, &context.settings.state.dir);
+    Ok(client_runtime()?.block_on(async {
+        let client = Client::connect(state).await?;
+        view.through_service();
+        let events = client.ask(request);
+        Some(follow(events, view, screen, exit::INTERRUPTED).await)
+    }))
 }
 
 /// Runs a node in this process until `work` is done. An error when the state folder is in use.

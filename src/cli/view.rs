@@ -80,6 +80,31 @@ pub fn notice(event: &Event) -> Option<String> {
                 question(event)?
             )
         }
+        Event::Paired {
+            device_id,
+            name,
+            group,
+            ..
+        } => {
+            let (name, id) = (foreign(name, MAX_NAME), device_id.short());
+            let group = group.as_deref().map_or_else(String::new, |group| {
+                format!(", in {}", foreign(group, MAX_NAME))
+            });
+            format!("paired with {name} ({id}){group}")
+        }
+        Event::Joined {
+            device_id,
+            name,
+            group,
+            left,
+            ..
+        } => {
+            let (name, id) = (foreign(name, MAX_NAME), device_id.short());
+            let group = group.as_deref().map_or_else(String::new, |group| {
+                format!(" {}", foreign(group, MAX_NAME))
+            });
+            format!("{name} ({id}) has joined{group}; {left} more may")
+        }
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

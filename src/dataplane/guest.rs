@@ -1,40 +1,34 @@
-//! A link to a device that is not let in yet: it may say what first contact needs, and nothing
-//! else, until its owner admits it.
+//! A link to a device that is not let in yet, or that has not let us in: it may say what first
+//! contact needs, and nothing else, until its owner admits it.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::session::{PairStep, PairThen, SessionCommand, SessionError, SessionEvent};
+use super::session::{PairStep, PairThen, SessionCommand, SessionError, SessionEvent, Standing};
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::message::Message;
+use crate::protocol::pairing::PairMessage;
 
 /// A guest is let in within this time: people may have to walk over and compare a code.
 const GUEST_LIMIT: Duration = Duration::from_secs(180);
+/// A guest that has something to say says it within this time.
+const QUIET_LIMIT: Duration = Duration::from_secs(10);
 /// Messages of a guest; every way of pairing needs fewer.
 const MAX_MESSAGES: usize = 16;
 
-/// Serves a guest until it is admitted.
+/// Serves a guest until it is admitted. Returns what it has said early, where we had asked it to
+/// let us in.
 pub(super) async fn admit(
     channel: &Channel,
+    standing: Standing,
     commands: &mut mpsc::Receiver<SessionCommand>,
     events: &mpsc::Sender<SessionEvent>,
-) -> Result<(), SessionError> {
-    timeout_at(
-        Instant::now() + GUEST_LIMIT,
-        converse(channel, commands, events),
-    )
-    .await
-    .map_err(|_| SessionError::NotLetIn)?
-}
-
-async fn converse(
-    channel: &Channel,
-    commands: &mut mpsc::Receiver<SessionCommand>,
-    events: &mpsc::Sender<SessionEvent>,
-) -> Result<(), SessionError> {
-    let mut heard = 0;
+) -> Result<Vec<Message>, SessionError> {
+    let end = Instant::now() + GUEST_LIMIT;
+    let mut until = Instant::now() + QUIET_LIMIT;
+    let (mut heard, mut early) = (0, Vec::new());
     loop {
         let step = tokio::select! {
             command = commands.recv() => match command {
@@ -48,34 +42,53 @@ async fn converse(
                 // Transfers wait for a member.
                 Some(_) => continue,
             },
-            message = channel.receive() => {
+            message = timeout_at(until, channel.receive()) => {
                 heard += 1;
                 let message = match message {
-                    None => return Err(LinkError::Closed.into()),
-                    Some(Incoming::Text(text)) if heard <= MAX_MESSAGES => Message::decode(&text)
+                    Err(_) => return Err(SessionError::NotLetIn),
+                    Ok(None) => return Err(LinkError::Closed.into()),
+                    Ok(Some(Incoming::Text(text))) if heard <= MAX_MESSAGES => Message::decode(&text)
                         .map_err(|error| SessionError::Protocol(error.to_string()))?,
-                    Some(_) => return Err(SessionError::NotLetIn),
+                    Ok(Some(_)) => return Err(SessionError::NotLetIn),
                 };
-                let Message::Pair(message) = message else {
-                    return Err(SessionError::NotLetIn);
-                };
-                let (reply, step) = oneshot::channel();
-                let paired = SessionEvent::Paired { message, reply };
-                events.send(paired).await.map_err(|_| LinkError::Closed)?;
-                step.await.map_err(|_| SessionError::NotLetIn)?
+                match message {
+                    Message::Pair(message) => ask(events, message).await?,
+                    message if standing == Standing::Asked => {
+                        early.push(message);
+                        continue;
+                    }
+                    _ => return Err(SessionError::NotLetIn),
+                }
             }
         };
-        let PairStep { say, then } = step;
-        for message in say {
-            channel.send_text(&Message::Pair(message).encode()).await?;
-        }
-        match then {
-            PairThen::Wait => {}
-            PairThen::Admit => return Ok(()),
+        say(channel, step.say).await?;
+        match step.then {
+            PairThen::Listen => until = end.min(Instant::now() + QUIET_LIMIT),
+            PairThen::AwaitPerson => until = end,
+            PairThen::Admit => return Ok(early),
             PairThen::Close => {
                 channel.flushed().await;
                 return Err(SessionError::NotLetIn);
             }
         }
     }
+}
+
+/// Asks the session's owner what follows from a message.
+pub(super) async fn ask(
+    events: &mpsc::Sender<SessionEvent>,
+    message: PairMessage,
+) -> Result<PairStep, SessionError> {
+    let (reply, step) = oneshot::channel();
+    let paired = SessionEvent::Paired { message, reply };
+    events.send(paired).await.map_err(|_| LinkError::Closed)?;
+    step.await.map_err(|_| SessionError::NotLetIn)
+}
+
+/// Says it, in order.
+pub(super) async fn say(channel: &Channel, messages: Vec<PairMessage>) -> Result<(), LinkError> {
+    for message in messages {
+        channel.send_text(&Message::Pair(message).encode()).await?;
+    }
+    Ok(())
 }

@@ -69,6 +69,8 @@ pub enum Standing {
     /// It was introduced: it may exchange chunks with us, of the bundles that it was introduced
     /// for.
     Neighbour,
+    /// We ask it to let us in. It may already count us as let in: what it says besides waits.
+    Asked,
 }
 
 /// What becomes of a guest.
@@ -83,8 +85,10 @@ pub struct PairStep {
 /// How first contact goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PairThen {
-    /// Somebody has to say something first.
-    Wait,
+    /// The other side has to say something, and soon.
+    Listen,
+    /// A person has to decide, here or there.
+    AwaitPerson,
     /// It is a member from here on.
     Admit,
     /// It comes to nothing: close the link.
@@ -106,7 +110,7 @@ pub enum SessionEvent {
         /// Where it is said what it may do; dropped when it may do nothing.
         reply: oneshot::Sender<Standing>,
     },
-    /// A guest says something.
+    /// A step of first contact, by a guest or by whom we have let in before.
     Paired {
         /// What.
         message: PairMessage,
@@ -356,9 +360,10 @@ pub async fn run(
     } else {
         standing_of(&events, options.peer.to_string(), String::new(), None).await?
     };
-    if standing == Standing::Guest {
-        guest::admit(&channel, &mut commands, &events).await?;
-    }
+    let early = match standing {
+        Standing::Member => Vec::new(),
+        standing => guest::admit(&channel, standing, &mut commands, &events).await?,
+    };
     let shared = Arc::new(Shared {
         channel: channel.clone(),
         limits: options.window,
@@ -383,6 +388,9 @@ pub async fn run(
         sink_events,
     );
     let mut neighbours = Neighbours::new(standing, Arc::clone(&shared));
+    for message in early {
+        on_message(message, &mut receiving, &shared, &words).await?;
+    }
     loop {
         tokio::select! {
             // In this order: reports of the disk are drained before more is given to it, so
@@ -406,7 +414,8 @@ pub async fn run(
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
                 Some(SessionCommand::Say(message)) => shared.say(&message).await?,
-                Some(SessionCommand::Pair(step)) => debug!(?step, "already let in"),
+                // Among members it decides about no link.
+                Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
                 Some(SessionCommand::Flush(done)) => {
                     let channel = channel.clone();
                     tokio::spawn(async move {
@@ -550,14 +559,17 @@ async fn on_message(
             }
             return Ok(());
         }
-        // A guest that has just been let in, or whoever was let in before on our side alone.
-        Message::Pair(_) => return Ok(()),
         // Taken care of before.
         Message::Introduce(_)
         | Message::EndIntroduction { .. }
         | Message::Signal { .. }
         | Message::Have(_)
         | Message::Want { .. } => return Ok(()),
+        // It was let in before, on our side alone.
+        Message::Pair(message) => {
+            let step = guest::ask(&shared.events, message).await?;
+            return Ok(guest::say(&shared.channel, step.say).await?);
+        }
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));
         }

@@ -8,6 +8,7 @@ pub mod pin;
 use serde::{Deserialize, Serialize};
 
 use super::handshake::Binding;
+use super::id::InviteId;
 use super::identity::{PublicKey, unb64};
 use super::message::Code;
 use super::names::printable;
@@ -46,8 +47,8 @@ pub enum PairMessage {
     },
     /// Invite: whoever joins knows the secret.
     Invite {
-        /// Which invite, b64.
-        invite: String,
+        /// Which invite.
+        invite: InviteId,
         /// b64, 32 bytes.
         mac: String,
     },

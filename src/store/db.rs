@@ -14,14 +14,17 @@ use super::StoreError;
 use super::files::{create_private_dir, sync_dir, sync_parent};
 use super::pieces::Pieces;
 
-/// The trees, each with the schema version that this program writes.
-const TREES: [(&str, u32); 5] = [
+/// The trees, each with the schema version that this program writes. The first ones have been
+/// there from the beginning.
+const TREES: [(&str, u32); 6] = [
     ("authorizations", 1),
     ("broadcasts", 1),
     ("transfers", 1),
     ("progress", 1),
     ("groups", 1),
+    ("invites", 1),
 ];
+const FIRST_TREES: usize = 5;
 /// What sled may keep in memory, in bytes; its own default is 1 GiB.
 const CACHE: u64 = 16 * 1024 * 1024;
 /// A database that this process has just closed is let go of by its background threads, a little
@@ -81,10 +84,14 @@ impl Database {
     /// True when [`Database::complete`] was reached; a schema that is newer than ours is an error.
     pub(super) fn is_complete(&self) -> Result<bool, Trouble> {
         let meta = self.tree("meta")?;
-        for (name, known) in TREES {
+        for (n, (name, known)) in TREES.into_iter().enumerate() {
             let found = self.guard(|| meta.get(schema_key(name)))?;
             let Some(found) = found else {
-                return Ok(false);
+                if n < FIRST_TREES {
+                    return Ok(false);
+                }
+                // Written by an earlier version: the tree is empty.
+                continue;
             };
             match found.as_ref().try_into().map(u32::from_be_bytes) {
                 Ok(found) if found == known => {}

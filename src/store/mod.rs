@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod generation;
 mod identity;
+mod invites;
 mod journal;
 mod lock;
 mod pieces;
@@ -46,6 +47,7 @@ use table::Table;
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Issued;
 use crate::protocol::roster::Roster;
 use crate::protocol::transfer::Direction;
 use crate::protocol::trust::Floor;
@@ -72,6 +74,7 @@ pub struct Store {
     broadcasts: Table<BroadcastRecord>,
     transfers: Table<TransferRecord>,
     groups: Table<Group>,
+    invites: Table<Issued>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
@@ -100,7 +103,7 @@ impl Store {
             &authorizations,
         )?;
         let last = entries.values().map(|entry| entry.seq).max();
-        let store = Self {
+        let mut store = Self {
             rebuilt: new_database && !new_identity,
             entries,
             next_seq: last.map_or(1, |seq| seq.saturating_add(1)),
@@ -110,11 +113,15 @@ impl Store {
             broadcasts: Table::load(&database, "broadcasts")?,
             transfers: Table::load(&database, "transfers")?,
             groups: Table::load(&database, "groups")?,
+            invites: Table::load(&database, "invites")?,
             progress: database.pieces("progress")?,
             identity,
             database,
             _lock: lock,
         };
+        if new_database {
+            store.drop_invites()?;
+        }
         store.flush()?;
         Ok(store)
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::id::{BroadcastId, BundleId, DeviceId, Root, TransferId};
+use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
+use crate::protocol::invite::Issued;
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -147,6 +148,7 @@ record!(
     as_bytes
 );
 record!(Group, "groups", 1_000, String, name, as_bytes);
+record!(Issued, "invites", 200, InviteId, id, as_bytes);
 
 /// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is
 /// beyond storing.

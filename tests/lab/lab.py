@@ -28,7 +28,7 @@ class Process:
         with open(self.errors, "wb") as errors:
             # A session of its own, so that killing it takes its children too.
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", lab.namespace(host), *map(str, command)], stdin=subprocess.DEVNULL,
+                [*lab.enter(host), *map(str, command)], stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
         self.pid, self.ended = self.process.pid, None
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -115,6 +115,9 @@ class Lab:
     def namespace(self, host):
         return f"{self.prefix}h{host}"
 
+    def enter(self, host):
+        return ["ip", "netns", "exec", self.namespace(host)]
+
     def address(self, host):
         return f"10.77.0.{10 + host}"
 
@@ -165,3 +168,30 @@ class Lab:
             for pid in sh("ip", "netns", "pids", name, check=False).split():
                 os.kill(int(pid), signal.SIGKILL)
             sh("ip", "netns", "del", name, check=False)
+
+
+class Loopback:
+    """All devices as processes of this machine, without namespaces and so without root."""
+
+    def __init__(self, logs="."):
+        self.logs, self.processes = logs, []
+        atexit.register(self.down)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda n, _: sys.exit(128 + n))  # which runs the atexit handlers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.down()
+
+    def enter(self, _):
+        return []
+
+    def run(self, host, command, name):
+        return Process(self, host, command, name)
+
+    def down(self):
+        for process in self.processes:
+            process.kill()
+        self.processes.clear()

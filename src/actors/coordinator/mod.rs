@@ -2,9 +2,12 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod door;
 mod groups;
 mod introductions;
+mod invites;
 mod leftovers;
+mod pairing;
 mod people;
 mod questions;
 mod receiving;
@@ -26,6 +29,7 @@ use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, Standing, TransferEnd};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Issued;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
@@ -35,6 +39,7 @@ use crate::store::{BroadcastRecord, Question, TransferRecord};
 use super::api::{Event, Request, TransferInfo};
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 
@@ -53,6 +58,8 @@ pub struct Loaded {
     pub broadcasts: Vec<BroadcastRecord>,
     /// All transfers on record.
     pub transfers: Vec<TransferRecord>,
+    /// Invites that we have issued.
+    pub invites: Vec<Issued>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -69,6 +76,7 @@ pub struct Coordinator {
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
     trust: TrustBook,
+    door: Door,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -185,9 +193,9 @@ impl Handler<Farewell> for Coordinator {
     fn handle(&mut self, _: Farewell, _: &mut Context<Self>) -> Self::Result {
         let flushing: Vec<_> = self
             .peers
-            .values()
-            .filter(|slot| slot.session.is_some())
-            .map(|slot| slot.actor.send(super::peer::Flush))
+            .iter()
+            .filter(|(device, slot)| slot.session.is_some() || self.door.is_present(device))
+            .map(|(_, slot)| slot.actor.send(super::peer::Flush))
             .collect();
         Box::pin(async move {
             futures::future::join_all(flushing).await;
@@ -256,6 +264,7 @@ impl Coordinator {
             table: PeerTable::new(settings.discovery.max_peers),
             transfers: transfers.collect(),
             trust: TrustBook::new(identity.device_id(), loaded.trust),
+            door: Door::new(loaded.invites),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
@@ -355,6 +364,7 @@ impl Coordinator {
         self.shut_out_whoever_may_no_longer();
         self.show_progress();
         self.give_up_on_the_absent();
+        self.tend_door(ctx);
         self.retry_full_disks();
         self.expire_questions();
         self.drive(ctx);
@@ -448,11 +458,10 @@ impl Coordinator {
                     verified: proven.is_some(),
                     standing: Standing::Member,
                 };
-                self.on_up(device, session, proven.map(|(key, _)| key), reply);
+                self.on_up(device, session, proven, reply);
                 self.drive(ctx);
             }
-            // Nobody is a guest yet.
-            SessionEvent::Paired { .. } => {}
+            SessionEvent::Paired { message, reply } => self.on_paired(device, message, reply, ctx),
             SessionEvent::Introduce(introduction) => self.on_introduced(device, &introduction),
             SessionEvent::EndIntroduction {
                 bundle,

@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::dataplane::Standing;
 use crate::net::discovery::DiscoveryEvent;
+use crate::protocol::handshake::Binding;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::message::Code;
@@ -17,7 +18,6 @@ use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::roles::Roles;
-use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::{TransferEvent, TransferState};
 use crate::store::{Authorization, Group};
 
@@ -151,7 +151,12 @@ impl Coordinator {
         }
     }
 
-    fn add_static_peer(&mut self, id: DeviceId, addrs: Vec<SocketAddr>, ctx: &mut Context<Self>) {
+    pub(super) fn add_static_peer(
+        &mut self,
+        id: DeviceId,
+        addrs: Vec<SocketAddr>,
+        ctx: &mut Context<Self>,
+    ) {
         let authorized = self.is_authorized(&id);
         let device_type = DeviceType::Desktop;
         let advert = PeerAdvert {
@@ -182,10 +187,11 @@ impl Coordinator {
     /// The actor of a device, made if it is not there.
     pub(super) fn slot(&mut self, device: &DeviceId) -> Option<&mut PeerSlot> {
         let context = Arc::clone(self.context.as_ref()?);
+        let stranger = !self.is_let_in(device);
         Some(self.peers.entry(device.clone()).or_insert_with(|| {
             let id = device.clone();
             PeerSlot {
-                actor: Supervisor::start(move |_| Peer::new(context, id)),
+                actor: Supervisor::start(move |_| Peer::new(context, id, stranger)),
                 session: None,
                 sending: None,
                 absent_since: Instant::now(),
@@ -228,17 +234,28 @@ impl Coordinator {
         &mut self,
         device: &DeviceId,
         mut session: SessionInfo,
-        key: Option<PublicKey>,
+        proven: Option<(PublicKey, Binding)>,
         reply: oneshot::Sender<Standing>,
     ) {
-        session.standing = if self.is_let_in(device) {
-            Standing::Member
-        } else if session.verified && self.is_introduced(device) {
-            Standing::Neighbour
-        } else {
+        let Some(standing) = self.standing_of(device, proven.is_some()) else {
             return self.disconnect(device);
         };
-        let _ = reply.send(session.standing);
+        session.standing = standing;
+        let _ = reply.send(standing);
+        let key = proven.map(|(key, _)| key);
+        if let Some(session) = self.receive_guest(device, standing, session, proven) {
+            self.welcome(device, session, key);
+        }
+        self.begin_pairing(device);
+    }
+
+    /// A device that is let in has a link now.
+    pub(super) fn welcome(
+        &mut self,
+        device: &DeviceId,
+        session: SessionInfo,
+        key: Option<PublicKey>,
+    ) {
         self.forget_told(device);
         info!(%device, name = %session.name, verified = session.verified, "connected");
         if let Some(entry) = key.and_then(|key| self.trust.note_key(device, key)) {
@@ -271,6 +288,9 @@ impl Coordinator {
     }
 
     pub(super) fn on_down(&mut self, device: &DeviceId, reason: String) {
+        if self.guest_gone(device, &reason) {
+            return;
+        }
         if let Some(slot) = self.peers.get_mut(device) {
             if slot.session.take().is_some() {
                 slot.absent_since = Instant::now();
@@ -297,6 +317,7 @@ impl Coordinator {
     }
 
     pub(super) fn disconnect(&mut self, device: &DeviceId) {
+        self.door.shut(device);
         if let Some(slot) = self.peers.get_mut(device) {
             slot.session = None;
             slot.sending = None;
@@ -334,7 +355,7 @@ impl Coordinator {
         &mut self,
         mut entry: Authorization,
         group: Option<&str>,
-    ) -> impl Future<Output = Result<(), String>> + 'static {
+    ) -> impl Future<Output = Result<(), String>> + use<> {
         let device = entry.device.clone();
         if entry.name.is_empty() {
             entry.name = self.name_of(&device);
@@ -398,6 +419,7 @@ impl Coordinator {
 
     /// Ends a link once the other side has been told why, or could have been.
     fn part_with(&mut self, device: &DeviceId) {
+        self.door.shut(device);
         let Some(slot) = self.peers.get_mut(device) else {
             return;
         };
@@ -489,36 +511,14 @@ impl Handler<Heard> for Coordinator {
         if device == self.identity.device_id() {
             return;
         }
-        if !self.is_let_in(&device) {
-            // Nothing is allocated for strangers but this line.
-            if heard.signal.kind == SignalKind::Offer {
-                let ours = self.identity.device_id();
-                let plain = !device.is_self_certifying();
-                let data = if plain {
-                    "devices without a key are not let in here: its owner can allow them with \
-                     trust.plain_peers"
-                        .to_owned()
-                } else {
-                    format!("not authorized: on this device, run: handout authorize {device}")
-                };
-                let error = Signal {
-                    kind: SignalKind::Error,
-                    peer_id: ours,
-                    data,
-                };
-                let _ = heard.connection.send_last(&error);
-                info!(%device, address = %heard.from, "a device that is not authorized wants to connect");
-                let event = Event::Unauthorized {
-                    hint: format!("to let it in, run: handout authorize {device}"),
-                    device_id: device,
-                    address: heard.from.to_string(),
-                };
-                self.emit(&event);
-            }
-            return;
+        if !self.is_let_in(&device)
+            && let Err(reason) = self.knock(&heard)
+        {
+            return self.turn_away(&heard, reason);
         }
         let most = self.settings.discovery.max_peers;
-        if !self.peers.contains_key(&device) && self.peers.len() >= most {
+        let members = self.peers.len().saturating_sub(self.door.guests());
+        if !self.peers.contains_key(&device) && members >= most {
             debug!(%device, "too many devices at once");
             return;
         }

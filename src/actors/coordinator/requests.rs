@@ -16,6 +16,7 @@ use crate::store::{Authorization, GrantedBy, TransferRecord};
 use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::{Job, on_disk};
+use super::invites::Wish;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher, offer_event};
 
@@ -135,6 +136,43 @@ impl Handler<Ask> for Coordinator {
                 self.repeat_questions(&reply);
                 self.watchers.push(Watcher { events: reply });
             }
+            Request::Pair {
+                with,
+                addresses,
+                way,
+                for_ms,
+            } => self.on_pair(
+                with,
+                addresses,
+                way,
+                Duration::from_millis(for_ms),
+                reply,
+                ctx,
+            ),
+            Request::PairAnswer { device, yes } => match self.on_pair_answer(&device, yes, ctx) {
+                Ok(()) => answer(&reply, []),
+                Err(reason) => fail(&reply, &reason, exit::USAGE),
+            },
+            Request::Invite {
+                uses,
+                for_ms,
+                group,
+                roles,
+                addresses,
+            } => {
+                let life = Duration::from_millis(for_ms);
+                let wish = Wish {
+                    uses,
+                    life,
+                    group,
+                    roles,
+                    addresses,
+                };
+                self.on_invite(wish, reply, ctx);
+            }
+            Request::Invites => answer(&reply, self.invite_infos()),
+            Request::RevokeInvite { what } => self.on_revoke_invite(&what, reply, ctx),
+            Request::Join { invite } => self.on_join(&invite, reply, ctx),
         }
     }
 }
@@ -182,7 +220,7 @@ impl Coordinator {
 
     /// The one authorized or visible device that a word means: its id, the beginning of that, or
     /// its name.
-    fn find_device(&self, word: &str) -> Result<DeviceId, String> {
+    pub(super) fn find_device(&self, word: &str) -> Result<DeviceId, String> {
         let mut known = self.all_let_in();
         known.extend(self.table.iter().map(|entry| entry.advert.id.clone()));
         known.extend(self.trust.decided().cloned());
@@ -266,7 +304,9 @@ impl Coordinator {
             Some(name) => (name, true),
             None => (word, false),
         };
-        let Some(members) = self.receivers_in(name, notes) else {
+        let invited = self.invites_to(name);
+        let members = self.receivers_in(name, notes);
+        let Some(members) = members.or_else(|| invited.then(Vec::new)) else {
             let reason = format!("no group is called {name:?}: `handout group list` lists them");
             return match surely {
                 true => Err((reason, exit::USAGE)),
@@ -279,7 +319,7 @@ impl Coordinator {
             );
             return Err((reason, exit::USAGE));
         }
-        if members.is_empty() {
+        if members.is_empty() && !invited {
             let reason = format!(
                 "nobody in the group {name} is authorized to receive: `handout group show {name}`"
             );

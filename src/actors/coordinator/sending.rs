@@ -108,7 +108,7 @@ impl Coordinator {
 
     /// The transfer of a broadcast to one device: the one that an interrupted broadcast of the
     /// same bundle left, or a new one.
-    fn add_transfer(
+    pub(super) fn add_transfer(
         &mut self,
         broadcast: BroadcastId,
         device: DeviceId,
@@ -309,7 +309,8 @@ impl Coordinator {
         let on_sight = self.connects_on_sight();
         let mut idle = Vec::new();
         for (device, slot) in &self.peers {
-            if slot.wanted && !on_sight && slot.sending.is_none() && !wanting.contains(device) {
+            let needed = wanting.contains(device) || self.door.wants(device);
+            if slot.wanted && !on_sight && slot.sending.is_none() && !needed {
                 idle.push(device.clone());
             }
         }
@@ -376,7 +377,7 @@ impl Coordinator {
         let over: Vec<BroadcastId> = self
             .broadcasts
             .keys()
-            .filter(|id| !open.contains(id))
+            .filter(|id| !open.contains(id) && !self.awaits_joiners(id))
             .copied()
             .collect();
         for id in over {

@@ -7,6 +7,8 @@ mod drive;
 mod proofs;
 mod route;
 
+pub(super) use proofs::random;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +27,7 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{
-    Generation, Input, Negotiation, Phase, Settings as NegotiationSettings,
+    Generation, Initiator, Input, Negotiation, Phase, Settings as NegotiationSettings,
 };
 use crate::protocol::proof::{Expected, OfferHash, Session};
 use crate::protocol::replay::ReplayCache;
@@ -69,6 +71,8 @@ pub struct PeerContext {
     pub data_plane: Handle,
     /// Who dials for us.
     pub signaling: Addr<Signaling>,
+    /// Where that listens.
+    pub port: u16,
     /// Who is told what happens.
     pub coordinator: WeakAddr<Coordinator>,
 }
@@ -77,6 +81,7 @@ pub struct PeerContext {
 pub struct Peer {
     context: Arc<PeerContext>,
     id: DeviceId,
+    stranger: bool,
     addresses: Vec<SocketAddr>,
     /// Who introduced it to us, where signaling may go that way.
     through: Option<DeviceId>,
@@ -187,16 +192,18 @@ struct OnLink(Generation, LinkEvent);
 struct OnSession(Generation, SessionEvent);
 
 impl Peer {
-    /// A device that has not been met yet.
-    pub fn new(context: Arc<PeerContext>, id: DeviceId) -> Self {
-        let negotiation = Negotiation::new(
-            context.negotiation.clone(),
-            context.identity.device_id(),
-            id.clone(),
-        );
+    /// A device that has not been met yet. With a `stranger` either side may offer, whatever the
+    /// settings say: the other one may not know of us.
+    pub fn new(context: Arc<PeerContext>, id: DeviceId, stranger: bool) -> Self {
+        let mut settings = context.negotiation.clone();
+        if stranger {
+            settings.initiator = Initiator::Sender;
+        }
+        let negotiation = Negotiation::new(settings, context.identity.device_id(), id.clone());
         Self {
             context,
             id,
+            stranger,
             addresses: Vec::new(),
             through: None,
             wanted: false,
@@ -247,7 +254,7 @@ impl Actor for Peer {
 
 impl Supervised for Peer {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        let fresh = Self::new(Arc::clone(&self.context), self.id.clone());
+        let fresh = Self::new(Arc::clone(&self.context), self.id.clone(), self.stranger);
         let old = std::mem::replace(self, fresh);
         self.addresses = old.addresses;
         self.through = old.through;

@@ -98,7 +98,7 @@ pub(super) enum SignError {
     Sdp(#[from] crate::protocol::sdp::SdpError),
 }
 
-pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+pub(in crate::actors) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)

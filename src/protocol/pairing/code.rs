@@ -85,6 +85,11 @@ impl CodePairing {
         }
     }
 
+    /// True while people compare.
+    pub fn is_showing(&self) -> bool {
+        matches!(self.state, State::Showing { .. })
+    }
+
     fn advance(&mut self, state: State, message: PairMessage) -> Result<Step, Ended> {
         let Parties { ours, theirs, .. } = self.parties;
         match (state, message) {
