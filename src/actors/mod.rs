@@ -12,4 +12,6 @@ mod signaling;
 mod store;
 
 #[cfg(test)]
+mod swarm_tests;
+#[cfg(test)]
 mod tests;

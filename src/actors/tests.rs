@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::protocol::id::DeviceId;
 use crate::store::Store;
 
-fn settings(folder: &Path, more: &[(&str, String)]) -> Settings {
+pub(super) fn settings(folder: &Path, more: &[(&str, String)]) -> Settings {
     let fixed = [
         ("state.dir", folder.join("state").display().to_string()),
         (
@@ -35,7 +35,7 @@ fn settings(folder: &Path, more: &[(&str, String)]) -> Settings {
     Settings::load(Some(&empty), &all).unwrap()
 }
 
-fn id_of(folder: &Path) -> DeviceId {
+pub(super) fn id_of(folder: &Path) -> DeviceId {
     Store::open(&folder.join("state"))
         .unwrap()
         .identity()

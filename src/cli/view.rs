@@ -73,6 +73,16 @@ pub fn notice(event: &Event) -> Option<String> {
             foreign(&introducer.by_name, MAX_NAME),
             foreign(&introducer.bundle_name, MAX_TITLE)
         ),
+        Event::Distrusted {
+            device_id,
+            introducer,
+            reason,
+        } => format!(
+            "{} is dropped as a source of {}: {}",
+            device_id.short(),
+            foreign(&introducer.bundle_name, MAX_TITLE),
+            foreign(reason, MAX_TEXT)
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

@@ -2,6 +2,7 @@
 //! comes in and a sender that works off what goes out.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use super::incoming::Receiving;
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
+use super::reception::{BundleKey, Receptions};
+use super::serving;
 
 /// Both proofs must be there within this time (PROTOCOL.md §6).
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -47,6 +50,8 @@ pub struct SessionOptions {
     pub stall: Duration,
     /// How often what has arrived is made durable.
     pub checkpoint: Checkpointing,
+    /// What is being received, on whatever link.
+    pub receptions: Receptions,
 }
 
 /// When what has arrived is made durable.
@@ -309,6 +314,10 @@ pub enum SessionCommand {
     Resume(TransferId),
     /// First contact goes on without a message of the guest: a person has decided.
     Pair(PairStep),
+    /// Exchange chunks of a bundle that both sides were introduced for.
+    Exchange(BundleKey),
+    /// No longer do that.
+    EndExchange(BundleKey),
     /// Say something about introductions.
     Say(Box<Message>),
     /// Tell when everything said so far has arrived.
@@ -368,6 +377,7 @@ pub async fn run(
         paused: Mutex::default(),
         events: events.clone(),
         first_handle: if options.offerer { 1 } else { 2 },
+        handles: AtomicU32::new(if options.offerer { 1 } else { 2 }),
     });
     // The coordinator hands over one job at a time; words are answered at once.
     let (jobs, job_queue) = mpsc::channel(4);
@@ -375,15 +385,25 @@ pub async fn run(
     let sender = tokio::spawn(outgoing::run(Arc::clone(&shared), job_queue, word_queue));
     let _ends_with_session = AbortOnDrop(sender.abort_handle());
     let mut sender = sender;
+    let (orders, order_queue) = mpsc::channel(serving::MAX_ORDERS);
+    let mut server = tokio::spawn(serving::run(Arc::clone(&shared), order_queue));
+    let _ends_too = AbortOnDrop(server.abort_handle());
     let (sink_events, mut from_sinks) = mpsc::channel(64);
     let mut receiving = Receiving::new(
-        options.peer,
+        options.peer.clone(),
         verified,
         shared.clone(),
         options.checkpoint,
         sink_events,
+        options.receptions.clone(),
     );
-    let mut neighbours = Neighbours::new(standing, Arc::clone(&shared));
+    let mut neighbours = Neighbours::new(
+        options.peer,
+        standing,
+        Arc::clone(&shared),
+        options.receptions,
+        orders,
+    );
     loop {
         tokio::select! {
             // In this order: reports of the disk are drained before more is given to it, so
@@ -406,6 +426,8 @@ pub async fn run(
                     }
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
+                Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
                 Some(SessionCommand::Say(message)) => shared.say(&message).await?,
                 Some(SessionCommand::Pair(step)) => debug!(?step, "already let in"),
                 Some(SessionCommand::Flush(done)) => {
@@ -416,12 +438,9 @@ pub async fn run(
                     });
                 }
             },
-            ended = &mut sender => {
-                return match ended {
-                    Ok(outcome) => outcome.map_err(SessionError::Link),
-                    Err(panicked) => Err(SessionError::Protocol(format!("the sending task failed: {panicked}"))),
-                };
-            }
+            () = neighbours.due() => neighbours.tick().await?,
+            ended = &mut sender => return ended_with(ended),
+            ended = &mut server => return ended_with(ended),
             message = channel.receive() => match message {
                 None => return Ok(()),
                 Some(Incoming::Binary(bytes)) => {
@@ -438,6 +457,18 @@ pub async fn run(
                 }
             },
         }
+    }
+}
+
+/// What the end of one of a session's tasks means for the session.
+fn ended_with(
+    ended: Result<Result<(), LinkError>, tokio::task::JoinError>,
+) -> Result<(), SessionError> {
+    match ended {
+        Ok(outcome) => outcome.map_err(SessionError::Link),
+        Err(panicked) => Err(SessionError::Protocol(format!(
+            "the sending task failed: {panicked}"
+        ))),
     }
 }
 
