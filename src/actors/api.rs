@@ -285,6 +285,25 @@ pub enum Event {
         /// How many devices the invite still lets in.
         left: u32,
     },
+    /// An introduced device served falsehoods, or nothing, and is dropped for that bundle.
+    Distrusted {
+        /// Which.
+        device_id: DeviceId,
+        /// Who introduced it, and for what.
+        #[serde(flatten)]
+        introducer: Introducer,
+        /// What it did.
+        reason: String,
+    },
+    /// So much of a bundle that has arrived came from an introduced device.
+    Relayed {
+        /// The transfer.
+        transfer: TransferId,
+        /// From whom.
+        device_id: DeviceId,
+        /// Verified bytes.
+        bytes: u64,
+    },
     /// A connection could not be made, or was lost.
     NotConnected {
         /// To which device.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::config::Settings;
-use crate::dataplane::Checkpointing;
+use crate::dataplane::{Checkpointing, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::negotiation::Settings as NegotiationSettings;
@@ -347,6 +347,7 @@ fn peer_context(
             interval: settings.transfer.checkpoint_interval,
             bytes: settings.transfer.checkpoint_bytes,
         },
+        receptions: Receptions::default(),
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,

@@ -105,6 +105,16 @@ pub fn notice(event: &Event) -> Option<String> {
             });
             format!("{name} ({id}) has joined{group}; {left} more may")
         }
+        Event::Distrusted {
+            device_id,
+            introducer,
+            reason,
+        } => format!(
+            "{} is dropped as a source of {}: {}",
+            device_id.short(),
+            foreign(&introducer.bundle_name, MAX_TITLE),
+            foreign(reason, MAX_TEXT)
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use cap_std::fs::Dir;
 
+use super::source::SignedPage;
 use super::tree::{self, Open};
 use crate::protocol::id::{BundleId, Root};
 use crate::protocol::identity::{PublicKey, Signature};
@@ -117,6 +118,16 @@ impl PageLog {
     /// Whether a record of the chunk made in an earlier run can be about this page.
     pub(super) fn is_first(&self, page: u32) -> bool {
         matches!(self.pages.get(page as usize), Some(Some(known)) if !known.replaced)
+    }
+
+    /// A page that is known, as it came.
+    pub(super) fn signed(&self, number: u32) -> Option<SignedPage> {
+        let known = self.pages.get(number as usize)?.as_ref()?;
+        Some(SignedPage {
+            number,
+            bytes: known.page.encode().into(),
+            signature: known.signature,
+        })
     }
 
     /// The pages that are not known.

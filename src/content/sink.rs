@@ -8,12 +8,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cap_std::fs::Dir;
 
 use super::commit::Finished;
 use super::pages::{PageLog, PageOutcome};
 use super::sink_error::SinkError;
+use super::source::SignedPage;
 use super::staging::{DATA, FINISHING, HEAD, META, Meta, Staging, folder_name};
 use super::tree::{self, Open};
 use crate::protocol::chunkset::ChunkSet;
@@ -42,8 +44,8 @@ pub enum RootOutcome {
 
 /// A bundle that is being received.
 pub struct Sink {
-    pub(super) head: Head,
-    pub(super) layout: Layout,
+    pub(super) head: Arc<Head>,
+    pub(super) layout: Arc<Layout>,
     bundle: BundleId,
     key: PublicKey,
     pub(super) dest_path: PathBuf,
@@ -114,8 +116,8 @@ impl Sink {
         let (data, pages, finishing) = parts().map_err(at_staging)?;
         let have = ChunkSet::new(layout.chunk_count());
         let mut sink = Self {
-            head,
-            layout,
+            head: Arc::new(head),
+            layout: Arc::new(layout),
             bundle,
             key: *origin_key,
             dest_path: dest.to_owned(),
@@ -189,16 +191,7 @@ impl Sink {
         bytes: &[u8],
         signature: &Signature,
     ) -> Result<PageOutcome, SinkError> {
-        if number >= self.layout.page_count() {
-            return Err(SinkError::NoSuchPage(number));
-        }
-        let page = Page::decode(number, self.layout.page_bytes(number), bytes)?;
-        let said = page_statement(&self.bundle, number, &page_digest(bytes));
-        self.key
-            .verify(&said, signature)
-            .map_err(|_| SinkError::Signature {
-                what: format!("page {number}"),
-            })?;
+        let page = self.check_page(number, bytes, signature)?;
         let outcome = self.pages.put(&self.staging.dir, page, bytes, *signature);
         let outcome = outcome.map_err(|error| self.io(&self.staging_path.join("pages"), error))?;
         let PageOutcome::Replaced { mut lost } = outcome else {
@@ -213,6 +206,31 @@ impl Sink {
         }
         lost.retain(|&index| self.have.remove(index));
         Ok(PageOutcome::Replaced { lost })
+    }
+
+    /// Checks that the origin signed a page, and changes nothing.
+    pub fn check_page(
+        &self,
+        number: u32,
+        bytes: &[u8],
+        signature: &Signature,
+    ) -> Result<Page, SinkError> {
+        if number >= self.layout.page_count() {
+            return Err(SinkError::NoSuchPage(number));
+        }
+        let page = Page::decode(number, self.layout.page_bytes(number), bytes)?;
+        let said = page_statement(&self.bundle, number, &page_digest(bytes));
+        self.key
+            .verify(&said, signature)
+            .map_err(|_| SinkError::Signature {
+                what: format!("page {number}"),
+            })?;
+        Ok(page)
+    }
+
+    /// A page that is known, as the origin signed it.
+    pub fn signed_page(&self, number: u32) -> Option<SignedPage> {
+        self.pages.signed(number)
     }
 
     /// Verifies a chunk against its page and writes it. Nothing of a chunk that does not fit

@@ -160,6 +160,21 @@ impl SinkError {
         }
     }
 
+    /// True when whoever sent it is to blame, and not this device.
+    pub fn is_senders_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchChunk(_)
+                | Self::NoSuchPage(_)
+                | Self::PageUnknown { .. }
+                | Self::Length { .. }
+                | Self::Page(_)
+                | Self::Signature { .. }
+                | Self::Corrupt { .. }
+                | Self::False { .. }
+        )
+    }
+
     /// What the system said about `path`; a full disk comes back with numbers, which `room`
     /// gives as bytes needed and bytes free.
     pub(super) fn of_io(path: &Path, source: io::Error, room: impl FnOnce() -> (u64, u64)) -> Self {

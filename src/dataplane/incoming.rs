@@ -8,22 +8,23 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::net::link::LinkError;
+use crate::protocol::exchange::Have;
 use crate::protocol::frame::{ChunkHeader, Frame, Handle};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::Signature;
 use crate::protocol::manifest::{MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_HEAD, MIN_CHUNK_SIZE};
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 
+use super::assembly::Assembler;
 use super::outgoing::Shared;
+use super::reception::{BundleKey, Receptions};
 use super::session::{
     Checkpointing, OfferReply, SessionError, SessionEvent, Stop, TransferEnd, decide,
 };
-use super::sink_worker::{self, SinkEvent, SinkReport, SinkTask, Work};
+use super::sink_worker::{self, From, SinkEvent, SinkReport, SinkTask, Work};
 
 /// Transfers that one peer may have under way to us at a time (PROTOCOL.md §12).
 const MAX_TRANSFERS: usize = 16;
-/// Pieces of one chunk: twice what the largest chunk takes in the smallest messages.
-const MAX_PIECES: usize = 8192;
 
 /// All incoming transfers of one link.
 pub(super) struct Receiving {
@@ -32,6 +33,7 @@ pub(super) struct Receiving {
     shared: Arc<Shared>,
     every: Checkpointing,
     sinks: mpsc::Sender<SinkEvent>,
+    receptions: Receptions,
     transfers: HashMap<Handle, Transfer>,
     runs: u64,
     /// Transfers that rest on our side, to be asked for again.
@@ -42,21 +44,11 @@ struct Transfer {
     id: TransferId,
     run: u64,
     work: mpsc::Sender<Work>,
-    chunk_size: u32,
-    chunks: u32,
+    bundle: BundleKey,
     /// The head as far as it has come, and its length.
     head: Vec<u8>,
     head_size: usize,
-    assembly: Option<Assembly>,
-    /// Payload bytes taken, as named in ACKs.
-    taken: u64,
-}
-
-/// A chunk whose frames are coming in.
-struct Assembly {
-    header: ChunkHeader,
-    parts: Vec<Bytes>,
-    filled: u32,
+    assembler: Assembler,
 }
 
 impl Receiving {
@@ -66,6 +58,7 @@ impl Receiving {
         shared: Arc<Shared>,
         every: Checkpointing,
         sinks: mpsc::Sender<SinkEvent>,
+        receptions: Receptions,
     ) -> Self {
         let (transfers, resting) = Default::default();
         Self {
@@ -74,6 +67,7 @@ impl Receiving {
             shared,
             every,
             sinks,
+            receptions,
             transfers,
             runs: 0,
             resting,
@@ -101,7 +95,8 @@ impl Receiving {
                 heads,
                 progress,
             } => {
-                let (chunk_size, chunks) = (start.chunk_size, start.chunks);
+                let assembler = Assembler::new(start.chunk_size, start.chunks);
+                let bundle = (start.origin.clone(), start.bundle);
                 let head_size = start.head_size as usize;
                 let start = *start;
                 let every = self.every;
@@ -117,18 +112,16 @@ impl Receiving {
                     every,
                     progress,
                 };
-                let work = sink_worker::spawn(task, self.sinks.clone());
-                let (head, assembly, taken) = Default::default();
+                let work = sink_worker::spawn(task, self.sinks.clone(), &self.receptions);
+                let head = Vec::new();
                 let transfer = Transfer {
                     id,
                     run,
                     work,
-                    chunk_size,
-                    chunks,
+                    bundle,
                     head,
                     head_size,
-                    assembly,
-                    taken,
+                    assembler,
                 };
                 self.transfers.insert(handle, transfer);
                 Ok(())
@@ -226,6 +219,7 @@ impl Receiving {
                         number: page,
                         signature,
                         bytes,
+                        from: From::Origin,
                     })
                     .await;
             }
@@ -238,41 +232,16 @@ impl Receiving {
         let Some(transfer) = self.transfers.get_mut(&header.handle) else {
             return Ok(());
         };
-        let false_frame = |what: &str| Err(SessionError::Protocol(what.to_owned()));
-        if header.index >= transfer.chunks || header.length > transfer.chunk_size {
-            return false_frame("a chunk outside the bundle");
-        }
-        transfer.taken += payload.len() as u64;
-        let mut assembly = transfer.assembly.take().unwrap_or(Assembly {
-            header,
-            parts: Vec::new(),
-            filled: 0,
-        });
-        let first = assembly.header;
-        if (first.index, first.length, first.xxh3) != (header.index, header.length, header.xxh3)
-            || header.offset != assembly.filled
-        {
-            return false_frame("the pieces of a chunk are out of order");
-        }
-        if payload.is_empty() {
-            return false_frame("an empty piece of a chunk");
-        }
-        if assembly.parts.len() >= MAX_PIECES {
-            return false_frame("a chunk in too many pieces");
-        }
-        assembly.filled += payload.len() as u32;
-        assembly.parts.push(payload);
-        if assembly.filled == header.length {
+        if let Some(parts) = transfer.assembler.take(header, payload)? {
             let work = Work::Chunk {
                 index: header.index,
-                parts: assembly.parts,
+                parts,
+                from: From::Origin,
             };
             let _ = transfer.work.send(work).await;
-        } else {
-            transfer.assembly = Some(assembly);
         }
         if header.ack_now {
-            let (handle, bytes) = (header.handle, transfer.taken);
+            let (handle, bytes) = (header.handle, transfer.assembler.taken);
             self.say(&Message::Ack { handle, bytes }).await?;
         }
         Ok(())
@@ -308,6 +277,18 @@ impl Receiving {
                 self.tell(SessionEvent::Active { id }).await
             }
             SinkReport::Durable(have) => self.tell(SessionEvent::Checkpoint { id, have }).await,
+            SinkReport::Elsewhere(have) => {
+                let (origin, bundle) = transfer.bundle.clone();
+                let have = Have {
+                    handle,
+                    bundle,
+                    origin,
+                    have: have.to_b64(),
+                    root: None,
+                    root_sig: None,
+                };
+                self.say(&Message::Have(Box::new(have))).await
+            }
             SinkReport::Missing(have) => {
                 self.say(&Message::Need {
                     handle,

@@ -1,16 +1,22 @@
 //! The data plane: one session per link, with its pump in each direction. No actor and no
 //! mailbox is on the way of a chunk.
 
+mod assembly;
+mod exchange;
 mod guest;
+mod help;
 mod incoming;
 mod neighbours;
 mod outgoing;
 mod progress;
+mod reception;
+mod serving;
 mod session;
 mod sink_worker;
 
 pub use outgoing::SendJob;
 pub use progress::Progress;
+pub use reception::{BundleKey, Receptions, RelayEvent};
 pub use session::{
     Checkpointing, OfferReply, PairStep, PairThen, SessionCommand, SessionError, SessionEvent,
     SessionOptions, Standing, Stop, TransferEnd, run,

@@ -1,34 +1,106 @@
-//! What one link has to do with introductions: their messages and signaling go to the session's
-//! owner, and a device that is only introduced may say nothing else than neighbours do.
+//! What one link has to do with introductions. Their messages and signaling go to the session's
+//! owner; chunks of bundles that both sides were introduced for are exchanged; and a device that
+//! is only introduced may say nothing else.
 
+use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::exchange::{Exchange, Order};
 use super::outgoing::Shared;
+use super::reception::{BundleKey, Receptions};
 use super::session::{SessionError, SessionEvent, Standing};
 use crate::net::link::LinkError;
+use crate::protocol::exchange::Have;
 use crate::protocol::frame::Frame;
+use crate::protocol::id::DeviceId;
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message};
 use crate::protocol::rate::Rate;
 
-/// Messages about introductions, and HAVE, that a link may bring in a while.
-const RATE: (u32, Duration) = (512, Duration::from_secs(10));
+/// Messages about introductions, HAVE and WANT that a link may bring in a while.
+const RATE: (u32, Duration) = (1024, Duration::from_secs(10));
+/// How often it is looked whether there is something to say.
+const TICK: Duration = Duration::from_millis(200);
+/// Bundles that are exchanged on one link at a time.
+const MAX_EXCHANGES: usize = 16;
 
 /// The part of a session that deals with neighbours.
 pub(super) struct Neighbours {
+    peer: DeviceId,
     standing: Standing,
     shared: Arc<Shared>,
+    receptions: Receptions,
     rate: Rate,
+    exchanges: HashMap<BundleKey, Exchange>,
+    /// What came before our side knew that it is introduced.
+    early: HashMap<BundleKey, Have>,
+    orders: mpsc::Sender<Order>,
+    next: Instant,
 }
 
 impl Neighbours {
-    pub(super) fn new(standing: Standing, shared: Arc<Shared>) -> Self {
-        let rate = Rate::new(RATE.0, RATE.1);
+    pub(super) fn new(
+        peer: DeviceId,
+        standing: Standing,
+        shared: Arc<Shared>,
+        receptions: Receptions,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
         Self {
+            peer,
             standing,
             shared,
-            rate,
+            receptions,
+            rate: Rate::new(RATE.0, RATE.1),
+            exchanges: HashMap::new(),
+            early: HashMap::new(),
+            orders,
+            next: Instant::now(),
         }
+    }
+
+    /// Exchanges chunks of a bundle from now on.
+    pub(super) async fn begin(&mut self, bundle: BundleKey) -> Result<(), SessionError> {
+        if self.exchanges.len() < MAX_EXCHANGES && !self.exchanges.contains_key(&bundle) {
+            let (peer, shared) = (self.peer.clone(), Arc::clone(&self.shared));
+            let mut exchange = Exchange::new(bundle.clone(), peer, shared, self.orders.clone());
+            exchange.tend(&self.receptions).await?;
+            if let Some(have) = self.early.remove(&bundle) {
+                exchange.on_have(have).await?;
+            }
+            self.exchanges.insert(bundle, exchange);
+        }
+        Ok(())
+    }
+
+    /// No longer exchanges chunks of a bundle.
+    pub(super) async fn end(&mut self, bundle: &BundleKey) -> Result<(), SessionError> {
+        self.early.remove(bundle);
+        match self.exchanges.remove(bundle) {
+            Some(mut exchange) => exchange.detach().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until [`Neighbours::tick`] is due; for ever while nothing is exchanged.
+    pub(super) async fn due(&self) {
+        if self.exchanges.is_empty() {
+            pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.next).await;
+    }
+
+    /// Says and asks what is to be said and asked by now.
+    pub(super) async fn tick(&mut self) -> Result<(), SessionError> {
+        self.next = Instant::now() + TICK;
+        for exchange in self.exchanges.values_mut() {
+            exchange.tend(&self.receptions).await?;
+        }
+        Ok(())
     }
 
     /// Takes what belongs to neighbours, and gives back what does not.
@@ -37,8 +109,34 @@ impl Neighbours {
         message: Message,
     ) -> Result<Option<Message>, SessionError> {
         let event = match message {
-            Message::Ack { .. } => return Ok(Some(message)),
+            Message::Ack { handle, bytes } => {
+                let mut all = self.exchanges.values();
+                return Ok(match all.find(|exchange| exchange.serves_as(handle)) {
+                    Some(exchange) => {
+                        exchange.acknowledge(bytes);
+                        None
+                    }
+                    None => Some(message),
+                });
+            }
+            Message::Have(have) if !self.shared.is_ours(have.handle) => {
+                self.count()?;
+                return self.on_have(*have).await;
+            }
+            Message::Want { handle, chunks } => {
+                self.count()?;
+                let mut all = self.exchanges.values_mut();
+                if let Some(exchange) = all.find(|exchange| exchange.serves_as(handle)) {
+                    exchange.on_want(&chunks)?;
+                }
+                return Ok(None);
+            }
             _ if self.standing == Standing::Neighbour => return self.not_let_in(message).await,
+            Message::Have(have) => {
+                self.count()?;
+                self.shared.heard_of_elsewhere(have.handle, &have.have)?;
+                return Ok(None);
+            }
             Message::Introduce(introduction) => SessionEvent::Introduce(introduction),
             Message::EndIntroduction {
                 bundle,
@@ -63,16 +161,29 @@ impl Neighbours {
             other => return Ok(Some(other)),
         };
         self.count()?;
-        self.tell(event).await?;
+        let told = self.shared.events.send(event).await;
+        told.map_err(|_| LinkError::Closed)?;
+        Ok(None)
+    }
+
+    async fn on_have(&mut self, have: Have) -> Result<Option<Message>, SessionError> {
+        let bundle = (have.origin.clone(), have.bundle);
+        if let Some(exchange) = self.exchanges.get_mut(&bundle) {
+            exchange.on_have(have).await?;
+        } else if self.early.len() < MAX_EXCHANGES || self.early.contains_key(&bundle) {
+            self.early.insert(bundle, have);
+        }
         Ok(None)
     }
 
     /// Takes a frame that belongs to neighbours, and gives back one that does not.
     pub(super) async fn on_frame(&mut self, frame: Frame) -> Result<Option<Frame>, SessionError> {
-        if self.standing == Standing::Neighbour {
-            return Ok(None);
+        let handle = frame.handle();
+        let mut all = self.exchanges.values_mut();
+        match all.find(|exchange| exchange.is_served_as(handle)) {
+            Some(exchange) => exchange.on_frame(frame).await.map(|()| None),
+            None => Ok((self.standing == Standing::Member).then_some(frame)),
         }
-        Ok(Some(frame))
     }
 
     /// A device that is only introduced says something that it may not. An offer is answered, so
@@ -88,25 +199,19 @@ impl Neighbours {
                 code: Some(Code::Unauthorized),
                 reason: Some("this device is not authorized".to_owned()),
             };
-            self.shared
-                .say(&Message::StartTransferAcknowledged(refused))
-                .await?;
+            let refused = Message::StartTransferAcknowledged(refused);
+            self.shared.say(&refused).await?;
             self.shared.channel.flushed().await;
         }
         Err(SessionError::NotLetIn)
     }
 
     fn count(&mut self) -> Result<(), SessionError> {
-        if self.rate.take(Instant::now()) {
+        if self.rate.take(Instant::now().into_std()) {
             return Ok(());
         }
         Err(SessionError::Protocol(
-            "far too many messages about introductions".to_owned(),
+            "far too many messages between neighbours".to_owned(),
         ))
-    }
-
-    async fn tell(&self, event: SessionEvent) -> Result<(), SessionError> {
-        let told = self.shared.events.send(event).await;
-        told.map_err(|_| LinkError::Closed.into())
     }
 }

@@ -2,6 +2,7 @@
 //! the channel, within the window.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tracing::{debug, info};
 
 use crate::content::{Source, SourceError};
 use crate::net::link::{Channel, LinkError};
-use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::chunkset::{ChunkSet, ChunkSetError};
 use crate::protocol::frame::{ChunkHeader, Handle, encode_hashes, encode_head, pieces};
 use crate::protocol::id::{Root, TransferId};
 use crate::protocol::manifest::{Head, Kind};
@@ -19,7 +20,7 @@ use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTr
 use crate::protocol::window::{Window, WindowLimits};
 
 use super::progress::Progress;
-use super::session::{SessionEvent, Stop, TransferEnd};
+use super::session::{SessionError, SessionEvent, Stop, TransferEnd};
 
 /// A receiver may have to hash what it has before it answers, and to flush a large file before
 /// it confirms; beyond this it counts as stuck.
@@ -40,18 +41,53 @@ pub struct SendJob {
     pub progress: Arc<Progress>,
 }
 
-/// The window of the running transfer, fed by the reader and waited for by the sender.
+/// The window of what runs under one handle, fed by the reader and waited for by the sender.
 pub(super) struct Flow {
     window: Mutex<Window>,
     moved: Notify,
+    /// Chunks that the receiver got from others meanwhile.
+    elsewhere: Mutex<ChunkSet>,
 }
 
 impl Flow {
-    pub(super) fn new(limits: WindowLimits) -> Self {
+    /// A window over a bundle of `chunks` chunks.
+    pub(super) fn new(limits: WindowLimits, chunks: u32) -> Self {
         Self {
             window: Mutex::new(Window::new(limits)),
             moved: Notify::new(),
+            elsewhere: Mutex::new(ChunkSet::new(chunks)),
         }
+    }
+
+    /// Waits until the window has room; a receiver that takes nothing for `stall` is dead.
+    pub(super) async fn room_for(&self, bytes: u64, stall: Duration) -> Result<(), LinkError> {
+        while !self.with(|window| window.admits(bytes)) {
+            timeout(stall, self.moved.notified())
+                .await
+                .map_err(|_| LinkError::Closed)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that so much is on its way now; true when an ACK is to be asked for.
+    pub(super) fn sent(&self, bytes: u64, now: Instant) -> bool {
+        self.with(|window| window.send(bytes, now))
+    }
+
+    fn is_elsewhere(&self, chunk: u32) -> bool {
+        let elsewhere = self.elsewhere.lock();
+        elsewhere
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(chunk)
+    }
+
+    fn heard_of_elsewhere(&self, have: &str) -> Result<(), ChunkSetError> {
+        let mut elsewhere = self
+            .elsewhere
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *elsewhere = ChunkSet::from_b64(have, elsewhere.count())?;
+        Ok(())
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Window) -> R) -> R {
@@ -97,6 +133,7 @@ pub(super) struct Shared {
     pub(super) paused: Mutex<VecDeque<(Handle, TransferId)>>,
     pub(super) events: mpsc::Sender<SessionEvent>,
     pub(super) first_handle: Handle,
+    pub(super) handles: AtomicU32,
 }
 
 impl Shared {
@@ -128,20 +165,40 @@ impl Shared {
         paused.push_back((handle, id));
     }
 
+    /// A handle for something that we send.
+    pub(super) fn take_handle(&self) -> Handle {
+        self.handles.fetch_add(2, Ordering::Relaxed)
+    }
+
     /// True when transfers under `handle` are ours to send.
     pub(super) fn is_ours(&self, handle: Handle) -> bool {
         handle % 2 == self.first_handle % 2
     }
 
+    fn flow_of(&self, handle: Handle) -> Option<Arc<Flow>> {
+        let flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, flow) = flow.as_ref().filter(|(running, _)| *running == handle)?;
+        Some(Arc::clone(flow))
+    }
+
     pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) {
-        let flow = self
-            .flow
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some((_, flow)) = flow.filter(|(running, _)| *running == handle) {
+        if let Some(flow) = self.flow_of(handle) {
             flow.acknowledge(bytes);
         }
+    }
+
+    /// The receiver of a transfer of ours names chunks that it got from others.
+    pub(super) fn heard_of_elsewhere(
+        &self,
+        handle: Handle,
+        have: &str,
+    ) -> Result<(), SessionError> {
+        let heard = self
+            .flow_of(handle)
+            .map(|flow| flow.heard_of_elsewhere(have));
+        heard
+            .unwrap_or(Ok(()))
+            .map_err(|error| SessionError::Protocol(error.to_string()))
     }
 
     pub(super) async fn say(&self, message: &Message) -> Result<(), LinkError> {
@@ -178,12 +235,11 @@ pub(super) async fn run(
     mut jobs: mpsc::Receiver<SendJob>,
     mut words: mpsc::Receiver<Word>,
 ) -> Result<(), LinkError> {
-    let mut next = shared.first_handle;
     while let Some(job) = next_job(&mut jobs, &mut words).await {
         shared.take_resting(job.id, true);
-        let handle = next;
-        next = next.wrapping_add(2);
-        let flow = Arc::new(Flow::new(shared.limits));
+        let handle = shared.take_handle();
+        let chunks = job.source.layout().chunk_count();
+        let flow = Arc::new(Flow::new(shared.limits, chunks));
         *shared.flow.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((handle, Arc::clone(&flow)));
         let sender = Sender {
@@ -294,8 +350,9 @@ impl Sender<'_> {
             self.job.progress.restart(self.bytes_of(&have));
             tokio::select! {
                 streamed = self.stream(&have, &mut sent_pages, paced) => streamed?,
-                interrupted = self.wait_for(words, Err::<std::convert::Infallible, _>) => {
-                    match interrupted? {}
+                // Neighbours may bring the last chunks, and the root, before we come to them.
+                finished = self.wait_for(words, |word| self.finishes(word)) => {
+                    return Ok(self.complete(finished?));
                 }
             }
             let (root, root_sig) = source.root().await?;
@@ -315,13 +372,7 @@ impl Sender<'_> {
                 other => Err(other),
             });
             match answer.await? {
-                None => {
-                    self.job.progress.restart(source.layout().total_size());
-                    return Ok(TransferEnd::Complete {
-                        root,
-                        already: false,
-                    });
-                }
+                None => return Ok(self.complete(root)),
                 Some(need) => have = self.set_of(need.as_deref())?,
             }
             info!(transfer = %self.job.id, missing = have.count() - have.len(), "sending again");
@@ -329,6 +380,24 @@ impl Sender<'_> {
         Err(bad(
             "still misses chunks after they were sent again and again",
         ))
+    }
+
+    /// The root, when a word says that the receiver has everything that it stands for.
+    fn finishes(&self, word: Word) -> Result<Root, Word> {
+        let root = self.job.source.known_root().map(|(root, _)| root);
+        match (word, root) {
+            (Word::Complete(of, Some(said)), Some(root)) if of == self.handle && said == root => {
+                Ok(root)
+            }
+            (word, _) => Err(word),
+        }
+    }
+
+    fn complete(&self, root: Root) -> TransferEnd {
+        let size = self.job.source.layout().total_size();
+        self.job.progress.restart(size);
+        let already = false;
+        TransferEnd::Complete { root, already }
     }
 
     fn start(&self, root: Option<(Root, crate::protocol::identity::Signature)>) -> Message {
@@ -370,6 +439,12 @@ impl Sender<'_> {
                 .page_chunks(page)
                 .filter(|chunk| !have.contains(*chunk))
             {
+                if self.flow.is_elsewhere(index) {
+                    let span = layout.chunk(index);
+                    let bytes = span.map_or(0, |span| u64::from(span.len));
+                    self.job.progress.credit(bytes);
+                    continue;
+                }
                 let chunk = source.chunk(index).await?;
                 self.send_chunk(index, &chunk.bytes, chunk.xxh3, paced)
                     .await?;
@@ -401,10 +476,10 @@ impl Sender<'_> {
         for (offset, size) in pieces(length, self.shared.channel.max_message()) {
             let mut ack_now = false;
             if paced {
-                self.room_for(u64::from(size)).await?;
-                ack_now = self
-                    .flow
-                    .with(|window| window.send(u64::from(size), Instant::now()));
+                self.flow
+                    .room_for(u64::from(size), self.shared.stall)
+                    .await?;
+                ack_now = self.flow.sent(u64::from(size), Instant::now());
             }
             let header = ChunkHeader {
                 handle: self.handle,
@@ -417,16 +492,6 @@ impl Sender<'_> {
             let piece = &bytes[offset as usize..(offset + size) as usize];
             self.shared.channel.send(header.encode(piece)).await?;
             self.job.progress.advance(u64::from(size));
-        }
-        Ok(())
-    }
-
-    /// Waits until the window has room; a receiver that takes nothing for too long is dead.
-    async fn room_for(&self, bytes: u64) -> Result<(), Ended> {
-        while !self.flow.with(|window| window.admits(bytes)) {
-            timeout(self.shared.stall, self.flow.moved.notified())
-                .await
-                .map_err(|_| Ended::Link(LinkError::Closed))?;
         }
         Ok(())
     }

@@ -26,6 +26,11 @@ impl Progress {
         self.done.store(done, Ordering::Relaxed);
     }
 
+    /// Adds bytes that the receiver got elsewhere.
+    pub fn credit(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Adds bytes that have just been moved.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! comes in and a sender that works off what goes out.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use super::incoming::Receiving;
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
+use super::reception::{BundleKey, Receptions};
+use super::serving;
 
 /// Both proofs must be there within this time (PROTOCOL.md §6).
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +51,8 @@ pub struct SessionOptions {
     pub stall: Duration,
     /// How often what has arrived is made durable.
     pub checkpoint: Checkpointing,
+    /// What is being received, on whatever link.
+    pub receptions: Receptions,
 }
 
 /// When what has arrived is made durable.
@@ -312,6 +317,10 @@ pub enum SessionCommand {
     Resume(TransferId),
     /// First contact goes on without a message of the guest: a person has decided.
     Pair(PairStep),
+    /// Exchange chunks of a bundle that both sides were introduced for.
+    Exchange(BundleKey),
+    /// No longer do that.
+    EndExchange(BundleKey),
     /// Say something about introductions.
     Say(Box<Message>),
     /// Tell when everything said so far has arrived.
@@ -360,9 +369,12 @@ pub async fn run(
     } else {
         standing_of(&events, options.peer.to_string(), String::new(), None).await?
     };
-    let early = match standing {
-        Standing::Member => Vec::new(),
-        standing => guest::admit(&channel, standing, &mut commands, &events).await?,
+    let (standing, early) = match standing {
+        Standing::Guest | Standing::Asked => {
+            let early = guest::admit(&channel, standing, &mut commands, &events).await?;
+            (Standing::Member, early)
+        }
+        Standing::Member | Standing::Neighbour => (standing, Vec::new()),
     };
     let shared = Arc::new(Shared {
         channel: channel.clone(),
@@ -372,6 +384,7 @@ pub async fn run(
         paused: Mutex::default(),
         events: events.clone(),
         first_handle: if options.offerer { 1 } else { 2 },
+        handles: AtomicU32::new(if options.offerer { 1 } else { 2 }),
     });
     // The coordinator hands over one job at a time; words are answered at once.
     let (jobs, job_queue) = mpsc::channel(4);
@@ -379,17 +392,29 @@ pub async fn run(
     let sender = tokio::spawn(outgoing::run(Arc::clone(&shared), job_queue, word_queue));
     let _ends_with_session = AbortOnDrop(sender.abort_handle());
     let mut sender = sender;
+    let (orders, order_queue) = mpsc::channel(serving::MAX_ORDERS);
+    let mut server = tokio::spawn(serving::run(Arc::clone(&shared), order_queue));
+    let _ends_too = AbortOnDrop(server.abort_handle());
     let (sink_events, mut from_sinks) = mpsc::channel(64);
     let mut receiving = Receiving::new(
-        options.peer,
+        options.peer.clone(),
         verified,
         shared.clone(),
         options.checkpoint,
         sink_events,
+        options.receptions.clone(),
     );
-    let mut neighbours = Neighbours::new(standing, Arc::clone(&shared));
+    let mut neighbours = Neighbours::new(
+        options.peer,
+        standing,
+        Arc::clone(&shared),
+        options.receptions,
+        orders,
+    );
     for message in early {
-        on_message(message, &mut receiving, &shared, &words).await?;
+        if let Some(message) = neighbours.on_message(message).await? {
+            on_message(message, &mut receiving, &shared, &words).await?;
+        }
     }
     loop {
         tokio::select! {
@@ -413,6 +438,8 @@ pub async fn run(
                     }
                 }
                 Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
+                Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
                 Some(SessionCommand::Say(message)) => shared.say(&message).await?,
                 // Among members it decides about no link.
                 Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
@@ -424,12 +451,9 @@ pub async fn run(
                     });
                 }
             },
-            ended = &mut sender => {
-                return match ended {
-                    Ok(outcome) => outcome.map_err(SessionError::Link),
-                    Err(panicked) => Err(SessionError::Protocol(format!("the sending task failed: {panicked}"))),
-                };
-            }
+            () = neighbours.due() => neighbours.tick().await?,
+            ended = &mut sender => return ended_with(ended),
+            ended = &mut server => return ended_with(ended),
             message = channel.receive() => match message {
                 None => return Ok(()),
                 Some(Incoming::Binary(bytes)) => {
@@ -446,6 +470,18 @@ pub async fn run(
                 }
             },
         }
+    }
+}
+
+/// What the end of one of a session's tasks means for the session.
+fn ended_with(
+    ended: Result<Result<(), LinkError>, tokio::task::JoinError>,
+) -> Result<(), SessionError> {
+    match ended {
+        Ok(outcome) => outcome.map_err(SessionError::Link),
+        Err(panicked) => Err(SessionError::Protocol(format!(
+            "the sending task failed: {panicked}"
+        ))),
     }
 }
 

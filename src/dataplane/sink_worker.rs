@@ -10,18 +10,21 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::content::{
-    HeadShelf, PageOutcome, RootOutcome, Sink, SinkError, check_name, check_space, find_partial,
+    HeadShelf, PageOutcome, RootOutcome, SignedPage, Sink, SinkError, check_name, check_space,
+    find_partial,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
-use crate::protocol::id::Root;
+use crate::protocol::id::{DeviceId, Root};
 use crate::protocol::identity::Signature;
 use crate::protocol::manifest::{Head, HeadError, Layout, bundle_id};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::BundlePath;
 use crate::protocol::policy::Terms;
 
+use super::help::Help;
 use super::progress::Progress;
+use super::reception::Receptions;
 use super::session::Checkpointing;
 
 /// Bytes that may wait for the disk, and the fewest chunks. With the one being assembled this
@@ -42,11 +45,31 @@ pub(super) enum Work {
         number: u32,
         signature: Signature,
         bytes: Bytes,
+        from: From,
     },
     /// A whole chunk, in the pieces it came in.
-    Chunk { index: u32, parts: Vec<Bytes> },
+    Chunk {
+        index: u32,
+        parts: Vec<Bytes>,
+        from: From,
+    },
     /// The sender has sent everything.
     End { root: Root, signature: Signature },
+    /// A neighbour that has everything names the root.
+    Root {
+        root: Root,
+        signature: Signature,
+        from: DeviceId,
+    },
+}
+
+/// Who has sent something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum From {
+    /// The origin of the bundle, over its own link.
+    Origin,
+    /// Another receiver.
+    Neighbour(DeviceId),
 }
 
 /// What the disk has to say.
@@ -64,6 +87,8 @@ pub(super) enum SinkReport {
     Ready { have: Option<ChunkSet> },
     /// These chunks are durable.
     Durable(ChunkSet),
+    /// These are there, also from neighbours: the origin need not send them.
+    Elsewhere(ChunkSet),
     /// After the end: these are there, the others are missing.
     Missing(ChunkSet),
     /// All there, verified, renamed.
@@ -89,10 +114,16 @@ pub(super) struct SinkTask {
 }
 
 /// Starts the thread. It ends when its queue is dropped (what is there is then made durable),
-/// or when it cannot go on.
-pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Sender<Work> {
+/// or when it cannot go on. Neighbours find their way to it through `receptions`.
+pub(super) fn spawn(
+    task: SinkTask,
+    events: mpsc::Sender<SinkEvent>,
+    receptions: &Receptions,
+) -> mpsc::Sender<Work> {
     let waiting = (QUEUE.0 / task.start.chunk_size).max(QUEUE.1);
     let (queue, work) = mpsc::channel(waiting as usize);
+    let reception = receptions.begin(&task.start, queue.downgrade());
+    let receptions = receptions.clone();
     let name = format!("sink-{}", task.handle);
     let (handle, run) = (task.handle, task.run);
     let reports = events.clone();
@@ -103,11 +134,14 @@ pub(super) fn spawn(task: SinkTask, events: mpsc::Sender<SinkEvent>) -> mpsc::Se
             sink: None,
             last: Instant::now(),
             falsehoods: 0,
+            help: Help::new(Arc::clone(&reception)),
         };
         // A panic must not leave the session waiting for a disk that nobody serves.
         let ran = catch_unwind(AssertUnwindSafe(|| worker.run(work)));
+        let whole = matches!(ran, Ok(Ok(true)));
+        receptions.ended(&reception, whole);
         let (code, reason) = match ran {
-            Ok(Ok(())) => return,
+            Ok(Ok(_)) => return,
             Ok(Err(error)) => {
                 // Whatever is verified stays; a later session goes on from it.
                 let _ = worker.make_durable();
@@ -137,10 +171,12 @@ struct Worker {
     sink: Option<Sink>,
     last: Instant,
     falsehoods: u32,
+    help: Help,
 }
 
 impl Worker {
-    fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<(), SinkError> {
+    /// True when the bundle is complete and in its place.
+    fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<bool, SinkError> {
         let (start, terms) = (&self.task.start, &self.task.terms);
         match find_partial(&terms.destination, &start.origin, &start.bundle) {
             Some(head) => self.open(&head)?,
@@ -158,31 +194,40 @@ impl Worker {
         self.report(SinkReport::Ready { have });
         let mut buffer = Vec::new();
         while let Some(work) = work.blocking_recv() {
-            match work {
+            if self.help.reception.is_over() {
+                continue;
+            }
+            let whole = match work {
                 Work::Head(head) => {
                     if self.sink.is_none() {
                         self.open(&head)?;
                     }
+                    false
                 }
                 Work::Page {
                     number,
                     signature,
                     bytes,
+                    from,
                 } => {
-                    let outcome = self.sink()?.put_page(number, &bytes, &signature)?;
-                    if let PageOutcome::Replaced { lost } = outcome {
-                        tracing::info!(page = number, chunks = lost.len(), "changed at its origin");
-                    }
+                    self.page(number, &bytes, &signature, &from)?;
+                    false
                 }
-                Work::Chunk { index, parts } => self.chunk(index, parts, &mut buffer)?,
-                Work::End { root, signature } => {
-                    if self.end(root, signature)? {
-                        return Ok(());
-                    }
+                Work::Chunk { index, parts, from } => {
+                    self.chunk(index, parts, &from, &mut buffer)?
                 }
+                Work::End { root, signature } => self.end(root, signature)?,
+                Work::Root {
+                    root,
+                    signature,
+                    from,
+                } => self.root(root, signature, &from)?,
+            };
+            if whole {
+                return Ok(true);
             }
         }
-        self.make_durable()
+        self.make_durable().map(|()| false)
     }
 
     /// Opens the bundle, verifies what an earlier session left of it, and checks the room on the
@@ -212,6 +257,9 @@ impl Worker {
         sink.check_name(task.terms.collision)?;
         task.progress
             .restart(sink.layout().total_size() - sink.missing_bytes());
+        let pages = (0..sink.layout().page_count()).filter_map(|page| sink.signed_page(page));
+        self.help.reception.opened(sink.have().clone(), pages);
+        self.help.give_reader(&mut sink);
         self.sink = Some(sink);
         Ok(())
     }
@@ -236,12 +284,46 @@ impl Worker {
         self.sink.as_mut().ok_or(SinkError::NoHead)
     }
 
+    fn page(
+        &mut self,
+        number: u32,
+        bytes: &Bytes,
+        signature: &Signature,
+        from: &From,
+    ) -> Result<(), SinkError> {
+        if let From::Neighbour(peer) = from {
+            let Some(sink) = &self.sink else {
+                return Ok(());
+            };
+            if !self.help.takes_page(sink, number, bytes, signature, peer) {
+                return Ok(());
+            }
+        }
+        let lost = match self.sink()?.put_page(number, bytes, signature)? {
+            PageOutcome::Known => return Ok(()),
+            PageOutcome::New => Vec::new(),
+            PageOutcome::Replaced { lost } => {
+                tracing::info!(page = number, chunks = lost.len(), "changed at its origin");
+                lost
+            }
+        };
+        let page = SignedPage {
+            number,
+            bytes: bytes.clone(),
+            signature: *signature,
+        };
+        self.help.reception.took_page(page, &lost);
+        Ok(())
+    }
+
+    /// True when it was the last one that was missing, and the root is known.
     fn chunk(
         &mut self,
         index: u32,
         parts: Vec<Bytes>,
+        from: &From,
         buffer: &mut Vec<u8>,
-    ) -> Result<(), SinkError> {
+    ) -> Result<bool, SinkError> {
         let bytes: &[u8] = if let [whole] = &parts[..] {
             whole
         } else {
@@ -249,21 +331,74 @@ impl Worker {
             parts.iter().for_each(|part| buffer.extend_from_slice(part));
             buffer
         };
-        match self.sink()?.write_chunk(index, bytes) {
-            Ok(()) => self.task.progress.advance(bytes.len() as u64),
+        let Some(sink) = &mut self.sink else {
+            return Err(SinkError::NoHead);
+        };
+        if self.help.ignores(from) {
+            return Ok(false);
+        }
+        let known = sink.have().contains(index);
+        match (sink.write_chunk(index, bytes), from) {
+            (Ok(()), _) if known => {}
+            (Ok(()), from) => {
+                self.task.progress.advance(bytes.len() as u64);
+                self.help.wrote(index, bytes.len() as u64, from);
+                self.help.give_reader(sink);
+            }
+            (Err(error), From::Neighbour(peer)) if error.is_senders_fault() => {
+                self.help.distrust(peer, &error.to_string());
+            }
             // A chunk that fails names its link; it is asked for again a few times.
-            Err(error @ (SinkError::Corrupt { .. } | SinkError::False { .. }))
+            (Err(error @ (SinkError::Corrupt { .. } | SinkError::False { .. })), _)
                 if self.falsehoods < MAX_FALSE =>
             {
                 self.falsehoods += 1;
                 tracing::warn!(%error, sender = %self.task.start.origin, "chunk dropped");
             }
-            Err(error) => return Err(error),
+            (Err(error), _) => return Err(error),
+        }
+        if *from != From::Origin {
+            self.help.reception.release([index]);
+        }
+        if let Some(have) = self.help.elsewhere(sink.have()) {
+            self.report(SinkReport::Elsewhere(have));
         }
         let every = self.task.every;
         let due = self.last.elapsed() >= every.interval
             || self.sink()?.bytes_since_checkpoint() >= every.bytes;
-        if due { self.make_durable() } else { Ok(()) }
+        if due {
+            self.make_durable()?;
+        }
+        self.finish_if_whole()
+    }
+
+    /// A neighbour names the root. True when that completes the bundle.
+    fn root(
+        &mut self,
+        root: Root,
+        signature: Signature,
+        from: &DeviceId,
+    ) -> Result<bool, SinkError> {
+        let Some(sink) = &mut self.sink else {
+            return Ok(false);
+        };
+        match sink.check_root(&root, &signature) {
+            Ok(RootOutcome::Verified) => self.help.reception.rooted(root, signature),
+            // It may well be that of the bundle as it was, or will be.
+            Ok(RootOutcome::MissingPages(_) | RootOutcome::Differs) => {}
+            Err(error) => self.help.distrust(from, &error.to_string()),
+        }
+        self.finish_if_whole()
+    }
+
+    /// Finishes without waiting for the origin's END_OF_CHUNKS, where a neighbour has named the
+    /// root and nothing is missing.
+    fn finish_if_whole(&mut self) -> Result<bool, SinkError> {
+        let whole = self.sink.as_ref().is_some_and(|sink| sink.have().is_full());
+        match self.help.reception.root() {
+            Some((root, signature)) if whole => self.end(root, signature),
+            _ => Ok(false),
+        }
     }
 
     fn make_durable(&mut self) -> Result<(), SinkError> {
@@ -288,7 +423,7 @@ impl Worker {
     fn end(&mut self, root: Root, signature: Signature) -> Result<bool, SinkError> {
         let sink = self.sink.as_mut().ok_or(SinkError::NoHead)?;
         match sink.check_root(&root, &signature)? {
-            RootOutcome::Verified => {}
+            RootOutcome::Verified => self.help.reception.rooted(root, signature),
             RootOutcome::MissingPages(_) | RootOutcome::Differs => {
                 return Err(SinkError::NotVerified);
             }
@@ -303,6 +438,7 @@ impl Worker {
             // Somebody cut a partial file short: what is left of it is known again.
             Err(SinkError::Unfinished { .. }) => {
                 let have = sink.have().clone();
+                self.help.reception.has_only(have.clone());
                 self.report(SinkReport::Missing(have));
                 return Ok(false);
             }
@@ -317,6 +453,7 @@ impl Worker {
         let (path, stat) = (finished.path, finished.stat);
         // What shows how it came about is removed once this is recorded, not before.
         self.sink = None;
+        self.help.tell_who_helped();
         self.report(SinkReport::Finished { root, path, stat });
         Ok(true)
     }
@@ -325,10 +462,15 @@ impl Worker {
         let SinkTask { handle, run, .. } = self.task;
         // A checkpoint that finds no room comes again with the next one. Everything else waits
         // while the session is behind, and fails only when the session is over.
-        if matches!(what, SinkReport::Durable(_)) {
+        if matches!(what, SinkReport::Durable(_) | SinkReport::Elsewhere(_)) {
             let _ = self.events.try_send(SinkEvent { handle, run, what });
-        } else {
-            let _ = self.events.blocking_send(SinkEvent { handle, run, what });
+            return;
+        }
+        let unsent = self.events.blocking_send(SinkEvent { handle, run, what });
+        if let Err(mpsc::error::SendError(event)) = unsent
+            && let SinkReport::Finished { root, path, stat } = event.what
+        {
+            self.help.finished_alone(root, path, stat);
         }
     }
 }

@@ -141,6 +141,14 @@ pub fn pieces(length: u32, max_message: usize) -> impl Iterator<Item = (u32, u32
 }
 
 impl Frame {
+    /// The number that it was sent under.
+    pub fn handle(&self) -> Handle {
+        match self {
+            Self::Head { handle, .. } | Self::Hashes { handle, .. } => *handle,
+            Self::Chunk { header, .. } => header.handle,
+        }
+    }
+
     /// Reads one binary message.
     pub fn decode(mut message: Bytes) -> Result<Self, FrameError> {
         if message.len() < 8 {

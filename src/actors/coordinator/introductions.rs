@@ -3,20 +3,21 @@
 //! until it ends.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tracing::{debug, info, warn};
 
-use crate::dataplane::{SessionCommand, Standing};
-use crate::protocol::id::{BundleId, DeviceId};
+use crate::dataplane::{BundleKey, RelayEvent, SessionCommand, Standing};
+use crate::protocol::id::{BundleId, DeviceId, TransferId};
 use crate::protocol::introduction::{Introduced, Introduction, Introductions, Terms};
 use crate::protocol::message::Message;
 use crate::protocol::names::printable;
 use crate::protocol::rate::Rate;
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
-use crate::protocol::transfer::{Direction, TransferState};
+use crate::protocol::transfer::{Direction, TransferEvent, TransferState};
 use crate::protocol::vouching::{MAX_SIGNAL, SIGNALS_PER_MINUTE, Vouching};
 
 use super::super::api::{Event, Introducer};
@@ -40,6 +41,8 @@ pub(super) struct Swarm {
     planned: Option<Instant>,
     /// How much signaling of each introduced device has come.
     heard: HashMap<DeviceId, Rate>,
+    /// What is exchanged on which link, as its session was last told.
+    exchanges: HashMap<DeviceId, BTreeSet<BundleKey>>,
 }
 
 /// Signaling that an introducer is to pass on.
@@ -84,6 +87,10 @@ impl Coordinator {
     }
 
     fn say(&self, device: &DeviceId, message: Message) {
+        let slot = self.peers.get(device);
+        if !slot.is_some_and(PeerSlot::is_proven_member) {
+            return;
+        }
         self.command(device, Command(SessionCommand::Say(Box::new(message))));
     }
 
@@ -184,9 +191,10 @@ impl Coordinator {
         }
     }
 
-    /// The link to a device is new, or gone: what it was told, it is told again on the next one.
+    /// The link to a device is new: what was said on the last one is said again.
     pub(super) fn forget_told(&mut self, device: &DeviceId) {
         self.swarm.vouching.forget_told(device);
+        self.swarm.exchanges.remove(device);
     }
 
     /// Signaling of one receiver for another.
@@ -367,7 +375,7 @@ impl Coordinator {
     /// Ends introductions that no longer hold, with the links that stood on them, and sees to
     /// links for those that do.
     fn tend_neighbours(&mut self) {
-        let mut book = std::mem::take(&mut self.swarm.introductions);
+        let mut book = mem::take(&mut self.swarm.introductions);
         book.retain(unix_now(), |entry| {
             self.may(&entry.by, Roles::INTRODUCE)
                 && self.name_of_bundle(&entry.by, &entry.bundle).is_some()
@@ -398,7 +406,102 @@ impl Coordinator {
                 self.want(&device, true);
             }
         }
+        self.tend_exchanges();
     }
+
+    /// Has sessions exchange what their devices are introduced for, and nothing else.
+    fn tend_exchanges(&mut self) {
+        let mut allowed: HashMap<DeviceId, BTreeSet<BundleKey>> = HashMap::new();
+        for entry in self.swarm.introductions.iter() {
+            let session = self
+                .peers
+                .get(&entry.peer)
+                .and_then(|slot| slot.session.as_ref());
+            let roles = !self.is_authorized(&entry.peer) || self.may(&entry.peer, Roles::RELAY);
+            if session.is_some_and(|session| session.verified) && roles {
+                let bundle = (entry.by.clone(), entry.bundle);
+                allowed
+                    .entry(entry.peer.clone())
+                    .or_default()
+                    .insert(bundle);
+            }
+        }
+        let before = mem::take(&mut self.swarm.exchanges);
+        let none = BTreeSet::new();
+        for (device, bundles) in &before {
+            for over in bundles.difference(allowed.get(device).unwrap_or(&none)) {
+                let end = SessionCommand::EndExchange(over.clone());
+                self.command(device, Command(end));
+            }
+        }
+        for (device, bundles) in &allowed {
+            for new in bundles.difference(before.get(device).unwrap_or(&none)) {
+                let begin = SessionCommand::Exchange(new.clone());
+                self.command(device, Command(begin));
+            }
+        }
+        self.swarm.exchanges = allowed;
+    }
+
+    /// A bundle is not received any more, from whomever: somebody stopped it.
+    pub(super) fn end_reception(&self, id: TransferId) {
+        let record = self.transfers.get(&id).map(|transfer| &transfer.record);
+        let incoming = record.filter(|record| record.direction == Direction::Incoming);
+        if let (Some(record), Some(context)) = (incoming, &self.context) {
+            context
+                .receptions
+                .end(&(record.origin.clone(), record.bundle));
+        }
+    }
+
+    /// Neighbours have brought something about.
+    fn on_relay(&mut self, event: RelayEvent, ctx: &mut Context<Self>) {
+        match event {
+            RelayEvent::Received {
+                id,
+                root,
+                path,
+                stat,
+            } => {
+                // Its origin is not here to offer it again: this is as good as an offer.
+                self.advance(id, TransferEvent::Offer);
+                self.on_received(id, root, path, stat, ctx);
+            }
+            RelayEvent::Relayed { id, peer, bytes } => self.emit(&Event::Relayed {
+                transfer: id,
+                device_id: peer,
+                bytes,
+            }),
+            RelayEvent::Distrusted {
+                peer,
+                bundle: (origin, bundle),
+                reason,
+            } => {
+                let introducer = self.introducer(&Introduced {
+                    peer: peer.clone(),
+                    by: origin.clone(),
+                    bundle,
+                    until: 0,
+                });
+                self.swarm.introductions.distrust(&peer, &origin, &bundle);
+                self.emit(&Event::Distrusted {
+                    device_id: peer,
+                    introducer,
+                    reason,
+                });
+                self.tend_neighbours();
+            }
+        }
+    }
+}
+
+impl StreamHandler<RelayEvent> for Coordinator {
+    fn handle(&mut self, event: RelayEvent, ctx: &mut Context<Self>) {
+        self.on_relay(event, ctx);
+    }
+
+    // The default would stop the actor.
+    fn finished(&mut self, _: &mut Context<Self>) {}
 }
 
 fn signal_message(with: DeviceId, passed: bool, kind: SignalKind, data: String) -> Message {

@@ -37,6 +37,7 @@ use crate::protocol::trust::{Pages, TrustBook};
 use crate::store::{BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
+use super::discovery::stream_of;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
 use door::Door;
@@ -522,6 +523,9 @@ impl Coordinator {
     }
 
     fn on_end(&mut self, id: TransferId, end: TransferEnd, ctx: &mut Context<Self>) {
+        if !matches!(end, TransferEnd::Received { .. }) {
+            self.end_reception(id);
+        }
         let side = |by_us| if by_us { Side::Ours } else { Side::Theirs };
         let happened = match end {
             TransferEnd::Complete { root, already } => {
@@ -594,7 +598,11 @@ impl Actor for Coordinator {
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
         if let Some(make) = self.make_context.take() {
-            self.context = Some(make(ctx.address().downgrade()));
+            let context = make(ctx.address().downgrade());
+            if let Some(relayed) = context.receptions.listen() {
+                ctx.add_stream(stream_of(relayed));
+            }
+            self.context = Some(context);
             self.add_static_peers(ctx);
             self.discard_leftovers();
         }

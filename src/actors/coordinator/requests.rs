@@ -418,6 +418,7 @@ impl Coordinator {
         };
         let peer = self.transfers[&stop.id].record.peer.clone();
         if self.advance(stop.id, happened) {
+            self.end_reception(stop.id);
             self.command(&peer, Command(SessionCommand::Stop(stop)));
         }
     }

@@ -311,6 +311,7 @@ impl Peer {
             window: self.context.window,
             stall: self.context.stall,
             checkpoint: self.context.checkpoint,
+            receptions: self.context.receptions.clone(),
         };
         let (commands, queue) = mpsc::channel(64);
         let (events, news) = mpsc::channel(64);

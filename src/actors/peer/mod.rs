@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::config::Settings;
-use crate::dataplane::{Checkpointing, SessionCommand, SessionEvent};
+use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
 use crate::protocol::handshake::Role;
 use crate::protocol::id::DeviceId;
@@ -65,6 +65,8 @@ pub struct PeerContext {
     pub stall: Duration,
     /// How often what has arrived is made durable.
     pub checkpoint: Checkpointing,
+    /// What is being received, from whomever.
+    pub receptions: Receptions,
     /// The proofs that have been used.
     pub replay: Mutex<ReplayCache>,
     /// The runtime of links and pumps.
