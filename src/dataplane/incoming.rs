@@ -23,7 +23,7 @@ use super::session::{
 };
 use super::sink_worker::{self, From, SinkEvent, SinkReport, SinkTask, Work};
 
-/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §12).
+/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §16).
 const MAX_TRANSFERS: usize = 16;
 
 /// All incoming transfers of one link.
