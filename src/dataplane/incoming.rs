@@ -232,7 +232,8 @@ impl Receiving {
         let Some(transfer) = self.transfers.get_mut(&header.handle) else {
             return Ok(());
         };
-        if let Some(parts) = transfer.assembler.take(header, payload)? {
+        let whole = transfer.assembler.take(header, payload);
+        if let Some(parts) = whole.map_err(|what| SessionError::Protocol(what.to_owned()))? {
             let work = Work::Chunk {
                 index: header.index,
                 parts,

@@ -342,6 +342,9 @@ pub enum SessionError {
     /// The other side broke the protocol.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
+    /// The other side broke the rules between neighbours.
+    #[error("as a neighbour, {0}")]
+    Neighbour(&'static str),
     /// Our own side was too busy to decide about an offer.
     #[error("no decision about an offer within {} s", DECISION_LIMIT.as_secs())]
     Undecided,
@@ -411,66 +414,73 @@ pub async fn run(
         options.receptions,
         orders,
     );
-    for message in early {
-        if let Some(message) = neighbours.on_message(message).await? {
-            on_message(message, &mut receiving, &shared, &words).await?;
+    let conversation = async {
+        for message in early {
+            if let Some(message) = neighbours.on_message(message).await? {
+                on_message(message, &mut receiving, &shared, &words).await?;
+            }
         }
-    }
-    loop {
-        tokio::select! {
-            // In this order: reports of the disk are drained before more is given to it, so
-            // that neither side ever waits for the other.
-            biased;
-            Some(event) = from_sinks.recv() => receiving.on_sink(event).await?,
-            command = commands.recv() => match command {
-                None => return Ok(()),
-                Some(SessionCommand::Send(job)) => {
-                    if let Err(error) = jobs.try_send(job) {
-                        warn!(%error, "a transfer waits for the next session");
-                    }
-                }
-                Some(SessionCommand::Stop(stop)) => {
-                    if !receiving.stop(&stop).await? {
-                        if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
-                            shared.say(&stop.message(handle)).await?;
+        loop {
+            tokio::select! {
+                // In this order: reports of the disk are drained before more is given to it, so
+                // that neither side ever waits for the other.
+                biased;
+                Some(event) = from_sinks.recv() => receiving.on_sink(event).await?,
+                command = commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(SessionCommand::Send(job)) => {
+                        if let Err(error) = jobs.try_send(job) {
+                            warn!(%error, "a transfer waits for the next session");
                         }
-                        let _ = words.send(Word::Stop(stop)).await;
                     }
-                }
-                Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
-                Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
-                Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
-                Some(SessionCommand::Say(message)) => shared.say(&message).await?,
-                // Among members it decides about no link.
-                Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
-                Some(SessionCommand::Flush(done)) => {
-                    let channel = channel.clone();
-                    tokio::spawn(async move {
-                        channel.flushed().await;
-                        let _ = done.send(());
-                    });
-                }
-            },
-            () = neighbours.due() => neighbours.tick().await?,
-            ended = &mut sender => return ended_with(ended),
-            ended = &mut server => return ended_with(ended),
-            message = channel.receive() => match message {
-                None => return Ok(()),
-                Some(Incoming::Binary(bytes)) => {
-                    let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    if let Some(frame) = neighbours.on_frame(frame).await? {
-                        receiving.on_frame(frame).await?;
+                    Some(SessionCommand::Stop(stop)) => {
+                        if !receiving.stop(&stop).await? {
+                            if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
+                                shared.say(&stop.message(handle)).await?;
+                            }
+                            let _ = words.send(Word::Stop(stop)).await;
+                        }
                     }
-                }
-                Some(Incoming::Text(text)) => {
-                    let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    if let Some(message) = neighbours.on_message(message).await? {
-                        on_message(message, &mut receiving, &shared, &words).await?;
+                    Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                    Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
+                    Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
+                    Some(SessionCommand::Say(message)) => shared.say(&message).await?,
+                    // Among members it decides about no link.
+                    Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
+                    Some(SessionCommand::Flush(done)) => {
+                        let channel = channel.clone();
+                        tokio::spawn(async move {
+                            channel.flushed().await;
+                            let _ = done.send(());
+                        });
                     }
-                }
-            },
+                },
+                () = neighbours.due() => neighbours.tick().await?,
+                ended = &mut sender => return ended_with(ended),
+                ended = &mut server => return ended_with(ended),
+                message = channel.receive() => match message {
+                    None => return Ok(()),
+                    Some(Incoming::Binary(bytes)) => {
+                        let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                        if let Some(frame) = neighbours.on_frame(frame).await? {
+                            receiving.on_frame(frame).await?;
+                        }
+                    }
+                    Some(Incoming::Text(text)) => {
+                        let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                        if let Some(message) = neighbours.on_message(message).await? {
+                            on_message(message, &mut receiving, &shared, &words).await?;
+                        }
+                    }
+                },
+            }
         }
+    };
+    let ended = conversation.await;
+    if let Err(error) = &ended {
+        neighbours.blame(error).await;
     }
+    ended
 }
 
 /// What the end of one of a session's tasks means for the session.

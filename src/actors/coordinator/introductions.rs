@@ -454,6 +454,22 @@ impl Coordinator {
         }
     }
 
+    /// A neighbour is dropped for a bundle, and named.
+    fn distrust(&mut self, peer: &DeviceId, origin: &DeviceId, bundle: BundleId, reason: String) {
+        let introducer = self.introducer(&Introduced {
+            peer: peer.clone(),
+            by: origin.clone(),
+            bundle,
+            until: 0,
+        });
+        self.swarm.introductions.distrust(peer, origin, &bundle);
+        self.emit(&Event::Distrusted {
+            device_id: peer.clone(),
+            introducer,
+            reason,
+        });
+    }
+
     /// Neighbours have brought something about.
     fn on_relay(&mut self, event: RelayEvent, ctx: &mut Context<Self>) {
         match event {
@@ -477,18 +493,18 @@ impl Coordinator {
                 bundle: (origin, bundle),
                 reason,
             } => {
-                let introducer = self.introducer(&Introduced {
-                    peer: peer.clone(),
-                    by: origin.clone(),
-                    bundle,
-                    until: 0,
-                });
-                self.swarm.introductions.distrust(&peer, &origin, &bundle);
-                self.emit(&Event::Distrusted {
-                    device_id: peer,
-                    introducer,
-                    reason,
-                });
+                self.distrust(&peer, &origin, bundle, reason);
+                self.tend_neighbours();
+            }
+            RelayEvent::Broke { peer, reason } => {
+                let introduced = self.swarm.introductions.iter();
+                let of_it = introduced.filter(|entry| entry.peer == peer);
+                let bundles: Vec<_> = of_it
+                    .map(|entry| (entry.by.clone(), entry.bundle))
+                    .collect();
+                for (origin, bundle) in bundles {
+                    self.distrust(&peer, &origin, bundle, reason.clone());
+                }
                 self.tend_neighbours();
             }
         }
