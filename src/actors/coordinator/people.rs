@@ -453,9 +453,8 @@ impl Coordinator {
             .iter()
             .filter(|(device, slot)| match &slot.session {
                 None => false,
-                Some(session) if session.standing == Standing::Neighbour => {
-                    !self.is_introduced(device)
-                }
+                // Its link ends with its introduction, which may be renewed: that is no verdict.
+                Some(session) if session.standing == Standing::Neighbour => false,
                 Some(_) => !self.is_let_in(device),
             })
             .map(|(device, _)| device.clone())
