@@ -108,8 +108,9 @@ impl Exchange {
         self.theirs.as_ref().is_some_and(|of| of.handle == handle)
     }
 
-    pub(super) fn acknowledge(&self, bytes: u64) {
-        self.stall.flow.acknowledge(bytes);
+    /// They have taken so much. False when that is no news.
+    pub(super) fn acknowledge(&self, bytes: u64) -> bool {
+        self.stall.flow.acknowledge(bytes)
     }
 
     /// Finds our side of the bundle, says what is new of it, gives up on what does not come, and

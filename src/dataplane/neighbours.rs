@@ -112,13 +112,13 @@ impl Neighbours {
         let event = match message {
             Message::Ack { handle, bytes } => {
                 let mut all = self.exchanges.values();
-                return Ok(match all.find(|exchange| exchange.serves_as(handle)) {
-                    Some(exchange) => {
-                        exchange.acknowledge(bytes);
-                        None
-                    }
-                    None => Some(message),
-                });
+                let Some(exchange) = all.find(|exchange| exchange.serves_as(handle)) else {
+                    return Ok(Some(message));
+                };
+                if !exchange.acknowledge(bytes) {
+                    self.count()?;
+                }
+                return Ok(None);
             }
             Message::Have(have) if !self.shared.is_ours(have.handle) => {
                 self.count()?;

@@ -27,6 +27,8 @@ use super::session::{SessionError, SessionEvent, Stop, TransferEnd};
 const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// END_OF_CHUNKS rounds before a receiver that always needs more is given up.
 const MAX_ROUNDS: u32 = 8;
+/// What the last words to a device that is dropped may take.
+const PARTING: Duration = Duration::from_secs(1);
 /// Paused transfers of one link that the receiver can ask to resume.
 const MAX_RESTING: usize = 64;
 
@@ -68,7 +70,7 @@ impl Flow {
         while !self.is_closed() && !self.with(|window| window.admits(bytes)) {
             timeout(stall, self.moved.notified())
                 .await
-                .map_err(|_| LinkError::Closed)?;
+                .map_err(|_| LinkError::Stalled(stall))?;
         }
         Ok(())
     }
@@ -108,8 +110,8 @@ impl Flow {
         act(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The other side has taken `bytes` in all.
-    pub(super) fn acknowledge(&self, bytes: u64) {
+    /// The other side has taken `bytes` in all. False when that is false, or no news.
+    pub(super) fn acknowledge(&self, bytes: u64) -> bool {
         let moved = self.with(|window| {
             let before = window.under_way();
             window.acknowledge(bytes, Instant::now());
@@ -119,6 +121,7 @@ impl Flow {
         if moved {
             self.moved.notify_one();
         }
+        moved
     }
 }
 
@@ -195,10 +198,10 @@ impl Shared {
         Some(Arc::clone(flow))
     }
 
-    pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) {
-        if let Some(flow) = self.flow_of(handle) {
-            flow.acknowledge(bytes);
-        }
+    /// The receiver has taken `bytes` of a transfer of ours. False when that is no news.
+    pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) -> bool {
+        self.flow_of(handle)
+            .is_some_and(|flow| flow.acknowledge(bytes))
     }
 
     /// The receiver of a transfer of ours names chunks that it got from others.
@@ -218,6 +221,11 @@ impl Shared {
     pub(super) async fn say(&self, message: &Message) -> Result<(), LinkError> {
         self.channel.send_text(&message.encode()).await
     }
+
+    /// Waits until the last words before the link ends have arrived, or could have.
+    pub(super) async fn part(&self) {
+        let _ = timeout(PARTING, self.channel.flushed()).await;
+    }
 }
 
 /// Why a transfer's run over this link ended early.
@@ -226,6 +234,8 @@ enum Ended {
     Link(LinkError),
     /// The transfer is over, or rests.
     Transfer(TransferEnd),
+    /// The receiver says what cannot be: this transfer is over, and so is the link.
+    Misconduct(&'static str),
 }
 
 impl From<LinkError> for Ended {
@@ -248,7 +258,7 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     mut jobs: mpsc::Receiver<SendJob>,
     mut words: mpsc::Receiver<Word>,
-) -> Result<(), LinkError> {
+) -> Result<(), SessionError> {
     while let Some(job) = next_job(&mut jobs, &mut words).await {
         shared.take_resting(job.id, true);
         let handle = shared.take_handle();
@@ -262,9 +272,15 @@ pub(super) async fn run(
             handle,
             flow,
         };
+        let mut misconduct = None;
         let end = match sender.send(&mut words).await {
             Ok(end) | Err(Ended::Transfer(end)) => end,
-            Err(Ended::Link(error)) => return Err(error),
+            Err(Ended::Link(error)) => return Err(error.into()),
+            Err(Ended::Misconduct(what)) => {
+                let (code, reason) = (Code::BadRequest, format!("the receiver {what}"));
+                misconduct = Some(reason.clone());
+                TransferEnd::Failed { code, reason }
+            }
         };
         if let TransferEnd::Failed { code, reason } = &end {
             let (code, reason) = (*code, reason.clone());
@@ -286,6 +302,10 @@ pub(super) async fn run(
             .send(ended)
             .await
             .map_err(|_| LinkError::Closed)?;
+        if let Some(what) = misconduct {
+            shared.part().await;
+            return Err(SessionError::Falsehood(what));
+        }
     }
     Ok(())
 }
@@ -518,7 +538,10 @@ impl Sender<'_> {
     ) -> Result<T, Ended> {
         timeout(ANSWER_LIMIT, self.wait_for(words, take))
             .await
-            .unwrap_or(Err(Ended::Link(LinkError::Closed)))
+            .unwrap_or(Err(Ended::Link(LinkError::Silent {
+                what: "an answer",
+                waited: ANSWER_LIMIT,
+            })))
     }
 
     /// Waits for the word that `take` accepts; pause, cancel and stop end the transfer at any
@@ -582,12 +605,8 @@ fn mime_of(head: &Head) -> String {
     }
 }
 
-fn bad(what: &str) -> Ended {
-    let reason = format!("the receiver {what}");
-    Ended::Transfer(TransferEnd::Failed {
-        code: Code::BadRequest,
-        reason,
-    })
+fn bad(what: &'static str) -> Ended {
+    Ended::Misconduct(what)
 }
 
 fn paused(code: Option<Code>, reason: Option<String>) -> TransferEnd {

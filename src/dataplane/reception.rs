@@ -235,8 +235,9 @@ impl Reception {
         state.pages.insert(page.number, Arc::new(page));
         for chunk in lost {
             state.have.remove(*chunk);
-            state.root = None;
         }
+        // It was that of other pages.
+        state.root = None;
     }
 
     /// A chunk was written.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::outgoing::{Flow, Shared};
 use super::reception::{Reception, Served};
+use super::session::SessionError;
 use crate::content::SignedPage;
 use crate::net::link::LinkError;
 use crate::protocol::exchange::MAX_WANTED;
@@ -57,7 +58,7 @@ pub(super) struct Order {
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut orders: mpsc::Receiver<Order>,
-) -> Result<(), LinkError> {
+) -> Result<(), SessionError> {
     while let Some(order) = orders.recv().await {
         let Order {
             stall,

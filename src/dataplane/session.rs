@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use crate::content::HeadShelf;
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::conduct::{Talk, TooMuch};
 use crate::protocol::frame::{Frame, Handle};
 use crate::protocol::handshake::{Binding, Handshake, HandshakeError, Peer, Step};
 use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
@@ -25,7 +26,7 @@ use crate::protocol::signal::SignalKind;
 use crate::protocol::window::WindowLimits;
 
 use super::guest;
-use super::incoming::Receiving;
+use super::incoming::{Receiving, Run};
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
@@ -345,12 +346,28 @@ pub enum SessionError {
     /// The other side broke the rules between neighbours.
     #[error("as a neighbour, {0}")]
     Neighbour(&'static str),
+    /// The other side says, or sends, what is not true.
+    #[error("the other side sent falsehoods: {0}")]
+    Falsehood(String),
+    /// A part of our own side failed.
+    #[error("this device's part of the program failed: {0}")]
+    Failed(String),
     /// Our own side was too busy to decide about an offer.
     #[error("no decision about an offer within {} s", DECISION_LIMIT.as_secs())]
     Undecided,
     /// The link is gone.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+impl SessionError {
+    /// True when the other side has done what no program that follows the protocol does.
+    pub fn is_misconduct(&self) -> bool {
+        matches!(
+            self,
+            Self::Protocol(_) | Self::Falsehood(_) | Self::Neighbour(_)
+        )
+    }
 }
 
 /// Runs a session until its channel closes, its owner drops the commands, or the other side
@@ -414,10 +431,11 @@ pub async fn run(
         options.receptions,
         orders,
     );
+    let mut talk = Talk::default();
     let conversation = async {
         for message in early {
             if let Some(message) = neighbours.on_message(message).await? {
-                on_message(message, &mut receiving, &shared, &words).await?;
+                on_message(message, &mut receiving, &shared, &words, &mut talk).await?;
             }
         }
         loop {
@@ -456,6 +474,7 @@ pub async fn run(
                     }
                 },
                 () = neighbours.due() => neighbours.tick().await?,
+                () = receiving.due() => receiving.look()?,
                 ended = &mut sender => return ended_with(ended),
                 ended = &mut server => return ended_with(ended),
                 message = channel.receive() => match message {
@@ -468,8 +487,9 @@ pub async fn run(
                     }
                     Some(Incoming::Text(text)) => {
                         let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                        talk.hear(&message, now())?;
                         if let Some(message) = neighbours.on_message(message).await? {
-                            on_message(message, &mut receiving, &shared, &words).await?;
+                            on_message(message, &mut receiving, &shared, &words, &mut talk).await?;
                         }
                     }
                 },
@@ -483,13 +503,23 @@ pub async fn run(
     ended
 }
 
+impl From<TooMuch> for SessionError {
+    fn from(what: TooMuch) -> Self {
+        Self::Protocol(what.to_string())
+    }
+}
+
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// What the end of one of a session's tasks means for the session.
 fn ended_with(
-    ended: Result<Result<(), LinkError>, tokio::task::JoinError>,
+    ended: Result<Result<(), SessionError>, tokio::task::JoinError>,
 ) -> Result<(), SessionError> {
     match ended {
-        Ok(outcome) => outcome.map_err(SessionError::Link),
-        Err(panicked) => Err(SessionError::Protocol(format!(
+        Ok(outcome) => outcome,
+        Err(panicked) => Err(SessionError::Failed(format!(
             "the sending task failed: {panicked}"
         ))),
     }
@@ -539,13 +569,21 @@ async fn on_message(
     receiving: &mut Receiving,
     shared: &Shared,
     words: &mpsc::Sender<Word>,
+    talk: &mut Talk,
 ) -> Result<(), SessionError> {
     let word = match message {
         Message::Ack { handle, bytes } => {
-            shared.acknowledge(handle, bytes);
+            if !shared.acknowledge(handle, bytes) {
+                talk.vain(now())?;
+            }
             return Ok(());
         }
-        Message::StartTransfer(start) => return receiving.on_start(start).await,
+        Message::StartTransfer(start) => {
+            if receiving.on_start(start).await? == Run::Again {
+                talk.turn(now())?;
+            }
+            return Ok(());
+        }
         Message::EndOfChunks {
             handle,
             root,

@@ -11,7 +11,7 @@ pub(super) use proofs::random;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::WeakAddr;
 use actix::prelude::*;
@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::config::Settings;
 use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
+use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
 use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
@@ -32,6 +33,7 @@ use crate::protocol::negotiation::{
     Generation, Initiator, Input, Negotiation, Phase, Settings as NegotiationSettings,
 };
 use crate::protocol::proof::{Expected, OfferHash, Session};
+use crate::protocol::rate::Rate;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::sdp::SdpFacts;
 use crate::protocol::signal::{Signal, SignalKind};
@@ -44,6 +46,8 @@ pub use route::Route;
 
 /// Longest wait before a failed connection is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Offers of one device that are answered in a while. Each of them makes a connection.
+const OFFERS: (u32, Duration) = (64, Duration::from_secs(10));
 
 /// What all peers of this node share.
 pub struct PeerContext {
@@ -91,6 +95,11 @@ pub struct Peer {
     through: Option<DeviceId>,
     wanted: bool,
     failures: u32,
+    /// What it has done to us.
+    faults: Faults,
+    offers: Rate,
+    /// The connection on which it has proven who it is.
+    proven: Option<Generation>,
     negotiation: Negotiation,
     /// The way by which the device was last heard, or last written to.
     route: Option<Route>,
@@ -212,6 +221,9 @@ impl Peer {
             through: None,
             wanted: false,
             failures: 0,
+            faults: Faults::default(),
+            offers: Rate::new(OFFERS.0, OFFERS.1),
+            proven: None,
             negotiation,
             route: None,
             offered: None,
@@ -228,6 +240,25 @@ impl Peer {
             0 => Duration::ZERO,
             n => Duration::from_secs(1 << (n - 1).min(5)).min(MAX_BACKOFF),
         }
+    }
+
+    /// Whether an offer is answered, and what its proof ties the answer to.
+    fn take_offer(&mut self, sdp: &str) -> Result<Option<(Session, OfferHash)>, String> {
+        if let Some(reason) = self.barred() {
+            return Err(reason);
+        }
+        let tied = self.verify(sdp, Expected::Offer)?;
+        match self.offers.take(Instant::now()) {
+            true => Ok(tied),
+            false => Err("too many offers at once: try again in 10 s".to_owned()),
+        }
+    }
+
+    /// Why no link is made with it now, if none is.
+    fn barred(&self) -> Option<String> {
+        let seconds = self.faults.bar(Instant::now())?.as_secs() + 1;
+        let who = "this device broke the protocol on its last connection";
+        Some(format!("{who}: it may try again in {seconds} s"))
     }
 
     /// Tells the coordinator, and handles nothing else until it knows.
@@ -247,7 +278,8 @@ impl Actor for Peer {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         // Never stop or connect at once after a failure: that would spin.
-        let wait = self.backoff();
+        let bar = self.faults.bar(Instant::now()).unwrap_or_default();
+        let wait = self.backoff().max(bar);
         ctx.run_later(wait, |peer, ctx| {
             if peer.wanted {
                 peer.step(Input::Connect, ctx);
@@ -264,6 +296,7 @@ impl Supervised for Peer {
         self.through = old.through;
         self.wanted = old.wanted;
         self.failures = old.failures;
+        (self.faults, self.offers) = (old.faults, old.offers);
     }
 }
 
@@ -278,7 +311,8 @@ impl Handler<Want> for Peer {
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
         let connected = self.negotiation.phase() == Phase::Connected;
-        if self.wanted && (newly || moved) && !connected {
+        let barred = self.faults.bar(Instant::now()).is_some();
+        if self.wanted && (newly || moved) && !connected && !barred {
             self.failures = 0;
             match self.negotiation.phase() {
                 // What waits for the old address begins anew, at once.
@@ -295,7 +329,7 @@ impl Handler<Signaled> for Peer {
     fn handle(&mut self, message: Signaled, ctx: &mut Context<Self>) {
         let Signaled { signal, route } = message;
         match signal.kind {
-            SignalKind::Offer => match self.verify(&signal.data, Expected::Offer) {
+            SignalKind::Offer => match self.take_offer(&signal.data) {
                 Ok(asked) => {
                     let sdp = self.filter(&signal.data);
                     self.offer = Some(describe(&signal.data, asked, route));
@@ -416,8 +450,9 @@ impl StreamHandler<OnSession> for Peer {
         if generation != self.negotiation.generation() {
             return;
         }
-        if matches!(event, SessionEvent::Up { .. }) {
+        if let SessionEvent::Up { proven, .. } = &event {
             self.failures = 0;
+            self.proven = proven.is_some().then_some(generation);
         }
         self.tell(PeerNews::Session(event), ctx);
     }
