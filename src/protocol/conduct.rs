@@ -15,9 +15,9 @@ const MOST_TURNS: u32 = 128;
 /// The time in which messages are counted.
 const SPAN: Duration = Duration::from_secs(10);
 /// How long a device stays out the first time; twice as long each further time,
-const FIRST_BAR: Duration = Duration::from_secs(1);
+const FIRST_BAR: Duration = Duration::from_secs(5);
 /// but never longer than this.
-const LONGEST_BAR: Duration = Duration::from_secs(64);
+const LONGEST_BAR: Duration = Duration::from_secs(80);
 /// After this time without a fault, all is forgotten.
 const FORGIVEN: Duration = Duration::from_secs(600);
 

@@ -7,3 +7,4 @@ mod nodes;
 
 mod bundle;
 mod origin;
+mod room;
