@@ -134,7 +134,52 @@ impl Device {
         self.verify(&answer, to, expected)?;
         let applied = link.apply_answer(answer.data).await;
         applied.map_err(|error| error.to_string())?;
-        self.prove(link, events, Role::Offerer, &sdp, to, signaling)
+        self.prove(link, events, Role::Offerer, &sdp, to, Some(signaling))
+            .await
+    }
+
+    /// Connects to the node `to`, which has a link to the device that introduced us: what is
+    /// signaled goes over that.
+    ///
+    /// # Errors
+    /// What the node says, or that it says nothing.
+    pub async fn connect_through(&self, introducer: &Wire, to: &DeviceId) -> Result<Wire, String> {
+        let (link, sdp, events) = Link::offer(&link_options()).await.unwrap();
+        let session: Session = random();
+        let (data, hash) = self.sign(&sdp, to, Subject::Offer { session });
+        let offer = Message::Signal {
+            with: self.id(),
+            passed: true,
+            kind: SignalKind::Offer,
+            data,
+        };
+        introducer.say(&offer).await;
+        let answer = introducer.wait_for(|message| match message {
+            Message::Signal {
+                with,
+                passed: false,
+                kind,
+                data,
+            } if with == self.id() && kind != SignalKind::Ice => Some((kind, data)),
+            _ => None,
+        });
+        let (kind, data) = answer.await.ok_or("the introducer's link was closed")?;
+        if kind == SignalKind::Error {
+            return Err(data);
+        }
+        let answer = Signal {
+            kind,
+            peer_id: to.clone(),
+            data,
+        };
+        let expected = Expected::Answer {
+            session,
+            offer: hash,
+        };
+        self.verify(&answer, to, expected)?;
+        let applied = link.apply_answer(answer.data).await;
+        applied.map_err(|error| error.to_string())?;
+        self.prove(link, events, Role::Offerer, &sdp, to, None)
             .await
     }
 
@@ -157,7 +202,7 @@ impl Device {
         };
         let (answer, _) = self.sign(&sdp, from, subject);
         self.write(&mut signaling, SignalKind::Answer, answer).await;
-        self.prove(link, events, Role::Answerer, &sdp, from, signaling)
+        self.prove(link, events, Role::Answerer, &sdp, from, Some(signaling))
             .await
     }
 
@@ -179,7 +224,7 @@ impl Device {
         role: Role,
         sdp: &str,
         other: &DeviceId,
-        signaling: Signaling,
+        signaling: Option<Signaling>,
     ) -> Result<Wire, String> {
         let opened = async {
             loop {
@@ -233,7 +278,7 @@ pub struct Wire {
     pub channel: Channel,
     _link: Link,
     _events: mpsc::Receiver<LinkEvent>,
-    _signaling: Signaling,
+    _signaling: Option<Signaling>,
 }
 
 impl Wire {
