@@ -9,3 +9,4 @@ mod bundle;
 mod origin;
 mod relay;
 mod room;
+mod vouch;

@@ -2,6 +2,7 @@
 //! The origin is made by hand too: it says everything but the chunks until the relay is done.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -86,8 +87,13 @@ struct Room {
 }
 
 impl Room {
-    /// The receiver has accepted the bundle, and has its head and its pages.
+    /// The receiver has accepted the bundle, and has its head.
     async fn new(stall: &str) -> Self {
+        Self::after(stall, async |_, _| ()).await
+    }
+
+    /// The same, after something has happened at the receiver in an earlier run of its program.
+    async fn after(stall: &str, before: impl AsyncFnOnce(&Path, &Device)) -> Self {
         let mut devices: Vec<Device> = (1..=250).map(Device::new).collect();
         devices.sort_by_key(Device::id);
         let [relay, honest] = [0, 1].map(|at: usize| devices[at].clone());
@@ -99,14 +105,12 @@ impl Room {
                 break folder;
             }
         };
-        let victim = Running::start(
-            folder.path(),
-            Mode::Receive,
-            &[
-                ("trust.authorized", origin.id().to_string()),
-                ("network.stall_timeout", stall.to_owned()),
-            ],
-        );
+        before(folder.path(), &relay).await;
+        let settings = [
+            ("trust.authorized", origin.id().to_string()),
+            ("network.stall_timeout", stall.to_owned()),
+        ];
+        let victim = Running::start(folder.path(), Mode::Receive, &settings);
         let events = victim.node.ask(Request::Watch);
         let to_origin = origin.connect(&victim.id, victim.port).await.unwrap();
         let bundle = Bundle::new(&origin.identity, 1, "lesson.bin", SIZE, 5);
@@ -678,9 +682,14 @@ async fn what_one_bundle_leaves_unacknowledged_does_not_hold_up_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whom_a_person_has_revoked_nobody_introduces() {
-    let mut room = Room::new("30s").await;
-    let device = room.relay.id().to_string();
-    room.victim.ask(Request::Revoke { device }).await;
+    // Nothing of introductions is kept over a restart, but a revocation is.
+    let mut room = Room::after("30s", async |folder, relay| {
+        let victim = Running::start(folder, Mode::Receive, &[]);
+        let device = relay.id().to_string();
+        let done = victim.ask(Request::Revoke { device }).await;
+        assert!(matches!(done.last(), Some(Event::End { code: 0 })));
+    })
+    .await;
     room.vouch(&room.relay, &room.bundle, 600).await;
     room.vouch(&room.honest, &room.bundle, 600).await;
     let introduced = async {
