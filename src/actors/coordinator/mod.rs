@@ -492,6 +492,18 @@ impl Coordinator {
                     });
                 }
             }
+            SessionEvent::Received {
+                id,
+                root,
+                path,
+                stat,
+                recorded,
+            } => {
+                if self.belongs(id, device) {
+                    self.on_received(id, root, path, stat, Some(recorded), ctx);
+                }
+                self.drive(ctx);
+            }
             SessionEvent::Ended { id, end } => {
                 if let Some(slot) = self.peers.get_mut(device)
                     && slot.sending == Some(id)
@@ -499,7 +511,7 @@ impl Coordinator {
                     slot.sending = None;
                 }
                 if self.belongs(id, device) {
-                    self.on_end(id, end, ctx);
+                    self.on_end(id, end);
                 }
                 self.drive(ctx);
                 self.finish_broadcasts();
@@ -522,10 +534,8 @@ impl Coordinator {
             .is_some_and(|transfer| transfer.record.peer == *device)
     }
 
-    fn on_end(&mut self, id: TransferId, end: TransferEnd, ctx: &mut Context<Self>) {
-        if !matches!(end, TransferEnd::Received { .. }) {
-            self.end_reception(id);
-        }
+    fn on_end(&mut self, id: TransferId, end: TransferEnd) {
+        self.end_reception(id);
         let side = |by_us| if by_us { Side::Ours } else { Side::Theirs };
         let happened = match end {
             TransferEnd::Complete { root, already } => {
@@ -534,9 +544,6 @@ impl Coordinator {
                     transfer.already = already;
                 }
                 TransferEvent::Complete
-            }
-            TransferEnd::Received { root, path, stat } => {
-                return self.on_received(id, root, path, stat, ctx);
             }
             // Recorded when the person said so, who may have resumed it since.
             TransferEnd::Paused {
