@@ -206,7 +206,7 @@ impl Coordinator {
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
         // Who is only introduced would refuse signaling over TCP, as we would.
-        let addresses = if self.is_let_in(device) {
+        let addresses = if self.is_let_in(device) || self.door.wants(device) {
             self.addresses_of(device)
         } else {
             Vec::new()
