@@ -226,6 +226,11 @@ impl Coordinator {
                 let step = pin.on_message(message);
                 self.go_on(device, Machine::Pin(pin), step, Some(reply), ctx);
             }
+            (None, message) if !message.begins() => {
+                // What had begun has ended here. The word about it may be on its way to the
+                // session still, and says more than an answer to this would.
+                self.tell_guest(device, Some(reply), None, PairThen::Listen);
+            }
             (None, message) => match self.respond(device, parties, message) {
                 Ok((machine, answer)) => {
                     let step = Step::Say(answer);
