@@ -4,7 +4,12 @@
 //! hold, and what must not be believed is not. The fuzzer calls these functions through the
 //! programs in `bin/`; `tests/corpora.rs` calls them with the committed corpora.
 //!
-//! A new target is a function here, its line in [`ALL`], a file in `bin/`, and a corpus.
+//! A new target is a function here or in `targets/`, its line in [`ALL`], a file in `bin/`, and a corpus.
+
+#[path = "targets/contact.rs"]
+pub mod contact;
+#[path = "targets/trust.rs"]
+pub mod trust;
 
 use std::net::IpAddr;
 use std::path::{Component, Path};
@@ -35,10 +40,14 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("chunkset", chunkset),
     ("frame", frame),
+    ("introduction", trust::introduction),
+    ("invite", contact::invite),
     ("manifest", manifest),
     ("message", message),
     ("names", names),
+    ("pairing", contact::pairing),
     ("proof", proof),
+    ("roster", trust::roster),
     ("signaling", signaling),
 ];
 
