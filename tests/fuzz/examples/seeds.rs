@@ -22,8 +22,8 @@ use handout_fuzz::protocol::roles::Roles;
 use handout_fuzz::protocol::roster::{self, Draft, Member, Roster};
 use handout_fuzz::protocol::rotation::Rotation;
 use handout_fuzz::protocol::signal::{Signal, SignalKind};
-use handout_fuzz::targets::trust::{ADMIN, who};
-use handout_fuzz::targets::{NOW, writer_and_reader};
+use handout_fuzz::targets::trust::ADMIN;
+use handout_fuzz::targets::{NOW, who, writer_and_reader};
 
 const CANDIDATES: &[&str] = &[
     "candidate:1 1 udp 2130706431 192.168.1.9 50000 typ host",
@@ -238,7 +238,7 @@ fn rosters() -> Vec<Vec<u8>> {
         b"\0\0\0\xff\"\x80\x81\x04\x08\x0c\x30\x34\x38",
         b"\0\0\x01\x40A\x01\x05\x45\x01\x3d\x3d\x0e\x0f",
     ];
-    let mut out = Vec::new();
+    let mut out: Vec<Vec<u8>> = happens.iter().map(|happens| happens.to_vec()).collect();
     for (draft, happens) in drafts.into_iter().zip(happens) {
         out.push([happens, draft.to_text().as_bytes()].concat());
         for (version, expires) in [(1, NOW + 3600), (roster::MAX_VERSION, u64::MAX)] {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
 
-use super::{NOW, assert_error, assert_harmless, writer_and_reader};
+use super::{NOW, assert_error, assert_harmless, id, writer_and_reader};
 use crate::protocol::id::DeviceId;
-use crate::protocol::identity::{Identity, b64, statement};
+use crate::protocol::identity::{b64, statement};
 use crate::protocol::invite::{Invite, Issued, MAX_ADDRESSES, MAX_TEXT, NotLetIn, Secret};
 use crate::protocol::message::Message;
 use crate::protocol::pairing::code::CodePairing;
@@ -408,8 +408,7 @@ fn redeemed(script: &[u8]) {
     let Some((&uses, steps)) = script.split_first() else {
         return;
     };
-    let device = |n: u8| Identity::from_seed(&[n % 8; 32]).device_id();
-    let issuer = device(0);
+    let issuer = id(0);
     let secret = Secret::new([5; 16]);
     let mut issued = Issued {
         id: secret.id(),
@@ -424,7 +423,7 @@ fn redeemed(script: &[u8]) {
     };
     let (mut now, mut inside) = (NOW, Vec::<DeviceId>::new());
     for (at, step) in steps.chunks_exact(3).enumerate().take(64) {
-        let (who, other) = (device(step[1] % 7 + 1), device(step[2] % 7 + 1));
+        let (who, other) = (id(step[1] % 7 + 1), id(step[2] % 7 + 1));
         let right = |binding: &[u8; 32], joiner: &DeviceId, issuer: &DeviceId| {
             b64(&secret.join_mac(binding, joiner, issuer))
         };

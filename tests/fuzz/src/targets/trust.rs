@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{NOW, assert_error, assert_harmless};
+use super::{NOW, assert_error, assert_harmless, id, who};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::exchange::{self, MAX_WANTED, pick, wanted};
 use crate::protocol::id::{BundleId, DeviceId};
-use crate::protocol::identity::{Identity, unb64};
+use crate::protocol::identity::unb64;
 use crate::protocol::introduction::{
     self, Introduced, Introduction, Introductions, MAX_INTRODUCTIONS, MAX_LIFETIME, ordered,
 };
@@ -25,18 +25,9 @@ use crate::protocol::vouching::{SIGNALS_PER_MINUTE, Vouching};
 /// How far clocks may differ, in seconds.
 const SKEW: u64 = 300;
 
-/// Who has signed the rosters in the corpus.
+/// Who has signed the rosters in the corpus. Introductions are signed by 1, changes of key by 1 to
+/// 6.
 pub const ADMIN: u8 = 200;
-
-/// The identities that have signed what is in the corpus: of introductions 1, of changes of key
-/// 1 to 6.
-pub fn who(n: u8) -> Identity {
-    Identity::from_seed(&[n; 32])
-}
-
-fn id(n: u8) -> DeviceId {
-    who(n).device_id()
-}
 
 /// Changes the byte that four bytes point at to the fifth.
 fn change(bytes: &mut [u8], how: &[u8; 5]) {
@@ -54,7 +45,7 @@ fn altered<T: Serialize + DeserializeOwned>(made: &T, how: &[u8; 5]) -> Option<T
 }
 
 /// A roster. The first five bytes say how somebody changes it once it is signed, the next eight
-/// how time goes by and which versions come; then a draft or a signed one.
+/// how time goes by and which versions come; then a draft or a signed one, or nothing.
 pub fn roster(data: &[u8]) {
     let Some((how, rest)) = data.split_first_chunk::<5>() else {
         return;
@@ -62,6 +53,9 @@ pub fn roster(data: &[u8]) {
     let Some((steps, text)) = rest.split_first_chunk::<8>() else {
         return;
     };
+    if text.is_empty() {
+        return versions(steps);
+    }
     let terms = roster::Terms {
         version: u64::from(how[4]) + 1,
         issued: NOW,
@@ -94,7 +88,6 @@ pub fn roster(data: &[u8]) {
         }
         Err(error) => assert_error(error),
     }
-    versions(steps);
 }
 
 /// One byte of a signed roster is another: it says the same, or it is not believed.
