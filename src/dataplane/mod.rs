@@ -8,6 +8,7 @@ mod help;
 mod incoming;
 mod neighbours;
 mod outgoing;
+mod patience;
 mod progress;
 mod reception;
 mod serving;
