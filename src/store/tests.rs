@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::protocol::id::Root;
+use crate::protocol::identity::Identity;
 use crate::protocol::message::Code;
+use crate::protocol::roster::{Draft, Terms};
 use crate::protocol::transfer::{Side, TransferState};
 
 pub(super) fn device(n: u8) -> DeviceId {
@@ -240,4 +242,48 @@ fn progress_needs_a_record_and_ends_with_it() {
     assert!(store.remove_transfer(&record.id).unwrap());
     assert_eq!(store.progress(&record.id).unwrap(), None);
     assert!(!store.remove_transfer(&record.id).unwrap());
+}
+
+#[test]
+fn a_roster_that_was_never_imported_or_is_an_old_one_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let roster = |version| {
+        let terms = Terms {
+            version,
+            issued: 1000,
+            expires: 2000,
+        };
+        let draft = Draft {
+            group: "class".to_owned(),
+            note: String::new(),
+            roles: None,
+            devices: Vec::new(),
+        };
+        Roster::sign(draft, terms, &Identity::from_seed(&[9; 32])).unwrap()
+    };
+    let mut store = Store::open(folder.path()).unwrap();
+    store.put_roster(&roster(1)).unwrap();
+    let file = || {
+        let mut files = std::fs::read_dir(folder.path().join("rosters")).unwrap();
+        files.next().unwrap().unwrap().path()
+    };
+    let old = std::fs::read(file()).unwrap();
+    store.put_roster(&roster(2)).unwrap();
+    assert_eq!(store.rosters().unwrap(), [roster(2)]);
+    // Somebody puts the old file back.
+    std::fs::write(file(), &old).unwrap();
+    assert_eq!(store.rosters().unwrap(), []);
+    drop(store);
+    // Or puts one into the folder of a device that has never seen it.
+    let other = tempfile::tempdir().unwrap();
+    let store = Store::open(other.path()).unwrap();
+    std::fs::copy(
+        file(),
+        other
+            .path()
+            .join("rosters")
+            .join(file().file_name().unwrap()),
+    )
+    .unwrap();
+    assert_eq!(store.rosters().unwrap(), []);
 }
