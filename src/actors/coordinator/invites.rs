@@ -15,6 +15,7 @@ use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::pairing::{Ended, PairMessage, Parties};
 use crate::protocol::roles::Roles;
+use crate::protocol::trust::check_group_name;
 use crate::store::{Authorization, GrantedBy, Store};
 
 use super::super::api::{Event, InviteInfo, exit};
@@ -79,18 +80,10 @@ impl Wish {
             return Err(format!("an invite holds at most {most} addresses"));
         }
         match &self.group {
-            Some(name) if !is_group_name(name) => Err(format!(
-                "{name:?} is no name for a group: 1 to {MAX_GROUP} bytes, no commas and no \
-                 control characters, not `all`"
-            )),
-            _ => Ok(()),
+            Some(name) => check_group_name(name).map_err(|error| error.to_string()),
+            None => Ok(()),
         }
     }
-}
-
-fn is_group_name(name: &str) -> bool {
-    let plain = name.trim() == name && printable(name) == name && !name.contains(',');
-    plain && (1..=MAX_GROUP).contains(&name.len()) && name != "all"
 }
 
 impl Coordinator {
@@ -584,4 +577,33 @@ fn info_of(invite: &Issued) -> InviteInfo {
 /// The group that a word of `--to` names, if it names one: `@class` is surely one.
 fn group_in(word: &str) -> &str {
     word.strip_prefix('@').unwrap_or(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_life_addresses_and_the_name_of_the_group_have_bounds() {
+        let fits = |change: fn(&mut Wish)| {
+            let mut wish = Wish {
+                uses: MAX_USES,
+                life: MAX_LIFE,
+                group: Some("class-3b".to_owned()),
+                roles: None,
+                addresses: vec![([10, 0, 0, 1], 1).into(); invite::MAX_ADDRESSES],
+            };
+            change(&mut wish);
+            wish.check().is_ok()
+        };
+        assert!(fits(|_| ()));
+        assert!(!fits(|wish| wish.uses = 0));
+        assert!(!fits(|wish| wish.uses += 1));
+        assert!(!fits(|wish| wish.life = Duration::from_millis(999)));
+        assert!(!fits(|wish| wish.life += Duration::from_secs(1)));
+        assert!(!fits(|wish| wish.addresses.push(([10, 0, 0, 2], 1).into())));
+        // What would not be taken when a device joins is not taken now.
+        assert!(!fits(|wish| wish.group = Some("a/b".to_owned())));
+        assert!(!fits(|wish| wish.group = Some("all".to_owned())));
+    }
 }
