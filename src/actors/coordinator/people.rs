@@ -205,7 +205,8 @@ impl Coordinator {
 
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
-        // Who is only introduced would refuse signaling over TCP, as we would.
+        // Who is only introduced would refuse signaling over TCP, as we would; whom a person wants
+        // to come to know is asked.
         let addresses = if self.is_let_in(device) || self.door.wants(device) {
             self.addresses_of(device)
         } else {
