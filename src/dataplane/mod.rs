@@ -19,6 +19,6 @@ pub use outgoing::SendJob;
 pub use progress::Progress;
 pub use reception::{BundleKey, Receptions, RelayEvent};
 pub use session::{
-    Checkpointing, OfferReply, PairStep, PairThen, SessionCommand, SessionError, SessionEvent,
-    SessionOptions, Standing, Stop, TransferEnd, run,
+    Checkpointing, Handled, OfferReply, PairStep, PairThen, SessionCommand, SessionError,
+    SessionEvent, SessionOptions, Standing, Stop, TransferEnd, run,
 };

@@ -79,6 +79,9 @@ pub enum Standing {
     Asked,
 }
 
+/// Held while something that the other side has said is dealt with.
+pub type Handled = oneshot::Sender<()>;
+
 /// What becomes of a guest.
 #[derive(Debug)]
 pub struct PairStep {
@@ -120,8 +123,9 @@ pub enum SessionEvent {
     Paired {
         /// What.
         message: PairMessage,
-        /// Where the answer goes.
-        reply: oneshot::Sender<PairStep>,
+        /// The session reads on when this is dropped. The answer is a command: then all words
+        /// of the coordinator arrive in its order.
+        handled: Handled,
     },
     /// The other side introduces a device; unchecked.
     Introduce(Box<Introduction>),
@@ -321,7 +325,7 @@ pub enum SessionCommand {
     Stop(Stop),
     /// Ask the other side to go on with an incoming transfer.
     Resume(TransferId),
-    /// First contact goes on without a message of the guest: a person has decided.
+    /// First contact goes on: the guest has said something, or a person has decided.
     Pair(PairStep),
     /// Exchange chunks of a bundle that both sides were introduced for.
     Exchange(BundleKey),
@@ -686,8 +690,7 @@ async fn on_message(
         | Message::Want { .. } => return Ok(()),
         // It was let in before, on our side alone.
         Message::Pair(message) => {
-            let step = guest::ask(&shared.events, message).await?;
-            return Ok(guest::say(&shared.channel, step.say).await?);
+            return guest::ask(&shared.events, message).await;
         }
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));

@@ -284,6 +284,24 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_pairs_are_vouched_for_at_once() {
+        let mut book = Vouching::default();
+        // Signed once: whether it is true is for those who are told.
+        let made = Introduction::new(&who(1), bundle(7), &id(2), &id(3), 1000, 600, [0; 16]);
+        let numbered = |n: usize| {
+            let mut made = made.clone();
+            made.bundle.0[..8].copy_from_slice(&n.to_be_bytes());
+            made
+        };
+        for n in 0..MAX_PAIRS {
+            assert!(book.add(numbered(n)));
+        }
+        assert!(!book.add(numbered(MAX_PAIRS)));
+        assert!(book.add(numbered(0)), "one that is there is renewed");
+        assert_eq!(book.pairs.len(), MAX_PAIRS);
+    }
+
+    #[test]
     fn a_device_is_told_once_per_link_and_only_what_concerns_it() {
         let mut book = Vouching::default();
         introduce(&mut book, 7, 2, 3);
