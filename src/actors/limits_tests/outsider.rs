@@ -150,4 +150,13 @@ impl Line {
             Incoming::Binary(bytes) => panic!("{bytes:?}"),
         }
     }
+
+    /// The next text message, whatever frames come before it; nothing when the link has ended.
+    pub async fn hear_text(&self) -> Option<Message> {
+        loop {
+            if let Incoming::Text(text) = self.channel.receive().await? {
+                return Some(Message::decode(&text).unwrap());
+            }
+        }
+    }
 }
