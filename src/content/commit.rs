@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::sink::Sink;
 use super::sink_error::SinkError;
-use super::staging::{DATA, FINISHING, Finishing, inode};
-use super::tree;
+use super::staging::{DATA, FINISHING, Finishing};
+use super::tree::{self, inode};
 use crate::protocol::id::Root;
 use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::names::{BundlePath, MAX_COMPONENT, STAGING};
@@ -232,11 +232,16 @@ impl Sink {
             return Ok(());
         };
         let path = self.dest_path.join(name.as_str());
+        let there = || inode_of(&self.dest, name.as_str()).map_err(|error| self.io(&path, error));
         match (staged, finishing.swaps) {
             (None, _) => {}
+            // It got its final name as a second one, and the first was still to be taken away.
+            (Some(staged), None) if there()? == Some(staged) => {
+                tree::remove(&self.data, top)
+                    .map_err(|error| self.io(&self.staging_path, error))?;
+            }
             (Some(staged), Some(ours)) if staged != ours => {
-                let there = inode_of(&self.dest, name.as_str());
-                if there.map_err(|error| self.io(&path, error))? != Some(ours) {
+                if there()? != Some(ours) {
                     return Err(SinkError::Replaced {
                         path: self.staging_path.join(DATA).join(top),
                     });

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::session::SessionError;
 use crate::protocol::frame::ChunkHeader;
 
 /// Pieces of one chunk: twice what the largest chunk takes in the smallest messages.
@@ -34,15 +33,14 @@ impl Assembler {
         }
     }
 
-    /// Takes a frame. Returns the pieces of the chunk when it is whole.
+    /// Takes a frame. Returns the pieces of the chunk when it is whole, or what is wrong.
     pub(super) fn take(
         &mut self,
         header: ChunkHeader,
         payload: Bytes,
-    ) -> Result<Option<Vec<Bytes>>, SessionError> {
-        let false_frame = |what: &str| Err(SessionError::Protocol(what.to_owned()));
+    ) -> Result<Option<Vec<Bytes>>, &'static str> {
         if header.index >= self.chunks || header.length > self.chunk_size {
-            return false_frame("a chunk outside the bundle");
+            return Err("a chunk outside the bundle");
         }
         self.taken += payload.len() as u64;
         let mut partial = self.partial.take().unwrap_or(Partial {
@@ -54,13 +52,13 @@ impl Assembler {
         if (first.index, first.length, first.xxh3) != (header.index, header.length, header.xxh3)
             || header.offset != partial.filled
         {
-            return false_frame("the pieces of a chunk are out of order");
+            return Err("the pieces of a chunk are out of order");
         }
         if payload.is_empty() {
-            return false_frame("an empty piece of a chunk");
+            return Err("an empty piece of a chunk");
         }
         if partial.parts.len() >= MAX_PIECES {
-            return false_frame("a chunk in too many pieces");
+            return Err("a chunk in too many pieces");
         }
         partial.filled += payload.len() as u32;
         partial.parts.push(payload);
@@ -93,9 +91,9 @@ mod tests {
         vec![1; len].into()
     }
 
-    fn fault(assembler: &mut Assembler, header: ChunkHeader, payload: Bytes) -> String {
+    fn fault(assembler: &mut Assembler, header: ChunkHeader, payload: Bytes) -> &'static str {
         match assembler.take(header, payload) {
-            Err(SessionError::Protocol(what)) => what,
+            Err(what) => what,
             other => panic!("{other:?}"),
         }
     }

@@ -10,6 +10,8 @@ use std::process::Command;
 
 mod collision;
 mod crash;
+mod links;
+mod races;
 mod trust;
 
 const CHUNK: usize = MIN_CHUNK_SIZE as usize;
