@@ -53,14 +53,16 @@ fn what_is_not_there_or_has_another_value_is_found() {
         assert_eq!(limits(bad, config).len(), 1, "{bad}");
     }
     let framer = "protocol::framer::tests::depth_length_and_brackets_are_bounded_and_checked";
+    let here = "tests/limits.rs:what_is_not_there_or_has_another_value_is_found";
     assert_eq!(
-        tests_of(&format!("`{framer}`, `tests/lab/join.py`")),
+        tests_of(&format!("`{framer}`, `tests/lab/join.py`, `{here}`")),
         [""; 0]
     );
     for bad in [
         "`protocol::framer::tests::depth_length_and_brackets`",
         "`protocol::frame::tests::depth_length_and_brackets_are_bounded_and_checked`",
         "`tests/lab/joins.py`",
+        "`tests/limits.rs:what_is_not_there`",
         "a test without a name",
         "",
     ] {
@@ -194,7 +196,10 @@ fn tests_of(cell: &str) -> Vec<String> {
 
 fn is_test(name: &str) -> bool {
     let Some((module, test)) = name.rsplit_once("::") else {
-        return read(name).is_some();
+        // A script, or a test of its own binary, as `file:name`.
+        let (file, test) = name.split_once(':').unwrap_or((name, ""));
+        let named = format!("fn {test}(");
+        return read(file).is_some_and(|text| test.is_empty() || text.contains(&named));
     };
     let function = format!("fn {test}(");
     let inline = module.strip_suffix("::tests");
