@@ -115,11 +115,9 @@ impl Line {
         let answer = wire.hear().await;
         assert_eq!(answer.kind, SignalKind::Answer, "{}", answer.data);
         link.apply_answer(answer.data).await.unwrap();
-        let channel = loop {
-            match events.recv().await.unwrap() {
-                LinkEvent::Open(channel) => break channel,
-                LinkEvent::Lost(reason) => panic!("{reason}"),
-            }
+        let channel = match events.recv().await.unwrap() {
+            LinkEvent::Open(channel) => channel,
+            LinkEvent::Lost(reason) => panic!("{reason}"),
         };
         let local = Local {
             role: Role::Offerer,
