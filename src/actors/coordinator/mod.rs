@@ -640,3 +640,32 @@ impl Handler<FromPeer> for Coordinator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_lags_misses_progress_and_then_is_let_go() {
+        let (listener, mut events) = mpsc::channel(8);
+        let progress = Event::Progress {
+            transfer: TransferId([1; 16]),
+            device_id: "a".parse().unwrap(),
+            bytes: 1,
+            size: 2,
+        };
+        let note = Event::End { code: 0 };
+        for _ in 0..100 {
+            assert!(offer_event(&listener, &progress), "it comes again");
+        }
+        assert_eq!(listener.capacity(), 3, "less than half is left");
+        for _ in 0..3 {
+            assert!(offer_event(&listener, &note));
+        }
+        assert!(!offer_event(&listener, &note), "it does not listen");
+        while events.try_recv().is_ok() {}
+        assert!(offer_event(&listener, &progress));
+        drop(events);
+        assert!(!offer_event(&listener, &progress));
+    }
+}
