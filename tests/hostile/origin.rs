@@ -355,9 +355,16 @@ impl Deed {
                     ManyAtOnce => (16, "too many transfers at once"),
                     _ => (2, "too many large bundles at once"),
                 };
+                let seed = ChunkHash::of(bundle.start.id.as_bytes()).xxh3;
                 for n in 1..=most {
                     let name = format!("{n}.bin");
-                    let mut next = Bundle::new(&bundle.identity, 1 + 2 * n, &name, size, n.into());
+                    let mut next = Bundle::new(
+                        &bundle.identity,
+                        1 + 2 * n,
+                        &name,
+                        size,
+                        seed ^ u64::from(n),
+                    );
                     if self == LargeHeadsAtOnce {
                         next.start.head_size = MAX_HEAD as u32;
                     }
