@@ -7,4 +7,5 @@ mod nodes;
 
 mod bundle;
 mod origin;
+mod receiver;
 mod room;

@@ -244,11 +244,14 @@ impl Wire {
 
     /// Says any text.
     pub async fn text(&self, text: &str) -> bool {
+        // A flood must not keep the rest of the test from running.
+        tokio::task::yield_now().await;
         self.channel.send_text(text).await.is_ok()
     }
 
     /// Sends any bytes.
     pub async fn send(&self, bytes: BytesMut) -> bool {
+        tokio::task::yield_now().await;
         self.channel.send(bytes).await.is_ok()
     }
 
@@ -260,7 +263,10 @@ impl Wire {
             let mut events = self.events.lock().await;
             tokio::select! {
                 heard = self.channel.receive() => heard,
-                _ = events.recv() => None,
+                Some(LinkEvent::Lost(reason)) = events.recv() => {
+                    println!("a link of a test: {reason}");
+                    None
+                }
             }
         };
         let heard = timeout(PATIENCE, heard).await;
