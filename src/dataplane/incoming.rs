@@ -28,7 +28,7 @@ use super::session::{
 };
 use super::sink_worker::{self, From, SinkEvent, SinkReport, SinkTask, Work};
 
-/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §12).
+/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §16).
 const MAX_TRANSFERS: usize = 16;
 
 /// Threads that may be at work on the disk for one link, those of runs that are over included.
@@ -338,7 +338,8 @@ impl Receiving {
                 "more bytes of chunks than the bundle has".to_owned(),
             ));
         }
-        if let Some(parts) = transfer.assembler.take(header, payload)? {
+        let whole = transfer.assembler.take(header, payload);
+        if let Some(parts) = whole.map_err(|what| SessionError::Protocol(what.to_owned()))? {
             let work = Work::Chunk {
                 index: header.index,
                 parts,

@@ -2,7 +2,7 @@
 //! the channel, within the window.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct SendJob {
 pub(super) struct Flow {
     window: Mutex<Window>,
     moved: Notify,
+    /// Nothing more is to be sent, and no ACK will come.
+    closed: AtomicBool,
     /// Chunks that the receiver got from others meanwhile.
     elsewhere: Mutex<ChunkSet>,
 }
@@ -57,18 +59,30 @@ impl Flow {
         Self {
             window: Mutex::new(Window::new(limits)),
             moved: Notify::new(),
+            closed: AtomicBool::new(false),
             elsewhere: Mutex::new(ChunkSet::new(chunks)),
         }
     }
 
-    /// Waits until the window has room; a receiver that takes nothing for `stall` is dead.
+    /// Waits until the window has room, or it is closed; a receiver that takes nothing for
+    /// `stall` is dead.
     pub(super) async fn room_for(&self, bytes: u64, stall: Duration) -> Result<(), LinkError> {
-        while !self.with(|window| window.admits(bytes)) {
+        while !self.is_closed() && !self.with(|window| window.admits(bytes)) {
             timeout(stall, self.moved.notified())
                 .await
                 .map_err(|_| LinkError::Stalled(stall))?;
         }
         Ok(())
+    }
+
+    /// Nobody takes what runs under this handle any more: whoever waits for room goes on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.moved.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Notes that so much is on its way now; true when an ACK is to be asked for.

@@ -343,6 +343,8 @@ impl Worker {
             return Err(SinkError::NoHead);
         };
         if self.help.ignores(from) {
+            // Somebody else can be asked for it.
+            self.help.reception.release([index]);
             return Ok(false);
         }
         let known = sink.have().contains(index);
@@ -352,6 +354,10 @@ impl Worker {
                 self.task.progress.advance(bytes.len() as u64);
                 self.help.wrote(index, bytes.len() as u64, from);
                 self.help.give_reader(sink);
+            }
+            // It was true when it was sent: the origin has made the bundle anew since.
+            (Err(SinkError::Corrupt { .. }), From::Neighbour(peer)) if sink.was_remade(index) => {
+                self.help.reception.shun(peer);
             }
             (Err(error), From::Neighbour(peer)) if error.is_senders_fault() => {
                 self.help.distrust(peer, &error.to_string());

@@ -461,17 +461,21 @@ impl Channel {
     }
 
     /// Waits until the other side's transport has everything that was sent: a connection that
-    /// is closed sooner loses the tail.
+    /// is closed sooner loses the tail. An other side that takes nothing is not waited for beyond
+    /// [`SEND_LIMIT`].
     pub async fn flushed(&self) {
-        let mut every = tokio::time::interval(FLUSH_POLL);
-        while self
-            .channel
-            .outstanding_bytes()
-            .await
-            .is_ok_and(|bytes| bytes > 0)
-        {
-            every.tick().await;
-        }
+        let flushing = async {
+            let mut every = tokio::time::interval(FLUSH_POLL);
+            while self
+                .channel
+                .outstanding_bytes()
+                .await
+                .is_ok_and(|bytes| bytes > 0)
+            {
+                every.tick().await;
+            }
+        };
+        let _ = timeout(SEND_LIMIT, flushing).await;
     }
 
     /// The next message; `None` when the channel is closed. One reader only.

@@ -205,8 +205,9 @@ impl Coordinator {
 
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
-        // Who is only introduced would refuse signaling over TCP, as we would.
-        let addresses = if self.is_let_in(device) {
+        // Who is only introduced would refuse signaling over TCP, as we would; whom a person wants
+        // to come to know is asked.
+        let addresses = if self.is_let_in(device) || self.door.wants(device) {
             self.addresses_of(device)
         } else {
             Vec::new()
@@ -454,9 +455,8 @@ impl Coordinator {
             .iter()
             .filter(|(device, slot)| match &slot.session {
                 None => false,
-                Some(session) if session.standing == Standing::Neighbour => {
-                    !self.is_introduced(device)
-                }
+                // Its link ends with its introduction, which may be renewed: that is no verdict.
+                Some(session) if session.standing == Standing::Neighbour => false,
                 Some(_) => !self.is_let_in(device),
             })
             .map(|(device, _)| device.clone())

@@ -17,6 +17,7 @@ use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use crate::config::Settings;
@@ -26,6 +27,7 @@ use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
 use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
+use crate::protocol::message::Message;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{
     Generation, Initiator, Input, Negotiation, Phase, Settings as NegotiationSettings,
@@ -389,10 +391,26 @@ impl Handler<Signaled> for Peer {
 impl Handler<Command> for Peer {
     type Result = bool;
 
-    fn handle(&mut self, command: Command, _: &mut Context<Self>) -> bool {
-        match &self.commands {
-            Some(commands) => commands.try_send(command.0).is_ok(),
-            None => false,
+    fn handle(&mut self, Command(command): Command, ctx: &mut Context<Self>) -> bool {
+        let Some(commands) = &self.commands else {
+            return false;
+        };
+        // Others make us pass signaling on, and it may get lost: it leaves room for the rest.
+        let passed_on =
+            matches!(&command, SessionCommand::Say(m) if matches!(**m, Message::Signal { .. }));
+        if passed_on && commands.capacity() < commands.max_capacity() / 2 {
+            debug!(device = %self.id, "signaling for it is dropped: its session is behind");
+            return false;
+        }
+        match commands.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            // What was to be said, or ended, must not be lost: the next link begins anew with it.
+            Err(TrySendError::Full(_)) => {
+                let reason = "its session takes no orders any more".to_owned();
+                self.lost(self.negotiation.generation(), reason, ctx);
+                false
+            }
         }
     }
 }
