@@ -189,6 +189,8 @@ pub enum SessionEvent {
         /// How.
         end: TransferEnd,
     },
+    /// The session has ended; nothing comes after this.
+    Over(Result<(), SessionError>),
     /// The receiver of a paused outgoing transfer wants it to go on.
     Wanted {
         /// Which.
@@ -383,8 +385,19 @@ impl SessionError {
 }
 
 /// Runs a session until its channel closes, its owner drops the commands, or the other side
-/// breaks the protocol.
+/// breaks the protocol. That it has ended is the last of its events, so that none before is
+/// overtaken.
 pub async fn run(
+    channel: Channel,
+    options: SessionOptions,
+    commands: mpsc::Receiver<SessionCommand>,
+    events: mpsc::Sender<SessionEvent>,
+) {
+    let outcome = converse(channel, options, commands, events.clone()).await;
+    let _ = events.send(SessionEvent::Over(outcome)).await;
+}
+
+async fn converse(
     channel: Channel,
     options: SessionOptions,
     mut commands: mpsc::Receiver<SessionCommand>,

@@ -18,7 +18,7 @@ use handout::protocol::signal::{Signal, SignalKind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 /// What a step of the wire may take on a busy machine.
@@ -249,7 +249,7 @@ impl Device {
         let wire = Wire {
             channel,
             _link: link,
-            _events: events,
+            events: Mutex::new(events),
             _signaling: signaling,
         };
         wire.say(&hello).await;
@@ -277,7 +277,7 @@ pub enum Heard {
 pub struct Wire {
     pub channel: Channel,
     _link: Link,
-    _events: mpsc::Receiver<LinkEvent>,
+    events: Mutex<mpsc::Receiver<LinkEvent>>,
     _signaling: Option<Signaling>,
 }
 
@@ -289,18 +289,32 @@ impl Wire {
 
     /// Says any text.
     pub async fn text(&self, text: &str) -> bool {
+        // A flood must not keep the rest of the test from running.
+        tokio::task::yield_now().await;
         self.channel.send_text(text).await.is_ok()
     }
 
     /// Sends any bytes.
     pub async fn send(&self, bytes: BytesMut) -> bool {
+        tokio::task::yield_now().await;
         self.channel.send(bytes).await.is_ok()
     }
 
     /// What comes next; nothing when the channel is closed. What a node says is in order, or the
     /// test fails.
     pub async fn hear(&self) -> Option<Heard> {
-        let heard = timeout(PATIENCE, self.channel.receive()).await;
+        // What ends a connection may get lost; then it is the silence that tells.
+        let heard = async {
+            let mut events = self.events.lock().await;
+            tokio::select! {
+                heard = self.channel.receive() => heard,
+                Some(LinkEvent::Lost(reason)) = events.recv() => {
+                    println!("a link of a test: {reason}");
+                    None
+                }
+            }
+        };
+        let heard = timeout(PATIENCE, heard).await;
         Some(match heard.expect("the node says nothing")? {
             Incoming::Text(text) => Heard::Said(Message::decode(&text).unwrap()),
             Incoming::Binary(bytes) => Heard::Sent(Frame::decode(bytes).unwrap()),

@@ -518,6 +518,8 @@ impl Coordinator {
                 self.drive(ctx);
                 self.finish_broadcasts();
             }
+            // The peer's actor has seen to it.
+            SessionEvent::Over(_) => {}
             SessionEvent::Wanted { id } => {
                 if self.belongs(id, device)
                     && self.advance(id, TransferEvent::Resume { by: Side::Theirs })
