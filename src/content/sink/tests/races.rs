@@ -146,6 +146,8 @@ impl Attacker<'_> {
                 }
                 let victim = self.outside.join("victim");
                 let planted = match kind {
+                    // Also to where nothing is yet.
+                    2 if self.dice.roll(2) == 0 => symlink(self.outside.join("new"), file),
                     2 => symlink(&victim, file),
                     _ => fs::hard_link(&victim, file),
                 };
