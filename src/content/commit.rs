@@ -394,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn what_took_the_name_at_the_last_moment_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = tree::open_destination(dir.path()).unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&a, "ours").unwrap();
+        std::fs::write(&b, "theirs").unwrap();
+        let moved = rename_without_overwriting(&parent, "a", &parent, "b", Kind::File);
+        assert_eq!(moved, Err(Errno::EXIST));
+        assert_eq!(std::fs::read(&b).unwrap(), b"theirs");
+        assert_eq!(std::fs::read(&a).unwrap(), b"ours");
+    }
+
+    #[test]
     fn without_help_from_the_file_system_nothing_is_overwritten_either() {
         let dir = tempfile::tempdir().unwrap();
         for (name, kind) in [("f", Kind::File), ("d", Kind::Folder)] {

@@ -368,6 +368,34 @@ mod tests {
     }
 
     #[test]
+    fn each_connection_has_a_binding_of_its_own() {
+        let binding = |roles, to_a, nonce: u8| {
+            let (mut a, _) = start(1, roles, A, 2);
+            a.ours.nonce = [nonce; 32];
+            let other = roles.other();
+            let (_, hello_b) = start(2, other, B, 1);
+            proof(a.on_message(hello_b, &to_a));
+            let State::AwaitProof { peer, nonce } = &a.state else {
+                panic!()
+            };
+            let sig = identity(2).sign(&a.statement_of(other, peer, nonce, &to_a));
+            match a.on_message(Message::Proof { sig }, &to_a) {
+                Ok(Step::Done { binding, .. }) => binding,
+                other => panic!("{other:?}"),
+            }
+        };
+        let one = binding(Role::Offerer, B, 1);
+        assert_eq!(one, binding(Role::Offerer, B, 1));
+        for other in [
+            binding(Role::Offerer, B, 9),
+            binding(Role::Offerer, [0xc; 32], 1),
+            binding(Role::Answerer, B, 1),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
     fn a_relayed_handshake_fails_on_both_sides_because_the_certificates_differ() {
         let middle = [0xc; 32];
         for result in run((Role::Offerer, Role::Answerer), middle, middle) {

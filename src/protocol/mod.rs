@@ -3,6 +3,7 @@
 
 pub mod candidate;
 pub mod chunkset;
+pub mod conduct;
 pub mod exchange;
 pub mod frame;
 pub mod framer;

@@ -462,7 +462,9 @@ impl Coordinator {
                 self.on_up(device, session, proven, reply);
                 self.drive(ctx);
             }
-            SessionEvent::Paired { message, reply } => self.on_paired(device, message, reply, ctx),
+            SessionEvent::Paired { message, handled } => {
+                self.on_paired(device, message, handled, ctx)
+            }
             SessionEvent::Introduce(introduction) => self.on_introduced(device, &introduction),
             SessionEvent::EndIntroduction {
                 bundle,
