@@ -76,7 +76,11 @@ pub fn ids(chain: &[Rotation], device: &DeviceId) -> Result<Vec<DeviceId>, Chain
     let joined = chain.windows(2).all(|pair| pair[0].new == pair[1].old);
     let mut ids: Vec<_> = chain.iter().map(|link| link.old.device_id()).collect();
     ids.extend(chain.last().map(|link| link.new.device_id()));
-    if !joined || ids.last() != Some(device) {
+    let circle = ids
+        .iter()
+        .enumerate()
+        .any(|(at, id)| ids[..at].contains(id));
+    if !joined || circle || ids.last() != Some(device) {
         return Err(ChainError::Broken);
     }
     Ok(ids)
@@ -144,5 +148,7 @@ mod tests {
         let torn = [link(1, 2), link(3, 4)];
         assert_eq!(ids(&torn, &id(4)), Err(ChainError::Broken));
         assert_eq!(ids(&[link(1, 2)], &id(3)), Err(ChainError::Broken));
+        let circle = [link(1, 2), link(2, 1)];
+        assert_eq!(ids(&circle, &id(1)), Err(ChainError::Broken));
     }
 }
