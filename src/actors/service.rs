@@ -18,7 +18,7 @@ use crate::config::Settings;
 use crate::dataplane::{Checkpointing, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
-use crate::protocol::id::Run;
+use crate::protocol::id::RunId;
 use crate::protocol::identity::Identity;
 use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::replay::ReplayCache;
@@ -173,7 +173,7 @@ where
     F: Future<Output = u8>,
 {
     let (identity, rotations) = (opened.identity().clone(), opened.rotations().to_vec());
-    let run = Run(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
+    let run = RunId(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
     let ours = identity.device_id();
     let loaded = load(&opened, &settings, mode)?;
     let limits = signaling_limits(&settings);
@@ -332,7 +332,7 @@ fn signaling_limits(settings: &Settings) -> Limits {
 
 fn peer_context(
     settings: Arc<Settings>,
-    (identity, rotations, run): (Identity, Vec<Rotation>, Run),
+    (identity, rotations, run): (Identity, Vec<Rotation>, RunId),
     data_plane: tokio::runtime::Handle,
     signaling: Addr<Signaling>,
     port: u16,

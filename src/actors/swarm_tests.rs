@@ -7,16 +7,17 @@ use super::api::{Event, Request, exit};
 use super::service::{Mode, Node, run};
 use super::tests::{id_of, settings};
 use crate::protocol::id::DeviceId;
+use crate::protocol::roles::Roles;
 
 /// A node on a thread of its own, until it is told to stop.
-struct Running {
-    node: Node,
+pub(super) struct Running {
+    pub(super) node: Node,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<u8>>,
 }
 
 impl Running {
-    fn start(folder: &Path, mode: Mode, more: &[(&str, String)]) -> Self {
+    pub(super) fn start(folder: &Path, mode: Mode, more: &[(&str, String)]) -> Self {
         let settings = settings(folder, more);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -35,7 +36,7 @@ impl Running {
         }
     }
 
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         let Event::Listening { port, .. } = self.node.listening() else {
             panic!()
         };
@@ -178,4 +179,67 @@ fn receivers_that_never_met_are_introduced_and_one_gives_chunks_to_the_other() {
     );
     let got = std::fs::read(room.at("c").join("received").join("file.bin")).unwrap();
     assert!(got == bytes);
+}
+
+/// What C is told until it has a file that B has already; `before` is done with the origin and C at
+/// the beginning.
+fn heard_by_c(before: impl FnOnce(&Room, &Running, &Running)) -> Vec<Event> {
+    let room = Room::new(&["a", "b", "c"]);
+    let [_, b, c] = &room.ids[..] else { panic!() };
+    let file = room.file(&content(48_000_001));
+    let first = room.receiver("b", &[]);
+    let late = room.receiver("c", &[]);
+    let origin = room.origin("a", &[(b, first.port()), (c, late.port())]);
+    before(&room, &origin, &late);
+    let mut sent = send(&origin.node, file.clone(), &[b]);
+    Running::wait(&mut sent, |event| {
+        matches!(event, Event::End { code: 0 }).then_some(())
+    });
+    let mut heard = late.node.ask(Request::Watch);
+    let _sent = send(&origin.node, file, &[b, c]);
+    let mut all = Vec::new();
+    Running::wait(&mut heard, |event| {
+        all.push(event.clone());
+        matches!(event, Event::Received { .. }).then_some(())
+    });
+    all
+}
+
+fn say_roles(node: &Running, device: &DeviceId, roles: Roles) {
+    let mut said = node.node.ask(Request::Authorize {
+        device: device.clone(),
+        name: String::new(),
+        roles: Some(roles),
+        group: None,
+        seconds: None,
+    });
+    Running::wait(&mut said, |event| {
+        matches!(event, Event::End { code: 0 }).then_some(())
+    });
+}
+
+fn introductions(heard: &[Event]) -> usize {
+    let introduced = |event: &&Event| matches!(event, Event::Introduced { .. });
+    heard.iter().filter(introduced).count()
+}
+
+#[test]
+fn a_device_that_may_not_relay_is_introduced_to_nobody() {
+    let heard = heard_by_c(|room, origin, _| say_roles(origin, &room.ids[1], Roles::RECEIVE));
+    assert_eq!(introductions(&heard), 0, "{heard:?}");
+}
+
+#[test]
+fn an_introduction_of_a_device_that_may_not_introduce_is_not_taken() {
+    let heard = heard_by_c(|room, _, late| say_roles(late, &room.ids[0], Roles::SEND));
+    assert_eq!(introductions(&heard), 0, "{heard:?}");
+}
+
+#[test]
+fn with_all_roles_they_are_introduced() {
+    let heard = heard_by_c(|room, origin, late| {
+        say_roles(origin, &room.ids[1], Roles::ALL);
+        say_roles(late, &room.ids[0], Roles::ALL);
+    });
+    assert_eq!(introductions(&heard), 1, "{heard:?}");
 }

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::sink::Sink;
 use super::sink_error::SinkError;
-use super::staging::{DATA, FINISHING, Finishing, inode};
-use super::tree;
+use super::staging::{DATA, FINISHING, Finishing};
+use super::tree::{self, inode};
 use crate::protocol::id::Root;
 use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::names::{BundlePath, MAX_COMPONENT, STAGING};
@@ -232,11 +232,16 @@ impl Sink {
             return Ok(());
         };
         let path = self.dest_path.join(name.as_str());
+        let there = || inode_of(&self.dest, name.as_str()).map_err(|error| self.io(&path, error));
         match (staged, finishing.swaps) {
             (None, _) => {}
+            // It got its final name as a second one, and the first was still to be taken away.
+            (Some(staged), None) if there()? == Some(staged) => {
+                tree::remove(&self.data, top)
+                    .map_err(|error| self.io(&self.staging_path, error))?;
+            }
             (Some(staged), Some(ours)) if staged != ours => {
-                let there = inode_of(&self.dest, name.as_str());
-                if there.map_err(|error| self.io(&path, error))? != Some(ours) {
+                if there()? != Some(ours) {
                     return Err(SinkError::Replaced {
                         path: self.staging_path.join(DATA).join(top),
                     });
@@ -386,6 +391,19 @@ mod tests {
         let long = format!("{}.txt", "é".repeat(125));
         let copy = second(&long, Kind::File);
         assert!(copy.len() <= MAX_COMPONENT && copy.ends_with("é (2).txt"));
+    }
+
+    #[test]
+    fn what_took_the_name_at_the_last_moment_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = tree::open_destination(dir.path()).unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&a, "ours").unwrap();
+        std::fs::write(&b, "theirs").unwrap();
+        let moved = rename_without_overwriting(&parent, "a", &parent, "b", Kind::File);
+        assert_eq!(moved, Err(Errno::EXIST));
+        assert_eq!(std::fs::read(&b).unwrap(), b"theirs");
+        assert_eq!(std::fs::read(&a).unwrap(), b"ours");
     }
 
     #[test]

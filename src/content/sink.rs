@@ -233,6 +233,11 @@ impl Sink {
         self.pages.signed(number)
     }
 
+    /// Whether the origin has replaced a chunk's page since we first had it.
+    pub fn was_remade(&self, index: u32) -> bool {
+        !self.pages.is_first(self.layout.page_of(index))
+    }
+
     /// Verifies a chunk against its page and writes it. Nothing of a chunk that does not fit
     /// reaches the disk. A chunk that is already there is verified and not written again.
     pub fn write_chunk(&mut self, index: u32, bytes: &[u8]) -> Result<(), SinkError> {

@@ -175,6 +175,16 @@ impl SinkError {
         )
     }
 
+    /// True when no origin that follows the protocol sends such a thing, and none that has made
+    /// the bundle anew either.
+    pub fn is_lie(&self) -> bool {
+        self.is_senders_fault()
+            || matches!(
+                self,
+                Self::OtherThanOffered | Self::NoHead | Self::KeyMismatch | Self::NotVerified
+            )
+    }
+
     /// What the system said about `path`; a full disk comes back with numbers, which `room`
     /// gives as bytes needed and bytes free.
     pub(super) fn of_io(path: &Path, source: io::Error, room: impl FnOnce() -> (u64, u64)) -> Self {

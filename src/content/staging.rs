@@ -8,11 +8,11 @@ use std::sync::{Mutex, PoisonError};
 
 use cap_std::fs::Dir;
 use data_encoding::HEXLOWER;
-use rustix::fs::{AtFlags, FlockOperation, Stat, flock, fstat, renameat, statat};
+use rustix::fs::{AtFlags, FlockOperation, flock, fstat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::tree;
+use super::tree::{self, inode};
 use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::manifest::{MAX_HEAD, bundle_id};
@@ -97,12 +97,6 @@ pub(super) struct Staging {
 /// Folders that this process works in, by device and inode: `flock` would do, but not every file
 /// system has it.
 static OPEN: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
-
-// These fields have other types on other systems.
-#[allow(clippy::unnecessary_cast)]
-pub(super) fn inode(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev as u64, stat.st_ino as u64)
-}
 
 impl Staging {
     /// Opens or makes the folder. `None` when somebody else works in it.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use cap_std::fs::Dir;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, renameat, statat,
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, fsync, mkdirat, openat, renameat, statat,
 };
 use rustix::io::Errno;
 
@@ -70,7 +70,7 @@ pub(super) fn make_folder(parent: &Dir, name: &str, mode: u32) -> io::Result<Dir
     }
 }
 
-/// Opens the regular file `name` in `parent`.
+/// Opens the regular file `name` in `parent`; for writing only where that is its only name.
 pub(super) fn file(parent: &Dir, name: &str, open: Open) -> io::Result<File> {
     one_name(name)?;
     let flags = match open {
@@ -81,13 +81,39 @@ pub(super) fn file(parent: &Dir, name: &str, open: Open) -> io::Result<File> {
     // Without NONBLOCK a pipe in the file's place would stop us here for ever.
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = openat(parent, name, flags, Mode::from_raw_mode(0o666))?;
-    if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::RegularFile {
+    let opened = fstat(&fd)?;
+    if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "something that is no file is in its place",
         ));
     }
+    if open != Open::Read {
+        only_here(parent, name, &opened)?;
+    }
     Ok(fd.into())
+}
+
+/// Fails where a file has another name besides this one: then it may be somebody else's, linked
+/// into our folder, and is not written to. One look tells which file has the name and how many
+/// names it has, so nobody can take one away in between.
+fn only_here(parent: &Dir, name: &str, opened: &Stat) -> io::Result<()> {
+    let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if inode(&there) == inode(opened) && there.st_nlink <= 1 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the file has a second name somewhere else (a hard link), and is not written to; move it \
+         away and try again",
+    ))
+}
+
+/// Device and inode.
+// These fields have other types on other systems.
+#[allow(clippy::unnecessary_cast)]
+pub(super) fn inode(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
 }
 
 /// The folder that `path` lies in, and its name there.

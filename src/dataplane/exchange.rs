@@ -1,7 +1,6 @@
 //! One bundle that this device and a neighbour exchange chunks of: what each says it has, what we
 //! have asked for, and what we owe.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::assembly::Assembler;
 use super::outgoing::{Flow, Shared};
+use super::patience::Patience;
 use super::reception::{BundleKey, Reception, Receptions};
 pub(super) use super::serving::Order;
 use super::serving::Stall;
@@ -21,6 +21,7 @@ use crate::protocol::exchange::{Have, MAX_WANTED, runs, wanted};
 use crate::protocol::frame::{Frame, Handle};
 use crate::protocol::id::{DeviceId, Root};
 use crate::protocol::identity::Signature;
+use crate::protocol::manifest::PAGE_CHUNKS;
 use crate::protocol::message::Message;
 
 /// How often we say anew what we have, at most.
@@ -31,6 +32,9 @@ const ASKED_BYTES: u32 = 2 << 20;
 const MAX_TURNS: u64 = 4;
 /// Chunks that may come although nobody waits for them (any more).
 const MAX_UNASKED: u32 = 4 * MAX_WANTED;
+/// How often a neighbour may send each page: once under each handle, and anew when the origin
+/// changes it.
+const MAX_PAGE_TURNS: u64 = 16;
 
 /// The exchange of one bundle on one link.
 pub(super) struct Exchange {
@@ -41,6 +45,9 @@ pub(super) struct Exchange {
     stall: Arc<Stall>,
     /// Chunks that we were asked for so far.
     turns: u64,
+    /// Chunks that came unasked, and pages, under whatever handle.
+    unasked: u32,
+    pages: u64,
     attached: Option<Attached>,
     theirs: Option<Theirs>,
 }
@@ -52,9 +59,7 @@ struct Attached {
     said: Option<(ChunkSet, bool)>,
     said_at: Instant,
     /// What we have asked for and not got yet.
-    asked: HashSet<u32>,
-    /// When something that we asked for last came, or we began to ask.
-    moved: Instant,
+    asked: Patience,
     /// Keeps the sink's worker going while the origin's link is away.
     work: Option<mpsc::Sender<Work>>,
 }
@@ -65,7 +70,6 @@ struct Theirs {
     have: Have,
     set: Option<ChunkSet>,
     assembler: Option<Assembler>,
-    unasked: u32,
     root: Option<(Root, Signature)>,
 }
 
@@ -87,6 +91,8 @@ impl Exchange {
             orders,
             stall,
             turns: 0,
+            unasked: 0,
+            pages: 0,
             attached: None,
             theirs: None,
         }
@@ -102,8 +108,9 @@ impl Exchange {
         self.theirs.as_ref().is_some_and(|of| of.handle == handle)
     }
 
-    pub(super) fn acknowledge(&self, bytes: u64) {
-        self.stall.flow.acknowledge(bytes);
+    /// They have taken so much. False when that is no news.
+    pub(super) fn acknowledge(&self, bytes: u64) -> bool {
+        self.stall.flow.acknowledge(bytes)
     }
 
     /// Finds our side of the bundle, says what is new of it, gives up on what does not come, and
@@ -126,22 +133,20 @@ impl Exchange {
                 reception,
                 said: None,
                 said_at: Instant::now(),
-                asked: HashSet::new(),
-                moved: Instant::now(),
+                asked: Patience::new(self.shared.stall),
                 work,
             });
             self.read_theirs()?;
             self.pass_root().await;
         }
         self.say_have().await?;
-        let Some(ours) = &self.attached else {
+        let Some(ours) = &mut self.attached else {
             return Ok(());
         };
-        if !ours.asked.is_empty() && ours.moved.elapsed() > self.shared.stall {
-            let reason = "it said that it has chunks, and did not send them";
-            let event = ours.reception.distrust(&self.peer, reason);
+        if let Some(reason) = ours.asked.runs_out(Instant::now().into_std()) {
             let reception = Arc::clone(&ours.reception);
             self.detach().await?;
+            let event = reception.distrust(&self.peer, reason);
             reception.tell(event).await;
             return Ok(());
         }
@@ -150,11 +155,11 @@ impl Exchange {
 
     /// Lets go of our side, and tells the neighbour not to expect more.
     pub(super) async fn detach(&mut self) -> Result<(), SessionError> {
-        self.stall.closed.store(true, Ordering::Relaxed);
+        self.stall.flow.close();
         let Some(ours) = self.attached.take() else {
             return Ok(());
         };
-        ours.reception.release(ours.asked.iter().copied());
+        ours.reception.release(ours.asked.iter());
         let nothing = ChunkSet::new(ours.reception.chunks);
         let said = ours.said.as_ref();
         if said.is_some_and(|(said, _)| !said.is_empty()) {
@@ -210,7 +215,6 @@ impl Exchange {
                     have,
                     set: None,
                     assembler: None,
-                    unasked: 0,
                     root: None,
                 });
             }
@@ -227,7 +231,7 @@ impl Exchange {
         };
         let reception = &ours.reception;
         let set = ChunkSet::from_b64(&theirs.have.have, reception.chunks)
-            .map_err(|error| SessionError::Protocol(error.to_string()))?;
+            .map_err(|_| SessionError::Neighbour("what it says that it has fits no such bundle"))?;
         if theirs.assembler.is_none() {
             theirs.assembler = Some(Assembler::new(reception.chunk_size, reception.chunks));
         }
@@ -235,11 +239,10 @@ impl Exchange {
         let gone: Vec<u32> = ours
             .asked
             .iter()
-            .copied()
             .filter(|chunk| !set.contains(*chunk))
             .collect();
         for chunk in &gone {
-            ours.asked.remove(chunk);
+            ours.asked.take_back(*chunk);
         }
         reception.release(gone);
         theirs.set = Some(set);
@@ -284,31 +287,28 @@ impl Exchange {
         if picked.is_empty() {
             return Ok(());
         }
-        if ours.asked.is_empty() {
-            ours.moved = Instant::now();
-        }
-        ours.asked.extend(&picked);
+        ours.asked.ask(&picked, Instant::now().into_std());
         let (handle, chunks) = (theirs.handle, runs(&picked));
         Ok(self.shared.say(&Message::Want { handle, chunks }).await?)
     }
 
-    /// The neighbour wants chunks.
-    pub(super) fn on_want(&mut self, chunks: &[(u32, u32)]) -> Result<(), SessionError> {
+    /// The neighbour wants chunks. False when there is nothing to be had here.
+    pub(super) fn on_want(&mut self, chunks: &[(u32, u32)]) -> Result<bool, SessionError> {
         let Some(ours) = &self.attached else {
-            return Ok(());
+            return Ok(false);
         };
         let reception = &ours.reception;
-        let refuse = |what: &str| Err(SessionError::Protocol(what.to_owned()));
+        let refuse = |what| Err(SessionError::Neighbour(what));
         let Some(chunks) = wanted(chunks, reception.chunks) else {
-            return refuse("a neighbour asks for too much, or for nothing");
+            return refuse("it asks for too much, or for nothing");
         };
         let many = chunks.len() as u32;
         if self.stall.waiting.load(Ordering::Relaxed) + many > MAX_WANTED {
-            return refuse("a neighbour asks for too much at a time");
+            return refuse("it asks for too much at a time");
         }
         self.turns += u64::from(many);
         if self.turns > MAX_TURNS * u64::from(reception.chunks) + u64::from(MAX_WANTED) {
-            return refuse("a neighbour asks for the same again and again");
+            return refuse("it asks for the same again and again");
         }
         for index in chunks {
             let order = Order {
@@ -322,7 +322,7 @@ impl Exchange {
                 self.stall.waiting.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The neighbour sends something under its handle.
@@ -332,8 +332,8 @@ impl Exchange {
         };
         let from = From::Neighbour(self.peer.clone());
         match frame {
-            Frame::Head { .. } => Err(SessionError::Protocol(
-                "heads come from their origin alone".to_owned(),
+            Frame::Head { .. } => Err(SessionError::Neighbour(
+                "it sends a head, and heads come from their origin alone",
             )),
             Frame::Hashes {
                 page,
@@ -341,6 +341,7 @@ impl Exchange {
                 bytes,
                 ..
             } => {
+                self.count_page()?;
                 if let Some(work) = self.attached.as_ref().and_then(|ours| ours.work.as_ref()) {
                     let page = Work::Page {
                         number: page,
@@ -356,7 +357,9 @@ impl Exchange {
                 let Some(assembler) = &mut theirs.assembler else {
                     return Ok(());
                 };
-                let whole = assembler.take(header, payload)?;
+                let whole = assembler
+                    .take(header, payload)
+                    .map_err(SessionError::Neighbour)?;
                 let (handle, bytes) = (header.handle, assembler.taken);
                 if let Some(parts) = whole {
                     self.on_chunk(header.index, parts, from).await?;
@@ -378,25 +381,33 @@ impl Exchange {
         let Some(ours) = &mut self.attached else {
             return self.count_unasked();
         };
-        if !ours.asked.remove(&index) {
+        if !ours.asked.came(index, Instant::now().into_std()) {
             return self.count_unasked();
         }
-        ours.moved = Instant::now();
         if let Some(work) = &ours.work {
             let _ = work.send(Work::Chunk { index, parts, from }).await;
         }
         self.ask().await
     }
 
+    fn count_page(&mut self) -> Result<(), SessionError> {
+        self.pages += 1;
+        let chunks = self.attached.as_ref().map_or(0, |of| of.reception.chunks);
+        let most = MAX_PAGE_TURNS * u64::from(chunks.div_ceil(PAGE_CHUNKS) + 1);
+        if self.pages > most {
+            return Err(SessionError::Neighbour(
+                "it sends the same hashes again and again",
+            ));
+        }
+        Ok(())
+    }
+
     /// A chunk that nobody waits for is let go: it may have been given up on.
     fn count_unasked(&mut self) -> Result<(), SessionError> {
-        let Some(theirs) = &mut self.theirs else {
-            return Ok(());
-        };
-        theirs.unasked += 1;
-        if theirs.unasked > MAX_UNASKED {
-            return Err(SessionError::Protocol(
-                "a neighbour sends chunks that nobody asked for".to_owned(),
+        self.unasked += 1;
+        if self.unasked > MAX_UNASKED {
+            return Err(SessionError::Neighbour(
+                "it sends chunks that nobody asked for",
             ));
         }
         Ok(())
@@ -405,9 +416,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.stall.closed.store(true, Ordering::Relaxed);
+        self.stall.flow.close();
         if let Some(ours) = &self.attached {
-            ours.reception.release(ours.asked.iter().copied());
+            ours.reception.release(ours.asked.iter());
         }
     }
 }

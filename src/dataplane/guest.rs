@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::session::{PairStep, PairThen, SessionCommand, SessionError, SessionEvent, Standing};
+use super::session::{PairThen, SessionCommand, SessionError, SessionEvent, Standing};
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::message::Message;
 use crate::protocol::pairing::PairMessage;
@@ -52,7 +52,11 @@ pub(super) async fn admit(
                     Ok(Some(_)) => return Err(SessionError::NotLetIn),
                 };
                 match message {
-                    Message::Pair(message) => ask(events, message).await?,
+                    Message::Pair(message) => {
+                        ask(events, message).await?;
+                        until = end.min(Instant::now() + QUIET_LIMIT);
+                        continue;
+                    }
                     message if standing == Standing::Asked => {
                         early.push(message);
                         continue;
@@ -74,15 +78,18 @@ pub(super) async fn admit(
     }
 }
 
-/// Asks the session's owner what follows from a message.
+/// Tells the session's owner of a message, and waits until it has been dealt with: what follows
+/// from it comes as a command.
 pub(super) async fn ask(
     events: &mpsc::Sender<SessionEvent>,
     message: PairMessage,
-) -> Result<PairStep, SessionError> {
-    let (reply, step) = oneshot::channel();
-    let paired = SessionEvent::Paired { message, reply };
+) -> Result<(), SessionError> {
+    let (handled, is_handled) = oneshot::channel();
+    let paired = SessionEvent::Paired { message, handled };
     events.send(paired).await.map_err(|_| LinkError::Closed)?;
-    step.await.map_err(|_| SessionError::NotLetIn)
+    // Nothing is sent through it.
+    let _ = is_handled.await;
+    Ok(())
 }
 
 /// Says it, in order.

@@ -2,17 +2,22 @@
 //! worker of each transfer.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::net::link::LinkError;
 use crate::protocol::exchange::Have;
 use crate::protocol::frame::{ChunkHeader, Frame, Handle};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::Signature;
-use crate::protocol::manifest::{MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_HEAD, MIN_CHUNK_SIZE};
+use crate::protocol::manifest::{
+    MAX_CHUNK_SIZE, MAX_CHUNKS, MAX_HEAD, MIN_CHUNK_SIZE, PAGE_CHUNKS,
+};
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 
 use super::assembly::Assembler;
@@ -23,8 +28,29 @@ use super::session::{
 };
 use super::sink_worker::{self, From, SinkEvent, SinkReport, SinkTask, Work};
 
-/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §12).
+/// Transfers that one peer may have under way to us at a time (PROTOCOL.md §16).
 const MAX_TRANSFERS: usize = 16;
+
+/// Threads that may be at work on the disk for one link, those of runs that are over included.
+const MAX_WORKERS: usize = 2 * MAX_TRANSFERS;
+/// Bytes of heads that may be held for one link.
+const MAX_HEADS: usize = 2 * MAX_HEAD;
+/// END_OF_CHUNKS in one run (PROTOCOL.md §10).
+const MAX_ENDS: u32 = 8;
+/// Bytes of frames that belong to no transfer: what was under way when one ended is less.
+const MAX_STRAY: u64 = 64 << 20;
+/// A sender that owes chunks and sends nothing for so many times the stall timeout is dropped.
+/// More than once, because it may have to read and hash 256 MiB for the next frame.
+const SILENCE: u32 = 4;
+/// How often it is looked whether one does.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Whether an offer takes the place of another run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    First,
+    Again,
+}
 
 /// All incoming transfers of one link.
 pub(super) struct Receiving {
@@ -38,6 +64,11 @@ pub(super) struct Receiving {
     runs: u64,
     /// Transfers that rest on our side, to be asked for again.
     resting: HashMap<TransferId, Handle>,
+    /// Each worker holds one more of these.
+    workers: Arc<()>,
+    /// Bytes that came for nobody since a transfer ended here.
+    stray: u64,
+    next_look: Instant,
 }
 
 struct Transfer {
@@ -49,6 +80,26 @@ struct Transfer {
     head: Vec<u8>,
     head_size: usize,
     assembler: Assembler,
+    /// What it said its length is, also when it has come.
+    head_said: usize,
+    /// Bytes of the whole bundle, as offered.
+    size: u64,
+    /// Payload bytes that may come in this run.
+    due: u64,
+    /// Pages that may still come in it.
+    pages_left: u32,
+    ends: u32,
+    /// Since when the sender owes something: chunks, or the word that there are no more.
+    owes: Option<Instant>,
+}
+
+impl Transfer {
+    /// Something of it has come.
+    fn hears(&mut self) {
+        if let Some(owes) = &mut self.owes {
+            *owes = Instant::now();
+        }
+    }
 }
 
 impl Receiving {
@@ -71,23 +122,44 @@ impl Receiving {
             transfers,
             runs: 0,
             resting,
+            workers: Arc::default(),
+            stray: 0,
+            next_look: Instant::now(),
         }
     }
 
-    pub(super) async fn on_start(&mut self, start: Box<StartTransfer>) -> Result<(), SessionError> {
+    /// The sender offers something. What it ends by that was begun for nothing.
+    pub(super) async fn on_start(
+        &mut self,
+        start: Box<StartTransfer>,
+    ) -> Result<Run, SessionError> {
         let (handle, id) = (start.handle, start.id);
         if self.shared.is_ours(handle) {
             return Err(SessionError::Protocol(format!(
                 "handle {handle} is not the sender's to use"
             )));
         }
-        // A transfer that starts again replaces its earlier run, whose worker ends with its queue.
-        self.transfers.retain(|_, transfer| transfer.id != id);
-        self.transfers.remove(&handle);
-        self.resting.remove(&id);
-        if let Err((code, reason)) = self.check(&start) {
-            return self.answer(handle, Decision::Refused, code, reason).await;
+        let taken = self.transfers.get(&handle).map(|running| running.id);
+        if taken.is_some_and(|running| running != id) {
+            return Err(SessionError::Protocol(format!(
+                "handle {handle} belongs to another transfer that is running"
+            )));
         }
+        // A transfer that starts again replaces its earlier run, whose worker ends with its queue.
+        let before = self.transfers.len();
+        self.transfers.retain(|_, transfer| transfer.id != id);
+        let again = before != self.transfers.len() || self.resting.remove(&id).is_some();
+        let run = if again { Run::Again } else { Run::First };
+        match self.check(&start) {
+            Ok(()) => self.begin(start).await?,
+            Err((code, reason)) => self.answer(handle, Decision::Refused, code, reason).await?,
+        }
+        Ok(run)
+    }
+
+    /// Does what is decided about an offer.
+    async fn begin(&mut self, start: Box<StartTransfer>) -> Result<(), SessionError> {
+        let (handle, id) = (start.handle, start.id);
         match decide(&self.shared.events, start.clone()).await? {
             OfferReply::Accept {
                 terms,
@@ -99,6 +171,7 @@ impl Receiving {
                 let bundle = (start.origin.clone(), start.bundle);
                 let head_size = start.head_size as usize;
                 let start = *start;
+                let (size, pages_left) = (start.size, start.chunks.div_ceil(PAGE_CHUNKS));
                 let every = self.every;
                 self.runs += 1;
                 let run = self.runs;
@@ -111,6 +184,7 @@ impl Receiving {
                     heads,
                     every,
                     progress,
+                    _alive: Arc::clone(&self.workers),
                 };
                 let work = sink_worker::spawn(task, self.sinks.clone(), &self.receptions);
                 let head = Vec::new();
@@ -122,6 +196,12 @@ impl Receiving {
                     head,
                     head_size,
                     assembler,
+                    head_said: head_size,
+                    size,
+                    due: size,
+                    pages_left,
+                    ends: 0,
+                    owes: None,
                 };
                 self.transfers.insert(handle, transfer);
                 Ok(())
@@ -176,6 +256,17 @@ impl Receiving {
         if self.transfers.len() + self.resting.len() >= MAX_TRANSFERS {
             return refuse(Code::Busy, "too many transfers at once on one link");
         }
+        let heads = self.transfers.values().map(|transfer| transfer.head_said);
+        if heads.sum::<usize>() + start.head_size as usize > MAX_HEADS {
+            return refuse(Code::Busy, "too many large bundles at once on one link");
+        }
+        // Runs that were replaced may still be making what came of them safe.
+        if Arc::strong_count(&self.workers) > MAX_WORKERS {
+            return refuse(
+                Code::Busy,
+                "this device's disk is still busy with earlier runs",
+            );
+        }
         Ok(())
     }
 
@@ -187,9 +278,11 @@ impl Receiving {
                 bytes,
             } => {
                 let Some(transfer) = self.transfers.get_mut(&handle) else {
-                    return Ok(());
+                    return self.count_stray(bytes.len());
                 };
-                if offset as usize != transfer.head.len()
+                transfer.hears();
+                if bytes.is_empty()
+                    || offset as usize != transfer.head.len()
                     || transfer.head.len() + bytes.len() > transfer.head_size
                 {
                     return Err(SessionError::Protocol(
@@ -211,8 +304,15 @@ impl Receiving {
                 bytes,
             } => {
                 let Some(transfer) = self.transfers.get_mut(&handle) else {
-                    return Ok(());
+                    return self.count_stray(bytes.len());
                 };
+                transfer.hears();
+                if transfer.pages_left == 0 {
+                    return Err(SessionError::Protocol(
+                        "more pages of hashes than the bundle has".to_owned(),
+                    ));
+                }
+                transfer.pages_left -= 1;
                 let _ = transfer
                     .work
                     .send(Work::Page {
@@ -230,9 +330,16 @@ impl Receiving {
 
     async fn on_chunk(&mut self, header: ChunkHeader, payload: Bytes) -> Result<(), SessionError> {
         let Some(transfer) = self.transfers.get_mut(&header.handle) else {
-            return Ok(());
+            return self.count_stray(payload.len());
         };
-        if let Some(parts) = transfer.assembler.take(header, payload)? {
+        transfer.hears();
+        if transfer.assembler.taken + payload.len() as u64 > transfer.due {
+            return Err(SessionError::Protocol(
+                "more bytes of chunks than the bundle has".to_owned(),
+            ));
+        }
+        let whole = transfer.assembler.take(header, payload);
+        if let Some(parts) = whole.map_err(|what| SessionError::Protocol(what.to_owned()))? {
             let work = Work::Chunk {
                 index: header.index,
                 parts,
@@ -254,19 +361,64 @@ impl Receiving {
         signature: Signature,
     ) -> Result<(), SessionError> {
         if let Some(transfer) = self.transfers.get_mut(&handle) {
+            transfer.owes = None;
+            transfer.ends += 1;
+            if transfer.ends > MAX_ENDS {
+                return Err(SessionError::Protocol(format!(
+                    "more than {MAX_ENDS} times the end of a transfer"
+                )));
+            }
             let _ = transfer.work.send(Work::End { root, signature }).await;
         }
         Ok(())
     }
 
+    /// A frame for a transfer that is over, or never was.
+    fn count_stray(&mut self, bytes: usize) -> Result<(), SessionError> {
+        // Headers count as well: frames may be empty.
+        self.stray += bytes as u64 + 64;
+        if self.stray > MAX_STRAY {
+            return Err(SessionError::Protocol(
+                "it goes on sending what nobody takes".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits until [`Receiving::look`] is due; for ever while nothing is received.
+    pub(super) async fn due(&self) {
+        if self.transfers.is_empty() {
+            pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.next_look).await;
+    }
+
+    /// Looks whether a sender has left a transfer lying.
+    pub(super) fn look(&mut self) -> Result<(), SessionError> {
+        self.next_look = Instant::now() + LOOK;
+        let waited = self.shared.stall * SILENCE;
+        let owed = self.transfers.values().filter_map(|transfer| transfer.owes);
+        let mut late = owed.filter(|since| since.elapsed() > waited);
+        match late.next() {
+            None => Ok(()),
+            Some(_) => Err(LinkError::Silent {
+                what: "chunks of what it offered",
+                waited,
+            }
+            .into()),
+        }
+    }
+
     pub(super) async fn on_sink(&mut self, event: SinkEvent) -> Result<(), SessionError> {
         let handle = event.handle;
-        let Some(transfer) = self.transfers.get(&handle).filter(|t| t.run == event.run) else {
+        let transfer = self.transfers.get_mut(&handle);
+        let Some(transfer) = transfer.filter(|t| t.run == event.run) else {
             return Ok(());
         };
         let id = transfer.id;
         match event.what {
             SinkReport::Ready { have } => {
+                transfer.owes = Some(Instant::now());
                 let acknowledgement = Acknowledgement {
                     have: have.map(|set| set.to_b64()),
                     acks: true,
@@ -290,6 +442,8 @@ impl Receiving {
                 self.say(&Message::Have(Box::new(have))).await
             }
             SinkReport::Missing(have) => {
+                transfer.owes = Some(Instant::now());
+                transfer.due = transfer.assembler.taken.saturating_add(transfer.size);
                 self.say(&Message::Need {
                     handle,
                     have: Some(have.to_b64()),
@@ -298,6 +452,7 @@ impl Receiving {
             }
             SinkReport::Finished { root, path, stat } => {
                 self.transfers.remove(&handle);
+                self.stray = 0;
                 // Recorded first: if we fall between the two, the sender asks again and hears
                 // that it is complete.
                 let end = TransferEnd::Received { root, path, stat };
@@ -308,8 +463,10 @@ impl Receiving {
                 })
                 .await
             }
-            SinkReport::Failed { code, reason } => {
+            SinkReport::Failed { code, reason, lie } => {
                 self.transfers.remove(&handle);
+                self.stray = 0;
+                let falsehood = lie.then(|| SessionError::Falsehood(reason.clone()));
                 let stop = Stop {
                     id,
                     code,
@@ -328,7 +485,14 @@ impl Receiving {
                 } else {
                     stop.end()
                 };
-                self.tell(SessionEvent::Ended { id, end }).await
+                self.tell(SessionEvent::Ended { id, end }).await?;
+                match falsehood {
+                    None => Ok(()),
+                    Some(falsehood) => {
+                        self.shared.part().await;
+                        Err(falsehood)
+                    }
+                }
             }
         }
     }
@@ -393,6 +557,7 @@ impl Receiving {
             return Ok(true);
         };
         self.transfers.remove(&handle);
+        self.stray = 0;
         if !stop.for_good {
             self.resting.insert(stop.id, handle);
         }

@@ -8,6 +8,7 @@ mod help;
 mod incoming;
 mod neighbours;
 mod outgoing;
+mod patience;
 mod progress;
 mod reception;
 mod serving;
@@ -18,6 +19,6 @@ pub use outgoing::SendJob;
 pub use progress::Progress;
 pub use reception::{BundleKey, Receptions, RelayEvent};
 pub use session::{
-    Checkpointing, OfferReply, PairStep, PairThen, SessionCommand, SessionError, SessionEvent,
-    SessionOptions, Standing, Stop, TransferEnd, run,
+    Checkpointing, Handled, OfferReply, PairStep, PairThen, SessionCommand, SessionError,
+    SessionEvent, SessionOptions, Standing, Stop, TransferEnd, run,
 };

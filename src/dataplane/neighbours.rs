@@ -1,6 +1,6 @@
 //! What one link has to do with introductions. Their messages and signaling go to the session's
-//! owner; chunks of bundles that both sides were introduced for are exchanged; and a device that
-//! is only introduced may say nothing else.
+//! owner; chunks of bundles that both sides were introduced for are exchanged; and what a device
+//! that is only introduced says besides is not heard.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -21,7 +21,8 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message};
 use crate::protocol::rate::Rate;
 
-/// Messages about introductions, HAVE and WANT that a link may bring in a while.
+/// Messages that a link may bring in a while about introductions, HAVE, and what is not heard.
+/// Each WANT names chunks, and how many an exchange counts.
 const RATE: (u32, Duration) = (1024, Duration::from_secs(10));
 /// How often it is looked whether there is something to say.
 const TICK: Duration = Duration::from_millis(200);
@@ -111,27 +112,33 @@ impl Neighbours {
         let event = match message {
             Message::Ack { handle, bytes } => {
                 let mut all = self.exchanges.values();
-                return Ok(match all.find(|exchange| exchange.serves_as(handle)) {
-                    Some(exchange) => {
-                        exchange.acknowledge(bytes);
-                        None
-                    }
-                    None => Some(message),
-                });
+                let Some(exchange) = all.find(|exchange| exchange.serves_as(handle)) else {
+                    return Ok(Some(message));
+                };
+                if !exchange.acknowledge(bytes) {
+                    self.count()?;
+                }
+                return Ok(None);
             }
             Message::Have(have) if !self.shared.is_ours(have.handle) => {
                 self.count()?;
                 return self.on_have(*have).await;
             }
             Message::Want { handle, chunks } => {
-                self.count()?;
                 let mut all = self.exchanges.values_mut();
-                if let Some(exchange) = all.find(|exchange| exchange.serves_as(handle)) {
-                    exchange.on_want(&chunks)?;
+                let served = match all.find(|exchange| exchange.serves_as(handle)) {
+                    Some(exchange) => exchange.on_want(&chunks)?,
+                    None => false,
+                };
+                if !served {
+                    self.count()?;
                 }
                 return Ok(None);
             }
-            _ if self.standing == Standing::Neighbour => return self.not_let_in(message).await,
+            _ if self.standing == Standing::Neighbour => {
+                self.count()?;
+                return self.not_let_in(message).await;
+            }
             Message::Have(have) => {
                 self.count()?;
                 self.shared.heard_of_elsewhere(have.handle, &have.have)?;
@@ -186,8 +193,9 @@ impl Neighbours {
         }
     }
 
-    /// A device that is only introduced says something that it may not. An offer is answered, so
-    /// that the people there learn why.
+    /// A device that is only introduced says something that it may not: it is as if it had said
+    /// nothing. An offer is answered, so that the people there learn why: it may well have let us
+    /// in.
     async fn not_let_in(&self, message: Message) -> Result<Option<Message>, SessionError> {
         if let Message::StartTransfer(start) = message {
             let refused = Acknowledgement {
@@ -201,17 +209,29 @@ impl Neighbours {
             };
             let refused = Message::StartTransferAcknowledged(refused);
             self.shared.say(&refused).await?;
-            self.shared.channel.flushed().await;
         }
-        Err(SessionError::NotLetIn)
+        Ok(None)
+    }
+
+    /// The link ends because of what the other side did: where that breaks the rules between
+    /// neighbours, it is named, and dropped for all that it was introduced for. Else it would
+    /// come again at once.
+    pub(super) async fn blame(&self, error: &SessionError) {
+        let guilty = match error {
+            SessionError::Neighbour(_) => true,
+            SessionError::Protocol(_) => self.standing == Standing::Neighbour,
+            _ => false,
+        };
+        if guilty {
+            let reason = error.to_string();
+            self.receptions.name_offender(&self.peer, reason).await;
+        }
     }
 
     fn count(&mut self) -> Result<(), SessionError> {
         if self.rate.take(Instant::now().into_std()) {
             return Ok(());
         }
-        Err(SessionError::Protocol(
-            "far too many messages between neighbours".to_owned(),
-        ))
+        Err(SessionError::Neighbour("it sends far too many messages"))
     }
 }

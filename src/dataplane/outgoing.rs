@@ -2,7 +2,7 @@
 //! the channel, within the window.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ use super::session::{SessionError, SessionEvent, Stop, TransferEnd};
 const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// END_OF_CHUNKS rounds before a receiver that always needs more is given up.
 const MAX_ROUNDS: u32 = 8;
+/// What the last words to a device that is dropped may take.
+const PARTING: Duration = Duration::from_secs(1);
 /// Paused transfers of one link that the receiver can ask to resume.
 const MAX_RESTING: usize = 64;
 
@@ -45,6 +47,8 @@ pub struct SendJob {
 pub(super) struct Flow {
     window: Mutex<Window>,
     moved: Notify,
+    /// Nothing more is to be sent, and no ACK will come.
+    closed: AtomicBool,
     /// Chunks that the receiver got from others meanwhile.
     elsewhere: Mutex<ChunkSet>,
 }
@@ -55,18 +59,30 @@ impl Flow {
         Self {
             window: Mutex::new(Window::new(limits)),
             moved: Notify::new(),
+            closed: AtomicBool::new(false),
             elsewhere: Mutex::new(ChunkSet::new(chunks)),
         }
     }
 
-    /// Waits until the window has room; a receiver that takes nothing for `stall` is dead.
+    /// Waits until the window has room, or it is closed; a receiver that takes nothing for
+    /// `stall` is dead.
     pub(super) async fn room_for(&self, bytes: u64, stall: Duration) -> Result<(), LinkError> {
-        while !self.with(|window| window.admits(bytes)) {
+        while !self.is_closed() && !self.with(|window| window.admits(bytes)) {
             timeout(stall, self.moved.notified())
                 .await
-                .map_err(|_| LinkError::Closed)?;
+                .map_err(|_| LinkError::Stalled(stall))?;
         }
         Ok(())
+    }
+
+    /// Nobody takes what runs under this handle any more: whoever waits for room goes on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.moved.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Notes that so much is on its way now; true when an ACK is to be asked for.
@@ -94,8 +110,8 @@ impl Flow {
         act(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The other side has taken `bytes` in all.
-    pub(super) fn acknowledge(&self, bytes: u64) {
+    /// The other side has taken `bytes` in all. False when that is false, or no news.
+    pub(super) fn acknowledge(&self, bytes: u64) -> bool {
         let moved = self.with(|window| {
             let before = window.under_way();
             window.acknowledge(bytes, Instant::now());
@@ -105,6 +121,7 @@ impl Flow {
         if moved {
             self.moved.notify_one();
         }
+        moved
     }
 }
 
@@ -181,10 +198,10 @@ impl Shared {
         Some(Arc::clone(flow))
     }
 
-    pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) {
-        if let Some(flow) = self.flow_of(handle) {
-            flow.acknowledge(bytes);
-        }
+    /// The receiver has taken `bytes` of a transfer of ours. False when that is no news.
+    pub(super) fn acknowledge(&self, handle: Handle, bytes: u64) -> bool {
+        self.flow_of(handle)
+            .is_some_and(|flow| flow.acknowledge(bytes))
     }
 
     /// The receiver of a transfer of ours names chunks that it got from others.
@@ -204,6 +221,11 @@ impl Shared {
     pub(super) async fn say(&self, message: &Message) -> Result<(), LinkError> {
         self.channel.send_text(&message.encode()).await
     }
+
+    /// Waits until the last words before the link ends have arrived, or could have.
+    pub(super) async fn part(&self) {
+        let _ = timeout(PARTING, self.channel.flushed()).await;
+    }
 }
 
 /// Why a transfer's run over this link ended early.
@@ -212,6 +234,8 @@ enum Ended {
     Link(LinkError),
     /// The transfer is over, or rests.
     Transfer(TransferEnd),
+    /// The receiver says what cannot be: this transfer is over, and so is the link.
+    Misconduct(&'static str),
 }
 
 impl From<LinkError> for Ended {
@@ -234,7 +258,7 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     mut jobs: mpsc::Receiver<SendJob>,
     mut words: mpsc::Receiver<Word>,
-) -> Result<(), LinkError> {
+) -> Result<(), SessionError> {
     while let Some(job) = next_job(&mut jobs, &mut words).await {
         shared.take_resting(job.id, true);
         let handle = shared.take_handle();
@@ -248,9 +272,15 @@ pub(super) async fn run(
             handle,
             flow,
         };
+        let mut misconduct = None;
         let end = match sender.send(&mut words).await {
             Ok(end) | Err(Ended::Transfer(end)) => end,
-            Err(Ended::Link(error)) => return Err(error),
+            Err(Ended::Link(error)) => return Err(error.into()),
+            Err(Ended::Misconduct(what)) => {
+                let (code, reason) = (Code::BadRequest, format!("the receiver {what}"));
+                misconduct = Some(reason.clone());
+                TransferEnd::Failed { code, reason }
+            }
         };
         if let TransferEnd::Failed { code, reason } = &end {
             let (code, reason) = (*code, reason.clone());
@@ -272,6 +302,10 @@ pub(super) async fn run(
             .send(ended)
             .await
             .map_err(|_| LinkError::Closed)?;
+        if let Some(what) = misconduct {
+            shared.part().await;
+            return Err(SessionError::Falsehood(what));
+        }
     }
     Ok(())
 }
@@ -504,7 +538,10 @@ impl Sender<'_> {
     ) -> Result<T, Ended> {
         timeout(ANSWER_LIMIT, self.wait_for(words, take))
             .await
-            .unwrap_or(Err(Ended::Link(LinkError::Closed)))
+            .unwrap_or(Err(Ended::Link(LinkError::Silent {
+                what: "an answer",
+                waited: ANSWER_LIMIT,
+            })))
     }
 
     /// Waits for the word that `take` accepts; pause, cancel and stop end the transfer at any
@@ -568,12 +605,8 @@ fn mime_of(head: &Head) -> String {
     }
 }
 
-fn bad(what: &str) -> Ended {
-    let reason = format!("the receiver {what}");
-    Ended::Transfer(TransferEnd::Failed {
-        code: Code::BadRequest,
-        reason,
-    })
+fn bad(what: &'static str) -> Ended {
+    Ended::Misconduct(what)
 }
 
 fn paused(code: Option<Code>, reason: Option<String>) -> TransferEnd {

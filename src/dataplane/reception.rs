@@ -48,6 +48,13 @@ pub enum RelayEvent {
         /// Verified bytes.
         bytes: u64,
     },
+    /// A neighbour broke the protocol, and its link has ended.
+    Broke {
+        /// The neighbour.
+        peer: DeviceId,
+        /// What it did.
+        reason: String,
+    },
     /// A neighbour served falsehoods, or nothing.
     Distrusted {
         /// The neighbour.
@@ -99,6 +106,17 @@ impl Receptions {
         if let Some(reception) = all.by_bundle.remove(bundle) {
             reception.end();
         }
+    }
+
+    /// Names a neighbour that has broken the protocol to the coordinator.
+    pub(super) async fn name_offender(&self, peer: &DeviceId, reason: String) {
+        tracing::warn!(%peer, reason, "a neighbour broke the protocol");
+        let peer = peer.clone();
+        let _ = self
+            .0
+            .reports
+            .send(RelayEvent::Broke { peer, reason })
+            .await;
     }
 
     /// Begins the reception of an offered bundle, in place of an earlier one.
@@ -217,8 +235,9 @@ impl Reception {
         state.pages.insert(page.number, Arc::new(page));
         for chunk in lost {
             state.have.remove(*chunk);
-            state.root = None;
         }
+        // It was that of other pages.
+        state.root = None;
     }
 
     /// A chunk was written.

@@ -2,7 +2,7 @@
 //! read, within a window of its own.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::outgoing::{Flow, Shared};
 use super::reception::{Reception, Served};
+use super::session::SessionError;
 use crate::content::SignedPage;
 use crate::net::link::LinkError;
 use crate::protocol::exchange::MAX_WANTED;
@@ -24,8 +25,6 @@ pub(super) struct Stall {
     pub(super) flow: Flow,
     /// Chunks that were asked for and not sent yet.
     pub(super) waiting: AtomicU32,
-    /// Nothing more is to be sent.
-    pub(super) closed: AtomicBool,
     /// The pages that the neighbour has had from us.
     pages: Mutex<HashMap<u32, Arc<SignedPage>>>,
 }
@@ -36,7 +35,6 @@ impl Stall {
             handle,
             flow,
             waiting: AtomicU32::new(0),
-            closed: AtomicBool::new(false),
             pages: Mutex::default(),
         }
     }
@@ -60,7 +58,7 @@ pub(super) struct Order {
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut orders: mpsc::Receiver<Order>,
-) -> Result<(), LinkError> {
+) -> Result<(), SessionError> {
     while let Some(order) = orders.recv().await {
         let Order {
             stall,
@@ -68,7 +66,7 @@ pub(super) async fn run(
             index,
         } = order;
         stall.waiting.fetch_sub(1, Ordering::Relaxed);
-        if stall.closed.load(Ordering::Relaxed) {
+        if stall.flow.is_closed() {
             continue;
         }
         let reading = tokio::task::spawn_blocking(move || reception.read(index));
@@ -95,6 +93,11 @@ async fn serve(
     let length = chunk.bytes.len() as u32;
     for (offset, size) in pieces(length, shared.channel.max_message()) {
         stall.flow.room_for(u64::from(size), shared.stall).await?;
+        // The neighbour acknowledges nothing of an exchange that has ended, and needs no rest of
+        // a chunk: what it has of it goes with the handle.
+        if stall.flow.is_closed() {
+            return Ok(());
+        }
         let ack_now = stall.flow.sent(u64::from(size), Instant::now());
         let header = ChunkHeader {
             handle,

@@ -13,9 +13,10 @@ use tracing::{debug, warn};
 use crate::content::HeadShelf;
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::conduct::{Talk, TooMuch};
 use crate::protocol::frame::{Frame, Handle};
 use crate::protocol::handshake::{Binding, Handshake, HandshakeError, Peer, Step};
-use crate::protocol::id::{BundleId, DeviceId, Root, Run, TransferId};
+use crate::protocol::id::{BundleId, DeviceId, Root, RunId, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::introduction::Introduction;
 use crate::protocol::message::{Code, Message, StartTransfer};
@@ -25,7 +26,7 @@ use crate::protocol::signal::SignalKind;
 use crate::protocol::window::WindowLimits;
 
 use super::guest;
-use super::incoming::Receiving;
+use super::incoming::{Receiving, Run};
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
 use super::progress::Progress;
@@ -78,6 +79,9 @@ pub enum Standing {
     Asked,
 }
 
+/// Held while something that the other side has said is dealt with.
+pub type Handled = oneshot::Sender<()>;
+
 /// What becomes of a guest.
 #[derive(Debug)]
 pub struct PairStep {
@@ -113,7 +117,7 @@ pub enum SessionEvent {
         /// Its key, and what names this connection.
         proven: Option<(PublicKey, Binding)>,
         /// This start of its program; proven with the key.
-        run: Option<Run>,
+        run: Option<RunId>,
         /// Where it is said what it may do; dropped when it may do nothing.
         reply: oneshot::Sender<Standing>,
     },
@@ -121,8 +125,9 @@ pub enum SessionEvent {
     Paired {
         /// What.
         message: PairMessage,
-        /// Where the answer goes.
-        reply: oneshot::Sender<PairStep>,
+        /// The session reads on when this is dropped. The answer is a command: then all words
+        /// of the coordinator arrive in its order.
+        handled: Handled,
     },
     /// The other side introduces a device; unchecked.
     Introduce(Box<Introduction>),
@@ -317,7 +322,7 @@ pub enum SessionCommand {
     Stop(Stop),
     /// Ask the other side to go on with an incoming transfer.
     Resume(TransferId),
-    /// First contact goes on without a message of the guest: a person has decided.
+    /// First contact goes on: the guest has said something, or a person has decided.
     Pair(PairStep),
     /// Exchange chunks of a bundle that both sides were introduced for.
     Exchange(BundleKey),
@@ -344,12 +349,31 @@ pub enum SessionError {
     /// The other side broke the protocol.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
+    /// The other side broke the rules between neighbours.
+    #[error("as a neighbour, {0}")]
+    Neighbour(&'static str),
+    /// The other side says, or sends, what is not true.
+    #[error("the other side sent falsehoods: {0}")]
+    Falsehood(String),
+    /// A part of our own side failed.
+    #[error("this device's part of the program failed: {0}")]
+    Failed(String),
     /// Our own side was too busy to decide about an offer.
     #[error("no decision about an offer within {} s", DECISION_LIMIT.as_secs())]
     Undecided,
     /// The link is gone.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+impl SessionError {
+    /// True when the other side has done what no program that follows the protocol does.
+    pub fn is_misconduct(&self) -> bool {
+        matches!(
+            self,
+            Self::Protocol(_) | Self::Falsehood(_) | Self::Neighbour(_)
+        )
+    }
 }
 
 /// Runs a session until its channel closes, its owner drops the commands, or the other side
@@ -419,75 +443,95 @@ pub async fn run(
         options.receptions,
         orders,
     );
-    for message in early {
-        if let Some(message) = neighbours.on_message(message).await? {
-            on_message(message, &mut receiving, &shared, &words).await?;
+    let mut talk = Talk::default();
+    let conversation = async {
+        for message in early {
+            if let Some(message) = neighbours.on_message(message).await? {
+                on_message(message, &mut receiving, &shared, &words, &mut talk).await?;
+            }
         }
-    }
-    loop {
-        tokio::select! {
-            // In this order: reports of the disk are drained before more is given to it, so
-            // that neither side ever waits for the other.
-            biased;
-            Some(event) = from_sinks.recv() => receiving.on_sink(event).await?,
-            command = commands.recv() => match command {
-                None => return Ok(()),
-                Some(SessionCommand::Send(job)) => {
-                    if let Err(error) = jobs.try_send(job) {
-                        warn!(%error, "a transfer waits for the next session");
-                    }
-                }
-                Some(SessionCommand::Stop(stop)) => {
-                    if !receiving.stop(&stop).await? {
-                        if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
-                            shared.say(&stop.message(handle)).await?;
+        loop {
+            tokio::select! {
+                // In this order: reports of the disk are drained before more is given to it, so
+                // that neither side ever waits for the other.
+                biased;
+                Some(event) = from_sinks.recv() => receiving.on_sink(event).await?,
+                command = commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(SessionCommand::Send(job)) => {
+                        if let Err(error) = jobs.try_send(job) {
+                            warn!(%error, "a transfer waits for the next session");
                         }
-                        let _ = words.send(Word::Stop(stop)).await;
                     }
-                }
-                Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
-                Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
-                Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
-                Some(SessionCommand::Say(message)) => shared.say(&message).await?,
-                // Among members it decides about no link.
-                Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
-                Some(SessionCommand::Flush(done)) => {
-                    let channel = channel.clone();
-                    tokio::spawn(async move {
-                        channel.flushed().await;
-                        let _ = done.send(());
-                    });
-                }
-            },
-            () = neighbours.due() => neighbours.tick().await?,
-            ended = &mut sender => return ended_with(ended),
-            ended = &mut server => return ended_with(ended),
-            message = channel.receive() => match message {
-                None => return Ok(()),
-                Some(Incoming::Binary(bytes)) => {
-                    let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    if let Some(frame) = neighbours.on_frame(frame).await? {
-                        receiving.on_frame(frame).await?;
+                    Some(SessionCommand::Stop(stop)) => {
+                        if !receiving.stop(&stop).await? {
+                            if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
+                                shared.say(&stop.message(handle)).await?;
+                            }
+                            let _ = words.send(Word::Stop(stop)).await;
+                        }
                     }
-                }
-                Some(Incoming::Text(text)) => {
-                    let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
-                    if let Some(message) = neighbours.on_message(message).await? {
-                        on_message(message, &mut receiving, &shared, &words).await?;
+                    Some(SessionCommand::Resume(id)) => receiving.resume(id).await?,
+                    Some(SessionCommand::Exchange(bundle)) => neighbours.begin(bundle).await?,
+                    Some(SessionCommand::EndExchange(bundle)) => neighbours.end(&bundle).await?,
+                    Some(SessionCommand::Say(message)) => shared.say(&message).await?,
+                    // Among members it decides about no link.
+                    Some(SessionCommand::Pair(step)) => guest::say(&channel, step.say).await?,
+                    Some(SessionCommand::Flush(done)) => {
+                        let channel = channel.clone();
+                        tokio::spawn(async move {
+                            channel.flushed().await;
+                            let _ = done.send(());
+                        });
                     }
-                }
-            },
+                },
+                () = neighbours.due() => neighbours.tick().await?,
+                () = receiving.due() => receiving.look()?,
+                ended = &mut sender => return ended_with(ended),
+                ended = &mut server => return ended_with(ended),
+                message = channel.receive() => match message {
+                    None => return Ok(()),
+                    Some(Incoming::Binary(bytes)) => {
+                        let frame = Frame::decode(bytes).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                        if let Some(frame) = neighbours.on_frame(frame).await? {
+                            receiving.on_frame(frame).await?;
+                        }
+                    }
+                    Some(Incoming::Text(text)) => {
+                        let message = Message::decode(&text).map_err(|e| SessionError::Protocol(e.to_string()))?;
+                        talk.hear(&message, now())?;
+                        if let Some(message) = neighbours.on_message(message).await? {
+                            on_message(message, &mut receiving, &shared, &words, &mut talk).await?;
+                        }
+                    }
+                },
+            }
         }
+    };
+    let ended = conversation.await;
+    if let Err(error) = &ended {
+        neighbours.blame(error).await;
     }
+    ended
+}
+
+impl From<TooMuch> for SessionError {
+    fn from(what: TooMuch) -> Self {
+        Self::Protocol(what.to_string())
+    }
+}
+
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// What the end of one of a session's tasks means for the session.
 fn ended_with(
-    ended: Result<Result<(), LinkError>, tokio::task::JoinError>,
+    ended: Result<Result<(), SessionError>, tokio::task::JoinError>,
 ) -> Result<(), SessionError> {
     match ended {
-        Ok(outcome) => outcome.map_err(SessionError::Link),
-        Err(panicked) => Err(SessionError::Protocol(format!(
+        Ok(outcome) => outcome,
+        Err(panicked) => Err(SessionError::Failed(format!(
             "the sending task failed: {panicked}"
         ))),
     }
@@ -499,7 +543,7 @@ async fn standing_of(
     name: String,
     device_type: String,
     proven: Option<(PublicKey, Binding)>,
-    run: Option<Run>,
+    run: Option<RunId>,
 ) -> Result<Standing, SessionError> {
     let (reply, standing) = oneshot::channel();
     let up = SessionEvent::Up {
@@ -539,13 +583,21 @@ async fn on_message(
     receiving: &mut Receiving,
     shared: &Shared,
     words: &mpsc::Sender<Word>,
+    talk: &mut Talk,
 ) -> Result<(), SessionError> {
     let word = match message {
         Message::Ack { handle, bytes } => {
-            shared.acknowledge(handle, bytes);
+            if !shared.acknowledge(handle, bytes) {
+                talk.vain(now())?;
+            }
             return Ok(());
         }
-        Message::StartTransfer(start) => return receiving.on_start(start).await,
+        Message::StartTransfer(start) => {
+            if receiving.on_start(start).await? == Run::Again {
+                talk.turn(now())?;
+            }
+            return Ok(());
+        }
         Message::EndOfChunks {
             handle,
             root,
@@ -613,8 +665,7 @@ async fn on_message(
         | Message::Want { .. } => return Ok(()),
         // It was let in before, on our side alone.
         Message::Pair(message) => {
-            let step = guest::ask(&shared.events, message).await?;
-            return Ok(guest::say(&shared.channel, step.say).await?);
+            return guest::ask(&shared.events, message).await;
         }
         Message::Hello(_) | Message::Proof { .. } => {
             return Err(SessionError::Protocol("a second handshake".to_owned()));

@@ -97,8 +97,12 @@ pub(super) enum SinkReport {
         path: PathBuf,
         stat: [u8; 32],
     },
-    /// It cannot go on.
-    Failed { code: Code, reason: String },
+    /// It cannot go on. With `lie`, because of what no true origin sends.
+    Failed {
+        code: Code,
+        reason: String,
+        lie: bool,
+    },
 }
 
 /// What a worker is started with.
@@ -111,6 +115,8 @@ pub(super) struct SinkTask {
     pub(super) heads: HeadShelf,
     pub(super) every: Checkpointing,
     pub(super) progress: Arc<Progress>,
+    /// Held until the thread ends.
+    pub(super) _alive: Arc<()>,
 }
 
 /// Starts the thread. It ends when its queue is dropped (what is there is then made durable),
@@ -140,25 +146,27 @@ pub(super) fn spawn(
         let ran = catch_unwind(AssertUnwindSafe(|| worker.run(work)));
         let whole = matches!(ran, Ok(Ok(true)));
         receptions.ended(&reception, whole);
-        let (code, reason) = match ran {
+        let (code, reason, lie) = match ran {
             Ok(Ok(_)) => return,
             Ok(Err(error)) => {
                 // Whatever is verified stays; a later session goes on from it.
                 let _ = worker.make_durable();
-                (error.code(), error.to_string())
+                (error.code(), error.to_string(), error.is_lie())
             }
             Err(_) => (
                 Code::DiskError,
                 "writing failed inside the program; see its log".to_owned(),
+                false,
             ),
         };
-        worker.report(SinkReport::Failed { code, reason });
+        worker.report(SinkReport::Failed { code, reason, lie });
     });
     if let Err(error) = spawned {
         let reason = format!("no thread for writing: {error}");
         let what = SinkReport::Failed {
             code: Code::Busy,
             reason,
+            lie: false,
         };
         let _ = reports.try_send(SinkEvent { handle, run, what });
     }
@@ -335,6 +343,8 @@ impl Worker {
             return Err(SinkError::NoHead);
         };
         if self.help.ignores(from) {
+            // Somebody else can be asked for it.
+            self.help.reception.release([index]);
             return Ok(false);
         }
         let known = sink.have().contains(index);
@@ -344,6 +354,10 @@ impl Worker {
                 self.task.progress.advance(bytes.len() as u64);
                 self.help.wrote(index, bytes.len() as u64, from);
                 self.help.give_reader(sink);
+            }
+            // It was true when it was sent: the origin has made the bundle anew since.
+            (Err(SinkError::Corrupt { .. }), From::Neighbour(peer)) if sink.was_remade(index) => {
+                self.help.reception.shun(peer);
             }
             (Err(error), From::Neighbour(peer)) if error.is_senders_fault() => {
                 self.help.distrust(peer, &error.to_string());

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::interfaces::Selection;
-use crate::protocol::id::{DeviceId, Run};
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::peers::{DeviceType, MAX_ADDRESSES, PeerAdvert, display_name};
 
 /// The service type that we advertise and look for.
@@ -42,7 +42,7 @@ pub struct Advert {
     /// What we are.
     pub device_type: DeviceType,
     /// This start of our program.
-    pub run: Run,
+    pub run: RunId,
     /// The port of the signaling listener.
     pub port: u16,
     /// Where we can be reached; empty for all addresses of the used interfaces, kept up to date.
@@ -305,7 +305,7 @@ fn socket_addr(scoped: &ScopedIp, port: u16) -> SocketAddr {
 /// Turns the daemon's events into ours.
 struct Watcher {
     daemon: ServiceDaemon,
-    ours: Option<(DeviceId, Run)>,
+    ours: Option<(DeviceId, RunId)>,
     loopback: bool,
     /// The peers that are there, and whether they were seen since the last subscription.
     known: HashMap<DeviceId, bool>,

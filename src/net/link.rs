@@ -86,8 +86,16 @@ pub enum LinkError {
     #[error("no local session description after {} s", GATHER_LIMIT.as_secs())]
     NoDescription,
     /// The other side takes nothing, though the connection stands.
-    #[error("the other side has taken nothing for {} s", SEND_LIMIT.as_secs())]
-    Stalled,
+    #[error("the other side has taken nothing for {} s", .0.as_secs())]
+    Stalled(Duration),
+    /// The other side owes something, and says nothing.
+    #[error("the other side has owed {what} for {} s", .waited.as_secs())]
+    Silent {
+        /// What is waited for.
+        what: &'static str,
+        /// For how long.
+        waited: Duration,
+    },
     /// The connection is gone.
     #[error("the connection is closed")]
     Closed,
@@ -440,7 +448,7 @@ impl Channel {
     pub async fn send(&self, message: BytesMut) -> Result<(), LinkError> {
         timeout(SEND_LIMIT, self.channel.send(message))
             .await
-            .map_err(|_| LinkError::Stalled)?
+            .map_err(|_| LinkError::Stalled(SEND_LIMIT))?
             .map_err(doing("sending"))
     }
 
@@ -448,22 +456,26 @@ impl Channel {
     pub async fn send_text(&self, text: &str) -> Result<(), LinkError> {
         timeout(SEND_LIMIT, self.channel.send_text(text))
             .await
-            .map_err(|_| LinkError::Stalled)?
+            .map_err(|_| LinkError::Stalled(SEND_LIMIT))?
             .map_err(doing("sending"))
     }
 
     /// Waits until the other side's transport has everything that was sent: a connection that
-    /// is closed sooner loses the tail.
+    /// is closed sooner loses the tail. An other side that takes nothing is not waited for beyond
+    /// [`SEND_LIMIT`].
     pub async fn flushed(&self) {
-        let mut every = tokio::time::interval(FLUSH_POLL);
-        while self
-            .channel
-            .outstanding_bytes()
-            .await
-            .is_ok_and(|bytes| bytes > 0)
-        {
-            every.tick().await;
-        }
+        let flushing = async {
+            let mut every = tokio::time::interval(FLUSH_POLL);
+            while self
+                .channel
+                .outstanding_bytes()
+                .await
+                .is_ok_and(|bytes| bytes > 0)
+            {
+                every.tick().await;
+            }
+        };
+        let _ = timeout(SEND_LIMIT, flushing).await;
     }
 
     /// The next message; `None` when the channel is closed. One reader only.

@@ -19,7 +19,7 @@ use crate::protocol::id::DeviceId;
 use crate::protocol::signal::Signal;
 use table::Table;
 
-/// Limits of the listener and its connections (PROTOCOL.md §12).
+/// Limits of the listener and its connections (PROTOCOL.md §16).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections taken in all, and as many more made by us.

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::id::{DeviceId, Run};
+use super::id::{DeviceId, RunId};
 
 /// How long an advert may outlive its process: goodbyes get lost, and caches hold both for a
 /// moment.
@@ -47,7 +47,7 @@ pub struct Alarm {
 /// One start of a device's program.
 #[derive(Debug)]
 struct Seen {
-    run: Run,
+    run: RunId,
     last: Instant,
     places: BTreeSet<IpAddr>,
     link: OnLink,
@@ -83,7 +83,7 @@ pub struct Clones {
 
 impl Clones {
     /// Watches this device too: its own run is alive all the time.
-    pub fn new(now: Instant, ours: DeviceId, run: Run) -> Self {
+    pub fn new(now: Instant, ours: DeviceId, run: RunId) -> Self {
         let mut own = Seen::of(run, now);
         own.advert = Advertised::Under(0, now);
         Self {
@@ -92,7 +92,7 @@ impl Clones {
         }
     }
 
-    fn seen(&mut self, now: Instant, device: &DeviceId, run: Run) -> Option<&mut Vec<Seen>> {
+    fn seen(&mut self, now: Instant, device: &DeviceId, run: RunId) -> Option<&mut Vec<Seen>> {
         let full = self.devices.len() >= MAX_DEVICES;
         if full && !self.devices.contains_key(device) {
             return None;
@@ -119,7 +119,7 @@ impl Clones {
         &mut self,
         now: Instant,
         device: &DeviceId,
-        run: Run,
+        run: RunId,
         from: Option<IpAddr>,
     ) -> Option<Alarm> {
         let runs = self.seen(now, device, run)?;
@@ -145,7 +145,7 @@ impl Clones {
         &mut self,
         now: Instant,
         device: &DeviceId,
-        run: Run,
+        run: RunId,
         number: u32,
         places: impl IntoIterator<Item = IpAddr>,
     ) -> Option<Alarm> {
@@ -242,7 +242,7 @@ impl Clones {
 }
 
 impl Seen {
-    fn of(run: Run, now: Instant) -> Self {
+    fn of(run: RunId, now: Instant) -> Self {
         Self {
             run,
             last: now,

@@ -1,5 +1,5 @@
 //! What two neighbours say about a bundle that both receive: who has what, and what is asked for
-//! (PROTOCOL.md §14).
+//! (PROTOCOL.md §12).
 
 use std::collections::HashSet;
 

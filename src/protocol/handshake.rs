@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::id::{DeviceId, Run};
+use super::id::{DeviceId, RunId};
 use super::identity::{Identity, PublicKey, b64, statement, unb64};
 use super::message::{Hello, Message};
 use super::peers::display_name;
@@ -60,7 +60,7 @@ pub struct Local<'a> {
     /// Fresh random bytes.
     pub nonce: [u8; 32],
     /// This start of our program.
-    pub run: Option<Run>,
+    pub run: Option<RunId>,
 }
 
 /// Who is at the other end. Proven; whether it is authorized is for the caller to say.
@@ -75,7 +75,7 @@ pub struct Peer {
     /// What it says it is: `desktop`, `mobile`, or empty.
     pub device: String,
     /// This start of its program.
-    pub run: Option<Run>,
+    pub run: Option<RunId>,
 }
 
 /// What to do after a message.
@@ -326,7 +326,7 @@ mod tests {
             device: "desktop",
             cert,
             nonce: [n; 32],
-            run: Some(Run([n; 8])),
+            run: Some(RunId([n; 8])),
         };
         Handshake::new(&local, self::identity(expected).device_id())
     }
@@ -369,10 +369,38 @@ mod tests {
         };
         assert_eq!(binding, same);
         assert_eq!(peer.key, identity(2).public_key());
-        assert_eq!(peer.run, Some(Run([2; 8])));
+        assert_eq!(peer.run, Some(RunId([2; 8])));
         assert_eq!(peer.id, identity(2).device_id());
         assert!(!peer.name.chars().any(char::is_control), "{}", peer.name);
         assert_eq!(other.key, identity(1).public_key());
+    }
+
+    #[test]
+    fn each_connection_has_a_binding_of_its_own() {
+        let binding = |roles, to_a, nonce: u8| {
+            let (mut a, _) = start(1, roles, A, 2);
+            a.ours.nonce = [nonce; 32];
+            let other = roles.other();
+            let (_, hello_b) = start(2, other, B, 1);
+            proof(a.on_message(hello_b, &to_a));
+            let State::AwaitProof { peer, nonce } = &a.state else {
+                panic!()
+            };
+            let sig = identity(2).sign(&a.statement_of(other, peer, nonce, &to_a));
+            match a.on_message(Message::Proof { sig }, &to_a) {
+                Ok(Step::Done { binding, .. }) => binding,
+                other => panic!("{other:?}"),
+            }
+        };
+        let one = binding(Role::Offerer, B, 1);
+        assert_eq!(one, binding(Role::Offerer, B, 1));
+        for other in [
+            binding(Role::Offerer, B, 9),
+            binding(Role::Offerer, [0xc; 32], 1),
+            binding(Role::Answerer, B, 1),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 
     #[test]

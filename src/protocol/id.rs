@@ -191,7 +191,7 @@ hex_id!(
 );
 hex_id!(
     /// One start of a device's program. Random; tells two machines with one key apart.
-    Run, 8, "the number of a run", "16 hex digits"
+    RunId, 8, "the number of a run", "16 hex digits"
 );
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ const PURPOSE: &str = "handout/introduction/1";
 pub const MAX_LIFETIME: u64 = 24 * 60 * 60;
 /// Introductions that a device keeps at once.
 pub const MAX_INTRODUCTIONS: usize = 256;
+/// Introductions by one device of them, so that none can crowd out the others.
+pub const MAX_BY_ONE: usize = 64;
 /// Devices, or devices for a bundle, that are kept out although they are introduced.
 pub const MAX_BARS: usize = 1024;
 
@@ -243,7 +245,8 @@ impl Introductions {
             known.until = known.until.max(introduced.until);
             return false;
         }
-        if self.entries.len() >= MAX_INTRODUCTIONS {
+        let by_it = self.entries.iter().filter(|entry| entry.by == *by).count();
+        if self.entries.len() >= MAX_INTRODUCTIONS || by_it >= MAX_BY_ONE {
             return false;
         }
         self.entries.push(introduced);

@@ -71,6 +71,16 @@ pub enum PairMessage {
     },
 }
 
+impl PairMessage {
+    /// True for a first message: the others answer one.
+    pub fn begins(&self) -> bool {
+        matches!(
+            self,
+            Self::Commit { .. } | Self::Pin { .. } | Self::Invite { .. }
+        )
+    }
+}
+
 /// The two ends of the connection that a pairing goes on over, both proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parties {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::id::{DeviceId, Run};
+use super::id::{DeviceId, RunId};
 
 /// Most addresses kept of one peer.
 pub const MAX_ADDRESSES: usize = 16;
@@ -77,7 +77,7 @@ pub struct PeerAdvert {
     /// Version of the protocol it speaks.
     pub proto: u32,
     /// This start of its program.
-    pub run: Option<Run>,
+    pub run: Option<RunId>,
 }
 
 /// Where we know a peer from.

@@ -355,7 +355,7 @@ impl TrustBook {
 
     /// True where nothing but a person can let the device in: its owner was told to stay out, or
     /// this is an id that it has given up.
-    fn is_shut_out(&self, device: &DeviceId) -> bool {
+    pub fn is_shut_out(&self, device: &DeviceId) -> bool {
         self.next.contains_key(device) || self.is_revoked(device) || self.is_ours(device)
     }
 

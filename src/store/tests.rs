@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::journal::Subject;
 use super::*;
+use crate::protocol::id::InviteId;
 use crate::protocol::id::Root;
+use crate::protocol::identity::Identity;
+use crate::protocol::invite::Secret;
 use crate::protocol::message::Code;
+use crate::protocol::roster::{Draft, Terms};
 use crate::protocol::transfer::{Side, TransferState};
 
 pub(super) fn device(n: u8) -> DeviceId {
@@ -240,4 +245,130 @@ fn progress_needs_a_record_and_ends_with_it() {
     assert!(store.remove_transfer(&record.id).unwrap());
     assert_eq!(store.progress(&record.id).unwrap(), None);
     assert!(!store.remove_transfer(&record.id).unwrap());
+}
+
+#[test]
+fn a_roster_that_was_never_imported_or_is_an_old_one_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let roster = |version| {
+        let terms = Terms {
+            version,
+            issued: 1000,
+            expires: 2000,
+        };
+        let draft = Draft {
+            group: "class".to_owned(),
+            note: String::new(),
+            roles: None,
+            devices: Vec::new(),
+        };
+        Roster::sign(draft, terms, &Identity::from_seed(&[9; 32])).unwrap()
+    };
+    let mut store = Store::open(folder.path()).unwrap();
+    store.put_roster(&roster(1)).unwrap();
+    let file = || {
+        let mut files = std::fs::read_dir(folder.path().join("rosters")).unwrap();
+        files.next().unwrap().unwrap().path()
+    };
+    let old = std::fs::read(file()).unwrap();
+    store.put_roster(&roster(2)).unwrap();
+    assert_eq!(store.rosters().unwrap(), [roster(2)]);
+    // Somebody puts the old file back.
+    std::fs::write(file(), &old).unwrap();
+    assert_eq!(store.rosters().unwrap(), []);
+    drop(store);
+    // Or puts one into the folder of a device that has never seen it.
+    let other = tempfile::tempdir().unwrap();
+    let store = Store::open(other.path()).unwrap();
+    std::fs::copy(
+        file(),
+        other
+            .path()
+            .join("rosters")
+            .join(file().file_name().unwrap()),
+    )
+    .unwrap();
+    assert_eq!(store.rosters().unwrap(), []);
+}
+
+#[test]
+fn so_many_devices_changed_keys_and_rosters_are_kept_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let key = store.identity().clone();
+    let numbered = |n: usize| -> DeviceId { format!("device-{n}").parse().unwrap() };
+    let full = |outcome: Result<(), StoreError>| match outcome {
+        Err(StoreError::Full { limit, .. }) => limit,
+        other => panic!("{other:?}"),
+    };
+    // Written once, and then only remembered: writing takes its time.
+    let fill = |store: &mut Store, change: Change, most: usize| {
+        let entry = Entry::seal(&key, 1, change).unwrap();
+        for n in 0..most {
+            let subject = match &entry.change {
+                Change::Roster(_) => Subject::Roster(numbered(n), "class".to_owned()),
+                _ => Subject::Device(numbered(n)),
+            };
+            store.entries.insert(subject, entry.clone());
+        }
+    };
+    fill(
+        &mut store,
+        Change::Authorize(authorization(1)),
+        MAX_AUTHORIZED,
+    );
+    assert_eq!(full(store.authorize(authorization(2))), MAX_AUTHORIZED);
+    let change = Change::Move {
+        device: numbered(1),
+        to: numbered(2),
+    };
+    fill(&mut store, change, MAX_MOVED);
+    let moved = store.move_device(&device(3), &device(4), None);
+    assert_eq!(full(moved), MAX_MOVED);
+    store.entries.clear();
+    let floor = |n: usize| Floor {
+        admin: numbered(n),
+        group: "class".to_owned(),
+        version: 1,
+        digest: [0; 32],
+    };
+    fill(&mut store, Change::Roster(floor(0)), MAX_ROSTERS);
+    assert_eq!(full(store.put_floor(floor(MAX_ROSTERS))), MAX_ROSTERS);
+}
+
+#[test]
+fn so_many_groups_and_invites_are_kept_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let group = |n: usize| Group {
+        name: format!("group {n}"),
+        members: Vec::new(),
+        roles: None,
+    };
+    for n in 0..1000 {
+        store.put_group(group(n)).unwrap();
+    }
+    let full = store.put_group(group(1000));
+    assert!(matches!(full, Err(StoreError::Full { limit: 1000, .. })));
+    store.put_group(group(0)).unwrap();
+
+    let invite = |n: u8, last: u8| {
+        let secret = Secret::new([n; 16]);
+        Issued {
+            id: InviteId([n, last, 0, 0, 0, 0, 0, 0]),
+            secret,
+            created: 1,
+            expires: 2,
+            uses: 1,
+            used: Vec::new(),
+            group: None,
+            roles: None,
+            revoked: false,
+        }
+    };
+    for n in 0..200 {
+        store.put_invite(invite(n, 0)).unwrap();
+    }
+    let full = store.put_invite(invite(0, 1));
+    assert!(matches!(full, Err(StoreError::Full { limit: 200, .. })));
 }

@@ -1,12 +1,10 @@
 //! A man in the middle with connections of his own: he answers the sender, or offers to the
 //! receiver, with his own certificate, and goes as far as they let him.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use handout::net::link::{Channel, Incoming, Link, LinkEvent, LinkOptions};
+use handout::net::link::{Channel, Incoming, Link, LinkEvent};
 use handout::protocol::handshake::{Handshake, Local, Role, Step};
 use handout::protocol::id::DeviceId;
 use handout::protocol::identity::{Identity, PublicKey, b64};
@@ -18,6 +16,7 @@ use handout::protocol::signal::{Signal, SignalKind};
 use tokio::sync::mpsc;
 
 use crate::nodes::Rng;
+use crate::nodes::device::link_options;
 use crate::plan::{Plan, Side};
 use crate::proxy::Ends;
 use crate::tricks::{each_value, insert, line_of, without};
@@ -54,18 +53,6 @@ pub const MASKS: [Mask; 6] = [
     Mask::BorrowedProof,
     Mask::Smuggled,
 ];
-
-pub fn link_options() -> LinkOptions {
-    LinkOptions {
-        addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        loopback: true,
-        udp_buffer: 1 << 20,
-        mtu: 1400,
-        send_buffer: 1 << 20,
-        ice_disconnected: Duration::from_secs(5),
-        ice_failed: Duration::from_secs(5),
-    }
-}
 
 fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

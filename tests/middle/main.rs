@@ -137,6 +137,14 @@ impl Pair {
         // The next session begins with a connection of its own.
         let device = self.receiver_id.to_string();
         self.ask(Request::Revoke { device }).await;
+        self.ask(Request::Authorize {
+            device: self.receiver_id.clone(),
+            name: String::new(),
+            roles: None,
+            group: None,
+            seconds: None,
+        })
+        .await;
         if delivered {
             Outcome::Delivered
         } else {

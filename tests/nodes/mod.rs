@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its own part")]
 
+pub mod device;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -48,6 +50,7 @@ pub fn id_of(folder: &Path) -> DeviceId {
 /// A node on a thread of its own, until it is dropped.
 pub struct Running {
     pub node: Node,
+    pub id: DeviceId,
     pub port: u16,
     pub received: PathBuf,
     stop: Option<oneshot::Sender<()>>,
@@ -68,11 +71,17 @@ impl Running {
             run(settings, mode, work).unwrap()
         });
         let node = is_ready.recv().unwrap();
-        let Event::Listening { port, .. } = node.listening() else {
+        let Event::Listening {
+            port,
+            device_id: id,
+            ..
+        } = node.listening()
+        else {
             panic!("a node says first that it listens");
         };
         Self {
             node,
+            id,
             port,
             received: folder.join("received"),
             stop: Some(stop),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use actix::prelude::*;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::dataplane::{PairStep, PairThen, SessionCommand, Standing};
@@ -257,22 +257,16 @@ impl Coordinator {
         }
     }
 
-    /// Says something to a device that a pairing goes on with: as the answer to what it said,
-    /// or of our own accord.
+    /// Says something to a device that a pairing goes on with.
     pub(super) fn tell_guest(
         &self,
         device: &DeviceId,
-        reply: Option<oneshot::Sender<PairStep>>,
         say: impl IntoIterator<Item = PairMessage>,
         then: PairThen,
     ) {
         let say = say.into_iter().collect();
         let step = PairStep { say, then };
-        match reply {
-            // A session that has ended needs no answer.
-            Some(reply) => drop(reply.send(step)),
-            None => self.command(device, Command(SessionCommand::Pair(step))),
-        }
+        self.command(device, Command(SessionCommand::Pair(step)));
     }
 
     /// What to write down about a device that a pairing has let in; what was decided about it
@@ -370,7 +364,7 @@ impl Coordinator {
         if let Some(machine) = self.door.machine(device) {
             *machine = None;
             let no = reject(Code::Declined, reason);
-            self.tell_guest(device, None, [no], PairThen::Close);
+            self.tell_guest(device, [no], PairThen::Close);
         }
     }
 }

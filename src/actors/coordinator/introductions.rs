@@ -2,7 +2,7 @@
 //! their signaling on; as a receiver we let those in that an origin vouches for, as neighbours,
 //! until it ends.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::protocol::rate::Rate;
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::{Direction, TransferEvent, TransferState};
-use crate::protocol::vouching::{MAX_SIGNAL, SIGNALS_PER_MINUTE, Vouching};
+use crate::protocol::vouching::{Ending, MAX_SIGNAL, SIGNALS_PER_MINUTE, Vouching};
 
 use super::super::api::{Event, Introducer};
 use super::super::peer::{Command, Route, Signaled, unix_now};
@@ -83,7 +83,7 @@ impl PeerSlot {
 impl Coordinator {
     /// Whether a device has a role here.
     fn may(&self, device: &DeviceId, role: Roles) -> bool {
-        self.is_authorized(device) && Roles::ALL.allow(role)
+        self.roles_of(device).allow(role)
     }
 
     fn say(&self, device: &DeviceId, message: Message) {
@@ -125,7 +125,9 @@ impl Coordinator {
             };
             for (first, second) in planned {
                 // Two that have it all have nothing to say to each other.
-                if active.contains(&first) || active.contains(&second) {
+                if (active.contains(&first) || active.contains(&second))
+                    && self.swarm.vouching.has_room()
+                {
                     self.vouch(bundle, &first, &second, now);
                 }
             }
@@ -177,17 +179,53 @@ impl Coordinator {
         }
     }
 
-    /// Takes back what belongs to broadcasts that are over.
+    /// Takes back what belongs to broadcasts that are over, and what devices have that may no
+    /// longer: they lost a role, or what they were to get was cancelled.
     pub(super) fn end_what_is_over(&mut self) {
-        let (vouching, broadcasts) = (&mut self.swarm.vouching, &self.broadcasts);
-        let handed_out = |bundle: &BundleId| {
-            let mut sources = broadcasts.values().map(|broadcast| &broadcast.source);
-            sources.any(|source| source.bundle() == *bundle)
-        };
-        for (bundle, (first, second)) in vouching.retain(unix_now(), handed_out) {
-            let over = "the broadcast is over";
-            self.say(&first, end_message(bundle, &second, over));
-            self.say(&second, end_message(bundle, &first, over));
+        let mut handed_out = BTreeMap::new();
+        for (id, broadcast) in &self.broadcasts {
+            handed_out.insert(*id, broadcast.source.bundle());
+        }
+        let records = self.transfers.values().map(|transfer| &transfer.record);
+        let entitled: BTreeSet<(BundleId, &DeviceId)> = records
+            .filter(|record| {
+                !matches!(
+                    record.state,
+                    TransferState::Cancelled { .. } | TransferState::Failed { .. }
+                )
+            })
+            .filter_map(|record| Some((*handed_out.get(&record.broadcast?)?, &record.peer)))
+            .filter(|(_, device)| {
+                self.may(device, Roles::RELAY) && self.may(device, Roles::RECEIVE)
+            })
+            .collect();
+        let bundles: BTreeSet<BundleId> = handed_out.into_values().collect();
+        self.swarm.vouching.retain(
+            unix_now(),
+            |bundle| bundles.contains(bundle),
+            |bundle, device| entitled.contains(&(*bundle, device)),
+        );
+        self.warn_whoever_is_here();
+    }
+
+    /// Tells those that have a link what was taken back; the others hear it on their next one.
+    fn warn_whoever_is_here(&mut self) {
+        for device in self.swarm.vouching.unwarned() {
+            let here = self
+                .peers
+                .get(&device)
+                .is_some_and(PeerSlot::is_proven_member);
+            if !here {
+                continue;
+            }
+            for ending in self.swarm.vouching.endings(&device) {
+                let Ending {
+                    bundle,
+                    peer,
+                    reason,
+                } = ending;
+                self.say(&device, end_message(bundle, &peer, reason));
+            }
         }
     }
 
@@ -221,10 +259,9 @@ impl Coordinator {
     /// A device may no longer: nobody is to believe that we vouch for it, and nobody who is
     /// vouched for by it is let in.
     pub(super) fn end_introductions_of(&mut self, device: &DeviceId) {
-        for (partner, bundle) in self.swarm.vouching.revoke(device) {
-            let revoked = "its authorization was revoked";
-            self.say(&partner, end_message(bundle, device, revoked));
-        }
+        let revoked = "its authorization was revoked";
+        self.swarm.vouching.revoke(device, revoked);
+        self.warn_whoever_is_here();
         self.swarm.introductions.revoke(device);
         self.tend_neighbours();
     }
@@ -288,6 +325,12 @@ impl Coordinator {
             Ok(checked) => checked,
             Err(reason) => return warn!(%from, %reason, "an introduction is not taken"),
         };
+        if self.trust.is_shut_out(&peer) {
+            return info!(%from, device = %peer, "introduced, but a person has revoked it here");
+        }
+        if self.is_authorized(&peer) {
+            self.swarm.introductions.unbar(&peer);
+        }
         let by = from.clone();
         let introduced = Introduced {
             peer,
@@ -378,6 +421,7 @@ impl Coordinator {
         let mut book = mem::take(&mut self.swarm.introductions);
         book.retain(unix_now(), |entry| {
             self.may(&entry.by, Roles::INTRODUCE)
+                && !self.trust.is_shut_out(&entry.peer)
                 && self.name_of_bundle(&entry.by, &entry.bundle).is_some()
         });
         let introduced: BTreeSet<DeviceId> = book.iter().map(|entry| entry.peer.clone()).collect();
@@ -454,6 +498,22 @@ impl Coordinator {
         }
     }
 
+    /// A neighbour is dropped for a bundle, and named.
+    fn distrust(&mut self, peer: &DeviceId, origin: &DeviceId, bundle: BundleId, reason: String) {
+        let introducer = self.introducer(&Introduced {
+            peer: peer.clone(),
+            by: origin.clone(),
+            bundle,
+            until: 0,
+        });
+        self.swarm.introductions.distrust(peer, origin, &bundle);
+        self.emit(&Event::Distrusted {
+            device_id: peer.clone(),
+            introducer,
+            reason,
+        });
+    }
+
     /// Neighbours have brought something about.
     fn on_relay(&mut self, event: RelayEvent, ctx: &mut Context<Self>) {
         match event {
@@ -477,18 +537,18 @@ impl Coordinator {
                 bundle: (origin, bundle),
                 reason,
             } => {
-                let introducer = self.introducer(&Introduced {
-                    peer: peer.clone(),
-                    by: origin.clone(),
-                    bundle,
-                    until: 0,
-                });
-                self.swarm.introductions.distrust(&peer, &origin, &bundle);
-                self.emit(&Event::Distrusted {
-                    device_id: peer,
-                    introducer,
-                    reason,
-                });
+                self.distrust(&peer, &origin, bundle, reason);
+                self.tend_neighbours();
+            }
+            RelayEvent::Broke { peer, reason } => {
+                let introduced = self.swarm.introductions.iter();
+                let of_it = introduced.filter(|entry| entry.peer == peer);
+                let bundles: Vec<_> = of_it
+                    .map(|entry| (entry.by.clone(), entry.bundle))
+                    .collect();
+                for (origin, bundle) in bundles {
+                    self.distrust(&peer, &origin, bundle, reason.clone());
+                }
                 self.tend_neighbours();
             }
         }

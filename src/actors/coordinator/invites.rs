@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::info;
 
-use crate::dataplane::{PairStep, PairThen};
+use crate::dataplane::{Handled, PairThen};
 use crate::protocol::id::{BroadcastId, DeviceId, InviteId};
 use crate::protocol::identity::b64;
 use crate::protocol::invite::{self, Invite, Issued, MAX_USES, NotLetIn, Secret};
@@ -15,6 +15,7 @@ use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::pairing::{Ended, PairMessage, Parties};
 use crate::protocol::roles::Roles;
+use crate::protocol::trust::check_group_name;
 use crate::store::{Authorization, GrantedBy, Store};
 
 use super::super::api::{Event, InviteInfo, exit};
@@ -49,7 +50,7 @@ struct Shown {
     group: Option<String>,
     entry: Authorization,
     accepted: PairMessage,
-    reply: oneshot::Sender<PairStep>,
+    handled: Handled,
 }
 
 /// An invite that we are to come in by.
@@ -79,18 +80,10 @@ impl Wish {
             return Err(format!("an invite holds at most {most} addresses"));
         }
         match &self.group {
-            Some(name) if !is_group_name(name) => Err(format!(
-                "{name:?} is no name for a group: 1 to {MAX_GROUP} bytes, no commas and no \
-                 control characters, not `all`"
-            )),
-            _ => Ok(()),
+            Some(name) => check_group_name(name).map_err(|error| error.to_string()),
+            None => Ok(()),
         }
     }
-}
-
-fn is_group_name(name: &str) -> bool {
-    let plain = name.trim() == name && printable(name) == name && !name.contains(',');
-    plain && (1..=MAX_GROUP).contains(&name.len()) && name != "all"
 }
 
 impl Coordinator {
@@ -230,7 +223,7 @@ impl Coordinator {
         parties: &Parties,
         invite: InviteId,
         mac: &str,
-        reply: oneshot::Sender<PairStep>,
+        handled: Handled,
         ctx: &mut Context<Self>,
     ) {
         let ours = self.identity.device_id();
@@ -241,7 +234,7 @@ impl Coordinator {
         });
         let issued = match shown {
             Ok(issued) => issued,
-            Err(why) => return self.not_let_in(device, why, reply),
+            Err(why) => return self.not_let_in(device, why),
         };
         let accepted = PairMessage::Accepted {
             mac: b64(&issued.secret.accepted_mac(
@@ -262,7 +255,7 @@ impl Coordinator {
             group: issued.group.clone(),
             entry,
             accepted,
-            reply,
+            handled,
         };
         let joiner = device.clone();
         // Also where it is the same device again: its first try may have failed at the disk.
@@ -277,7 +270,7 @@ impl Coordinator {
                 .map(move |used, node, ctx| match used {
                     Ok(Ok(true)) => node.let_in(shown, ctx),
                     Ok(Ok(false)) => {
-                        node.not_let_in(&shown.entry.device, NotLetIn::ShutOut, shown.reply);
+                        node.not_let_in(&shown.entry.device, NotLetIn::ShutOut);
                     }
                     Ok(Err(error)) => node.not_recorded(shown, &error.to_string()),
                     Err(error) => node.not_recorded(shown, &error.to_string()),
@@ -297,10 +290,11 @@ impl Coordinator {
                 group,
                 entry,
                 accepted,
-                reply,
+                handled,
             } = shown;
             let device = entry.device;
-            node.tell_guest(&device, Some(reply), [accepted], PairThen::Admit);
+            node.tell_guest(&device, [accepted], PairThen::Admit);
+            drop(handled);
             let left = node.door.invites.get(&invite).map_or(0, Issued::left);
             info!(%device, %invite, left, "joined");
             node.emit(&Event::Joined {
@@ -319,13 +313,13 @@ impl Coordinator {
         let device = &shown.entry.device;
         tracing::error!(error, %device, "an invite's use could not be recorded");
         let no = reject(Code::DiskError, "it could not be written down: try again");
-        self.tell_guest(device, Some(shown.reply), [no], PairThen::Close);
+        self.tell_guest(device, [no], PairThen::Close);
     }
 
-    fn not_let_in(&self, device: &DeviceId, why: NotLetIn, reply: oneshot::Sender<PairStep>) {
+    fn not_let_in(&self, device: &DeviceId, why: NotLetIn) {
         info!(%device, %why, "not let in by an invite");
         let no = reject(why.code(), &why.to_string());
-        self.tell_guest(device, Some(reply), [no], PairThen::Close);
+        self.tell_guest(device, [no], PairThen::Close);
     }
 
     /// Broadcasts to a group are also for those who come into it while they are open.
@@ -463,13 +457,13 @@ impl Coordinator {
         &mut self,
         device: &DeviceId,
         message: PairMessage,
-        reply: oneshot::Sender<PairStep>,
+        handled: Handled,
         ctx: &mut Context<Self>,
     ) {
         let close = |no: Option<PairMessage>| (no, PairThen::Close);
         let joining = self.door.joining.as_ref();
         let Some(joining) = joining.filter(|joining| joining.issuer() == device) else {
-            return self.tell_guest(device, Some(reply), None, PairThen::Close);
+            return self.tell_guest(device, None, PairThen::Close);
         };
         let (mac, group) = match message {
             PairMessage::Accepted { mac, group } => (mac, group),
@@ -482,7 +476,7 @@ impl Coordinator {
                     _ => (Ended::OutOfTurn, false),
                 };
                 let (no, then) = close(None);
-                self.tell_guest(device, Some(reply), no, then);
+                self.tell_guest(device, no, then);
                 return match again {
                     true => {}
                     false => self.join_over(&format!("not let in: {why}")),
@@ -499,7 +493,7 @@ impl Coordinator {
         if !expected.is_some_and(|expected| invite::is_mac(&mac, expected)) {
             let reason = "the device that answered does not know the invite";
             let (no, then) = close(Some(reject(Code::Integrity, reason)));
-            self.tell_guest(device, Some(reply), no, then);
+            self.tell_guest(device, no, then);
             return self.join_over(reason);
         }
         let entry = Authorization {
@@ -510,10 +504,11 @@ impl Coordinator {
         let granted = self.grant(entry, None);
         ctx.spawn(granted.into_actor(self).map(move |granted, node, ctx| {
             if let Err(error) = granted {
-                node.tell_guest(&device, Some(reply), None, PairThen::Close);
+                node.tell_guest(&device, None, PairThen::Close);
                 return node.join_over(&error);
             }
-            node.tell_guest(&device, Some(reply), None, PairThen::Admit);
+            node.tell_guest(&device, None, PairThen::Admit);
+            drop(handled);
             let event = Event::Paired {
                 device_id: device.clone(),
                 name,
@@ -582,4 +577,33 @@ fn info_of(invite: &Issued) -> InviteInfo {
 /// The group that a word of `--to` names, if it names one: `@class` is surely one.
 fn group_in(word: &str) -> &str {
     word.strip_prefix('@').unwrap_or(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_life_addresses_and_the_name_of_the_group_have_bounds() {
+        let fits = |change: fn(&mut Wish)| {
+            let mut wish = Wish {
+                uses: MAX_USES,
+                life: MAX_LIFE,
+                group: Some("class-3b".to_owned()),
+                roles: None,
+                addresses: vec![([10, 0, 0, 1], 1).into(); invite::MAX_ADDRESSES],
+            };
+            change(&mut wish);
+            wish.check().is_ok()
+        };
+        assert!(fits(|_| ()));
+        assert!(!fits(|wish| wish.uses = 0));
+        assert!(!fits(|wish| wish.uses += 1));
+        assert!(!fits(|wish| wish.life = Duration::from_millis(999)));
+        assert!(!fits(|wish| wish.life += Duration::from_secs(1)));
+        assert!(!fits(|wish| wish.addresses.push(([10, 0, 0, 2], 1).into())));
+        // What would not be taken when a device joins is not taken now.
+        assert!(!fits(|wish| wish.group = Some("a/b".to_owned())));
+        assert!(!fits(|wish| wish.group = Some("all".to_owned())));
+    }
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::net::signaling::SignalEvent;
 use crate::protocol::clones::Alarm;
-use crate::protocol::id::{DeviceId, Run, TransferId};
+use crate::protocol::id::{DeviceId, RunId, TransferId};
 use crate::protocol::peers::PeerAdvert;
 use crate::protocol::rotation::{self, ChainError};
 use crate::protocol::signal::{Signal, SignalKind};
@@ -183,7 +183,7 @@ impl Coordinator {
     }
 
     /// A device has proven its key on a link, in this run of its program.
-    pub(super) fn note_run(&mut self, device: &DeviceId, run: Option<Run>) {
+    pub(super) fn note_run(&mut self, device: &DeviceId, run: Option<RunId>) {
         let from = self.peers.get(device).and_then(|slot| slot.from);
         let Some(run) = run.filter(|_| self.is_authorized(device)) else {
             return;

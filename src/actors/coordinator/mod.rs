@@ -30,7 +30,7 @@ use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, Standing, TransferEnd};
 use crate::protocol::clones::Clones;
-use crate::protocol::id::{BroadcastId, DeviceId, Run, TransferId};
+use crate::protocol::id::{BroadcastId, DeviceId, RunId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Issued;
 use crate::protocol::message::Code;
@@ -263,7 +263,7 @@ impl Coordinator {
     pub fn new(
         settings: Arc<Settings>,
         identity: Identity,
-        run: Run,
+        run: RunId,
         store: Addr<StoreActor>,
         data_plane: Handle,
         loaded: Loaded,
@@ -483,7 +483,9 @@ impl Coordinator {
                 self.note_run(device, run);
                 self.drive(ctx);
             }
-            SessionEvent::Paired { message, reply } => self.on_paired(device, message, reply, ctx),
+            SessionEvent::Paired { message, handled } => {
+                self.on_paired(device, message, handled, ctx)
+            }
             SessionEvent::Introduce(introduction) => self.on_introduced(device, &introduction),
             SessionEvent::EndIntroduction {
                 bundle,

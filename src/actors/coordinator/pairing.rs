@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::info;
 
-use crate::dataplane::{PairStep, PairThen};
+use crate::dataplane::{Handled, PairThen};
 use crate::protocol::id::DeviceId;
 use crate::protocol::message::Code;
 use crate::protocol::names::printable;
@@ -197,7 +197,7 @@ impl Coordinator {
         };
         if let (Some((machine, first)), Some(slot)) = (begun, self.door.machine(device)) {
             *slot = Some(machine);
-            self.tell_guest(device, None, [first], PairThen::Listen);
+            self.tell_guest(device, [first], PairThen::Listen);
         }
     }
 
@@ -206,32 +206,35 @@ impl Coordinator {
         &mut self,
         device: &DeviceId,
         message: PairMessage,
-        reply: oneshot::Sender<PairStep>,
+        handled: Handled,
         ctx: &mut Context<Self>,
     ) {
         let (Some(parties), Some(slot)) = (self.parties(device), self.door.machine(device)) else {
-            return;
+            return self.tell_guest(device, None, PairThen::Close);
         };
         let machine = slot.take();
         match (machine, message) {
             (_, PairMessage::Invite { invite, mac }) => {
-                self.redeem(device, &parties, invite, &mac, reply, ctx);
+                self.redeem(device, &parties, invite, &mac, handled, ctx);
             }
-            (Some(Machine::Join), message) => self.on_join_answer(device, message, reply, ctx),
+            (Some(Machine::Join), message) => self.on_join_answer(device, message, handled, ctx),
             (Some(Machine::Code(mut code)), message) => {
                 let step = code.on_message(message);
-                self.go_on(device, Machine::Code(code), step, Some(reply), ctx);
+                self.go_on(device, Machine::Code(code), step, Some(handled), ctx);
             }
             (Some(Machine::Pin(mut pin)), message) => {
                 let step = pin.on_message(message);
-                self.go_on(device, Machine::Pin(pin), step, Some(reply), ctx);
+                self.go_on(device, Machine::Pin(pin), step, Some(handled), ctx);
+            }
+            (None, message) if !message.begins() => {
+                // What had begun has ended here: the word about it is on its way.
             }
             (None, message) => match self.respond(device, parties, message) {
                 Ok((machine, answer)) => {
                     let step = Step::Say(answer);
-                    self.go_on(device, machine, step, Some(reply), ctx);
+                    self.go_on(device, machine, step, Some(handled), ctx);
                 }
-                Err(no) => self.tell_guest(device, Some(reply), [no], PairThen::Close),
+                Err(no) => self.tell_guest(device, [no], PairThen::Close),
             },
         }
     }
@@ -312,7 +315,7 @@ impl Coordinator {
         device: &DeviceId,
         machine: Machine,
         step: Step,
-        reply: Option<oneshot::Sender<PairStep>>,
+        handled: Option<Handled>,
         ctx: &mut Context<Self>,
     ) {
         let showing = matches!(&machine, Machine::Code(code) if code.is_showing());
@@ -320,7 +323,7 @@ impl Coordinator {
         let Some(asked) = &self.door.asked else {
             // Whoever asked has gone meanwhile.
             let no = reject(Code::Declined, "it was given up on the other device");
-            return self.tell_guest(device, reply, [no], PairThen::Close);
+            return self.tell_guest(device, [no], PairThen::Close);
         };
         match &step {
             Step::Grant { .. } => {
@@ -329,12 +332,12 @@ impl Coordinator {
                 if let Some(slot) = self.door.machine(device) {
                     *slot = Some(machine);
                 }
-                return self.agreed(device, by, step, reply, ctx);
+                return self.agreed(device, by, step, handled, ctx);
             }
             Step::End { why, .. } => {
                 let why = why.clone();
                 let (say, then) = words_of(step, showing);
-                self.tell_guest(device, reply, say, then);
+                self.tell_guest(device, say, then);
                 return self.pairing_failed(device, &why);
             }
             Step::Show { code, .. } => {
@@ -351,7 +354,7 @@ impl Coordinator {
             *slot = Some(machine);
         }
         let (say, then) = words_of(step, showing);
-        self.tell_guest(device, reply, say, then);
+        self.tell_guest(device, say, then);
     }
 
     /// Both sides agree: written down first, then said.
@@ -360,7 +363,7 @@ impl Coordinator {
         device: &DeviceId,
         by: GrantedBy,
         step: Step,
-        reply: Option<oneshot::Sender<PairStep>>,
+        handled: Option<Handled>,
         ctx: &mut Context<Self>,
     ) {
         let entry = self.admission(device, by);
@@ -370,11 +373,12 @@ impl Coordinator {
         ctx.spawn(granted.into_actor(self).map(move |granted, node, ctx| {
             if let Err(error) = granted {
                 let no = reject(Code::DiskError, "it could not be written down");
-                node.tell_guest(&device, reply, [no], PairThen::Close);
+                node.tell_guest(&device, [no], PairThen::Close);
                 return node.pairing_over(&error, exit::ERROR);
             }
             let (say, then) = words_of(step, false);
-            node.tell_guest(&device, reply, say, then);
+            node.tell_guest(&device, say, then);
+            drop(handled);
             info!(%device, ?by, "paired");
             let event = Event::Paired {
                 device_id: device.clone(),

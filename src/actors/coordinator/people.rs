@@ -214,8 +214,9 @@ impl Coordinator {
 
     /// States to a peer actor whether a link is wanted, and where.
     pub(super) fn want(&mut self, device: &DeviceId, wanted: bool) {
-        // Who is only introduced would refuse signaling over TCP, as we would.
-        let addresses = if self.is_let_in(device) {
+        // Who is only introduced would refuse signaling over TCP, as we would; whom a person wants
+        // to come to know is asked.
+        let addresses = if self.is_let_in(device) || self.door.wants(device) {
             self.addresses_of(device)
         } else {
             Vec::new()
@@ -439,11 +440,12 @@ impl Coordinator {
         slot.wanted = false;
         slot.absent_since = Instant::now();
         let told = slot.actor.send(Flush);
-        let actor = slot.actor.downgrade();
+        let coordinator = self.context.as_ref().map(|c| c.coordinator.clone());
+        let device = device.clone();
         actix::spawn(async move {
             let _ = tokio::time::timeout(PARTING, told).await;
-            if let Some(actor) = actor.upgrade() {
-                actor.do_send(Disconnect);
+            if let Some(coordinator) = coordinator.and_then(|weak| weak.upgrade()) {
+                coordinator.do_send(Parted(device));
             }
         });
     }
@@ -464,9 +466,8 @@ impl Coordinator {
             .iter()
             .filter(|(device, slot)| match &slot.session {
                 None => false,
-                Some(session) if session.standing == Standing::Neighbour => {
-                    !self.is_introduced(device)
-                }
+                // Its link ends with its introduction, which may be renewed: that is no verdict.
+                Some(session) if session.standing == Standing::Neighbour => false,
                 Some(_) => !self.is_let_in(device),
             })
             .map(|(device, _)| device.clone())
@@ -482,6 +483,29 @@ impl Coordinator {
     pub(super) fn command(&self, device: &DeviceId, command: Command) {
         if let Some(slot) = self.peers.get(device) {
             slot.actor.do_send(command);
+        }
+    }
+}
+
+/// A device that was shut out has heard why, or could have.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Parted(DeviceId);
+
+impl Handler<Parted> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, Parted(device): Parted, _: &mut Context<Self>) {
+        let Some(slot) = self.peers.get(&device) else {
+            return;
+        };
+        // It may have been let in again meanwhile: with a link of its own, or waiting for one.
+        if slot.session.is_some() {
+            return;
+        }
+        slot.actor.do_send(Disconnect);
+        if slot.wanted {
+            self.want(&device, true);
         }
     }
 }

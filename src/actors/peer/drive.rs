@@ -333,7 +333,13 @@ impl Peer {
         let then = session.into_actor(self).map(move |ended, peer, ctx| {
             let reason = match ended {
                 Ok(Ok(())) => "the other side closed the connection".to_owned(),
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => {
+                    if error.is_misconduct() && peer.proven == Some(generation) {
+                        warn!(device = %peer.id, %error, "dropped");
+                        peer.faults.add(Instant::now());
+                    }
+                    error.to_string()
+                }
                 Err(panicked) => format!("the session failed: {panicked}"),
             };
             peer.lost(generation, reason, ctx);

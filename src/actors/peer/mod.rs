@@ -11,25 +11,29 @@ pub(super) use proofs::random;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use crate::config::Settings;
 use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
+use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
-use crate::protocol::id::{DeviceId, Run};
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
+use crate::protocol::message::Message;
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{
     Generation, Initiator, Input, Negotiation, Phase, Settings as NegotiationSettings,
 };
 use crate::protocol::proof::{Expected, OfferHash, Session};
+use crate::protocol::rate::Rate;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::sdp::SdpFacts;
@@ -43,6 +47,8 @@ pub use route::Route;
 
 /// Longest wait before a failed connection is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Offers of one device that are answered in a while. Each of them makes a connection.
+const OFFERS: (u32, Duration) = (64, Duration::from_secs(10));
 
 /// What all peers of this node share.
 pub struct PeerContext {
@@ -51,7 +57,7 @@ pub struct PeerContext {
     /// How we came to our key; empty where it never changed.
     pub rotations: Vec<Rotation>,
     /// This start of our program.
-    pub run: Run,
+    pub run: RunId,
     /// Our name for people.
     pub name: String,
     /// `desktop` or `mobile`.
@@ -101,6 +107,11 @@ pub struct Peer {
     through: Option<DeviceId>,
     wanted: bool,
     failures: u32,
+    /// What it has done to us.
+    faults: Faults,
+    offers: Rate,
+    /// The connection on which it has proven who it is.
+    proven: Option<Generation>,
     negotiation: Negotiation,
     /// The way by which the device was last heard, or last written to.
     route: Option<Route>,
@@ -222,6 +233,9 @@ impl Peer {
             through: None,
             wanted: false,
             failures: 0,
+            faults: Faults::default(),
+            offers: Rate::new(OFFERS.0, OFFERS.1),
+            proven: None,
             negotiation,
             route: None,
             offered: None,
@@ -238,6 +252,25 @@ impl Peer {
             0 => Duration::ZERO,
             n => Duration::from_secs(1 << (n - 1).min(5)).min(MAX_BACKOFF),
         }
+    }
+
+    /// Whether an offer is answered, and what its proof ties the answer to.
+    fn take_offer(&mut self, sdp: &str) -> Result<Option<(Session, OfferHash)>, String> {
+        if let Some(reason) = self.barred() {
+            return Err(reason);
+        }
+        let tied = self.verify(sdp, Expected::Offer)?;
+        match self.offers.take(Instant::now()) {
+            true => Ok(tied),
+            false => Err("too many offers at once: try again in 10 s".to_owned()),
+        }
+    }
+
+    /// Why no link is made with it now, if none is.
+    fn barred(&self) -> Option<String> {
+        let seconds = self.faults.bar(Instant::now())?.as_secs() + 1;
+        let who = "this device broke the protocol on its last connection";
+        Some(format!("{who}: it may try again in {seconds} s"))
     }
 
     /// Tells the coordinator, and handles nothing else until it knows.
@@ -257,7 +290,8 @@ impl Actor for Peer {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         // Never stop or connect at once after a failure: that would spin.
-        let wait = self.backoff();
+        let bar = self.faults.bar(Instant::now()).unwrap_or_default();
+        let wait = self.backoff().max(bar);
         ctx.run_later(wait, |peer, ctx| {
             if peer.wanted {
                 peer.step(Input::Connect, ctx);
@@ -274,6 +308,7 @@ impl Supervised for Peer {
         self.through = old.through;
         self.wanted = old.wanted;
         self.failures = old.failures;
+        (self.faults, self.offers) = (old.faults, old.offers);
     }
 }
 
@@ -288,7 +323,8 @@ impl Handler<Want> for Peer {
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
         let connected = self.negotiation.phase() == Phase::Connected;
-        if self.wanted && (newly || moved) && !connected {
+        let barred = self.faults.bar(Instant::now()).is_some();
+        if self.wanted && (newly || moved) && !connected && !barred {
             self.failures = 0;
             match self.negotiation.phase() {
                 // What waits for the old address begins anew, at once.
@@ -305,7 +341,7 @@ impl Handler<Signaled> for Peer {
     fn handle(&mut self, message: Signaled, ctx: &mut Context<Self>) {
         let Signaled { signal, route } = message;
         match signal.kind {
-            SignalKind::Offer => match self.verify(&signal.data, Expected::Offer) {
+            SignalKind::Offer => match self.take_offer(&signal.data) {
                 Ok(asked) => {
                     let sdp = self.filter(&signal.data);
                     self.offer = Some(describe(&signal.data, asked, route));
@@ -373,10 +409,26 @@ impl Handler<Signaled> for Peer {
 impl Handler<Command> for Peer {
     type Result = bool;
 
-    fn handle(&mut self, command: Command, _: &mut Context<Self>) -> bool {
-        match &self.commands {
-            Some(commands) => commands.try_send(command.0).is_ok(),
-            None => false,
+    fn handle(&mut self, Command(command): Command, ctx: &mut Context<Self>) -> bool {
+        let Some(commands) = &self.commands else {
+            return false;
+        };
+        // Others make us pass signaling on, and it may get lost: it leaves room for the rest.
+        let passed_on =
+            matches!(&command, SessionCommand::Say(m) if matches!(**m, Message::Signal { .. }));
+        if passed_on && commands.capacity() < commands.max_capacity() / 2 {
+            debug!(device = %self.id, "signaling for it is dropped: its session is behind");
+            return false;
+        }
+        match commands.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            // What was to be said, or ended, must not be lost: the next link begins anew with it.
+            Err(TrySendError::Full(_)) => {
+                let reason = "its session takes no orders any more".to_owned();
+                self.lost(self.negotiation.generation(), reason, ctx);
+                false
+            }
         }
     }
 }
@@ -416,11 +468,12 @@ impl StreamHandler<OnSession> for Peer {
         if generation != self.negotiation.generation() {
             return;
         }
-        if matches!(event, SessionEvent::Up { .. }) {
+        if let SessionEvent::Up { proven, .. } = &event {
             self.failures = 0;
             if let Some(Route::Tcp(connection)) = &self.route {
                 self.tell(PeerNews::Reached(connection.remote().ip()), ctx);
             }
+            self.proven = proven.is_some().then_some(generation);
         }
         self.tell(PeerNews::Session(event), ctx);
     }

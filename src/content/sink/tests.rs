@@ -10,6 +10,8 @@ use std::process::Command;
 
 mod collision;
 mod crash;
+mod links;
+mod races;
 mod trust;
 
 const CHUNK: usize = MIN_CHUNK_SIZE as usize;
@@ -373,6 +375,27 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(self.0.path()).status();
     }
+}
+
+#[test]
+fn what_would_go_below_the_reserve_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = free_space(dir.path()).unwrap();
+    let fails = |checked| matches!(checked, Err(SinkError::DiskFull { .. }));
+    // What others write to this disk meanwhile is far less than this.
+    let most = free / 2;
+    assert!(check_space(dir.path(), 1000, most).is_ok());
+    assert!(fails(check_space(dir.path(), 1000, free * 2)));
+    assert!(fails(check_space(dir.path(), 1, u64::MAX)), "no overflow");
+    assert!(
+        fails(check_space(dir.path(), u64::MAX, most)),
+        "no overflow"
+    );
+    let origin = Origin::folder();
+    let sink = origin.open(dir.path());
+    assert!(sink.check_space(most).is_ok());
+    assert!(fails(sink.check_space(free * 2)));
+    assert!(fails(sink.check_space(u64::MAX)), "no overflow");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn fresh_id() -> DeviceId {
     Identity::from_seed(&seed).device_id()
 }
 
-const RUN: Run = Run([7; 8]);
+const RUN: RunId = RunId([7; 8]);
 
 fn advert(id: &DeviceId, port: u16) -> Advert {
     Advert {

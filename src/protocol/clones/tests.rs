@@ -6,8 +6,8 @@ fn id(n: u8) -> DeviceId {
     DeviceId::of_key(&[n; 32])
 }
 
-fn run(n: u8) -> Run {
-    Run([n; 8])
+fn run(n: u8) -> RunId {
+    RunId([n; 8])
 }
 
 fn place(n: u8) -> IpAddr {
@@ -147,7 +147,7 @@ fn what_is_remembered_is_bounded_and_our_own_run_stays() {
         clones.on_advert(
             now,
             &id(0),
-            Run([n, 1, 1, 1, 1, 1, 1, 1]),
+            RunId([n, 1, 1, 1, 1, 1, 1, 1]),
             1,
             (0..9).map(place),
         );

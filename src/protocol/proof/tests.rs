@@ -148,6 +148,62 @@ fn changing_any_field_of_the_proof_is_noticed() {
     assert!(spent.is_empty());
 }
 
+/// An offer whose proof `signer` made and signed by hand, in the name of `from`, good until
+/// `expires`.
+fn forged(signer: &Identity, from: &DeviceId, expires: u64) -> String {
+    let sdp = example(0xab, "actpass", "ufrag", PWD);
+    let (key, nonce) = (signer.public_key(), [9; 16]);
+    let said = signed_bytes(&Said {
+        kind: Kind::Offer,
+        from,
+        to: &bob(),
+        key: &key,
+        facts: &SdpFacts::read(&sdp).unwrap(),
+        nonce: &nonce,
+        issued: NOW,
+        expires,
+        session: &SESSION,
+        offer: None,
+    });
+    let line = format!(
+        "a={ATTRIBUTE}:1 key={} to={} nonce={} iat={NOW} exp={expires} session={} sig={}",
+        b64(key.as_bytes()),
+        bob(),
+        b64(&nonce),
+        b64(&SESSION),
+        b64(&signer.sign(&said).0),
+    );
+    insert(&sdp, &line)
+}
+
+#[test]
+fn a_signature_by_another_key_in_the_name_of_a_device_is_refused() {
+    let device = alice().device_id();
+    let honest = forged(&alice(), &device, NOW + 60);
+    assert!(check(&honest, Expected::Offer).is_ok());
+    let stranger = Identity::from_seed(&[3; 32]);
+    let seen = check(&forged(&stranger, &device, NOW + 60), Expected::Offer);
+    let expected = ProofError::OtherDevice {
+        claimed: device,
+        actual: stranger.device_id(),
+    };
+    assert_eq!(seen, Err(expected));
+}
+
+#[test]
+fn a_proof_that_is_signed_for_too_long_is_refused() {
+    let until = |end| {
+        check(
+            &forged(&alice(), &alice().device_id(), end),
+            Expected::Offer,
+        )
+    };
+    assert!(until(NOW + MAX_LIFETIME).is_ok());
+    for end in [NOW + MAX_LIFETIME + 1, u64::MAX] {
+        assert_eq!(until(end), Err(ProofError::BadLifetime));
+    }
+}
+
 #[test]
 fn an_offer_is_no_answer_and_an_answer_belongs_to_its_offer() {
     let (sdp, hash) = offer();

@@ -5,9 +5,12 @@ use std::path::Path;
 use std::{fs, io};
 
 use handout_fuzz::protocol::chunkset::ChunkSet;
+use handout_fuzz::protocol::exchange::Have;
 use handout_fuzz::protocol::frame::{ChunkHeader, encode_hashes, encode_head};
 use handout_fuzz::protocol::id::{BundleId, Root, TransferId};
 use handout_fuzz::protocol::identity::{Signature, b64};
+use handout_fuzz::protocol::introduction::Introduction;
+use handout_fuzz::protocol::invite::{Invite, Secret};
 use handout_fuzz::protocol::manifest::{ChunkHash, FileEntry, Head, Kind, Page};
 use handout_fuzz::protocol::message::{
     Acknowledgement, Code, Decision, Hello, Message, StartTransfer,
@@ -15,8 +18,12 @@ use handout_fuzz::protocol::message::{
 use handout_fuzz::protocol::names::BundlePath;
 use handout_fuzz::protocol::pairing::PairMessage;
 use handout_fuzz::protocol::proof::{Subject, Terms, attach};
+use handout_fuzz::protocol::roles::Roles;
+use handout_fuzz::protocol::roster::{self, Draft, Member, Roster};
+use handout_fuzz::protocol::rotation::Rotation;
 use handout_fuzz::protocol::signal::{Signal, SignalKind};
-use handout_fuzz::targets::{NOW, writer_and_reader};
+use handout_fuzz::targets::trust::ADMIN;
+use handout_fuzz::targets::{NOW, who, writer_and_reader};
 
 const CANDIDATES: &[&str] = &[
     "candidate:1 1 udp 2130706431 192.168.1.9 50000 typ host",
@@ -107,7 +114,262 @@ fn main() -> io::Result<()> {
     seeds.write("manifest", heads().iter().map(Head::encode).chain(failed))?;
     let all = PATHS.join("\n");
     seeds.write("names", PATHS.iter().copied().chain([all.as_str()]))?;
-    seeds.write("chunkset", chunk_sets())
+    seeds.write("chunkset", chunk_sets())?;
+    seeds.write("pairing", pairings())?;
+    seeds.write("invite", invites())?;
+    seeds.write("roster", rosters())?;
+    seeds.write("introduction", introductions())
+}
+
+/// Pairings that go well, and some that do not: by which way, then a step on each line.
+fn pairings() -> Vec<Vec<u8>> {
+    let scripts = [
+        "\0n1\ny\nf",
+        "\0n1\nf\ny",
+        "\0n1\nf\nf",
+        "\0n1\ne\nx",
+        "\0e\nr1",
+        "\x01c1\nr1\nf\ny",
+        "\x01c1\nr1\ny\ny\nf",
+        "\x01c1\nr2",
+        "\x01o1\nr1",
+        "\x01c1\ne\nr1",
+        "\x02s314159\np",
+        "\x02s000000\np\ns111111\np\ns222222\np\ns314159\np",
+        "\x02o314159",
+        "\x02s314159\ne\np",
+        "\x02w\x7f\nw\x7f\nw\x7f\ns314159\np",
+        "\x03s314159\np",
+        "\x03s000000\np",
+        "\x03s314159\ne\np",
+        "\x03e",
+    ];
+    let steps = messages()
+        .into_iter()
+        .filter(|message| matches!(message, Message::Pair(_)))
+        .map(|message| message.encode())
+        .collect::<Vec<_>>();
+    let mut out: Vec<Vec<u8>> = scripts
+        .iter()
+        .map(|script| script.as_bytes().to_vec())
+        .collect();
+    for way in 0..4 {
+        let line = |step: &String| [&[way], step.as_bytes()].concat();
+        out.extend(steps.iter().map(line));
+    }
+    out
+}
+
+/// Invites as text and as the bytes in a token, and devices that use one.
+fn invites() -> Vec<Vec<u8>> {
+    let addresses = [
+        vec![],
+        vec!["192.168.1.5:7420"],
+        vec!["[fd00::1]:7420", "10.0.0.1:1"],
+        vec!["10.0.0.1:1"; 8],
+    ];
+    let mut out = Vec::new();
+    for addresses in addresses {
+        let invite = Invite {
+            issuer: who(1).device_id(),
+            secret: Secret::new([5; 16]),
+            expires: NOW as u32,
+            addresses: addresses
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+        };
+        out.push([b"\0", invite.token().as_bytes()].concat());
+        out.push([b"\0", invite.url().to_uppercase().as_bytes()].concat());
+        let token = invite.token().to_ascii_uppercase();
+        let bytes = data_encoding::BASE32_NOPAD.decode(token.as_bytes());
+        let mut content = bytes.unwrap_or_default();
+        content.truncate(content.len().saturating_sub(4));
+        out.push([b"\x01", &content[..]].concat());
+    }
+    // Uses, then steps of three bytes: which mac, which device, which other.
+    let scripts: [&[u8]; 7] = [
+        &[2, 1, 0, 1, 0, 0, 2, 0, 0, 3, 0, 0, 1, 0],
+        &[2, 4, 0, 1, 0, 6, 255, 0, 6, 255, 0, 6, 255, 0, 0, 1, 0],
+        &[2, 4, 0, 1, 0, 7, 255, 0, 0, 1, 0],
+        &[2, 4, 1, 1, 7, 1, 1, 8, 2, 1, 2, 3, 1, 0, 4, 1, 0],
+        &[2, 0, 0, 1, 0],
+        &[2, 1, 5, 1, 0, 0, 1, 0],
+        &[2, 3, 0, 6, 0, 0, 6, 0, 2, 6, 5, 2, 5, 6],
+    ];
+    out.extend(scripts.map(<[u8]>::to_vec));
+    out
+}
+
+/// Drafts and signed rosters, behind what happens to them.
+fn rosters() -> Vec<Vec<u8>> {
+    let member = |n: u8, name: &str, roles| Member {
+        id: who(n).device_id(),
+        name: name.to_owned(),
+        roles,
+    };
+    let draft = |group: &str, note: &str, roles, devices| Draft {
+        group: group.to_owned(),
+        note: note.to_owned(),
+        roles,
+        devices,
+    };
+    let seats = vec![
+        member(1, "Seat 1", None),
+        member(2, "Übung", Some(Roles::ALL)),
+    ];
+    let twice = vec![member(1, "", None), member(1, "", None)];
+    let drafts = [
+        draft("class 3b", "term 2", Some(Roles::RECEIVE), seats),
+        draft("leer", "", None, vec![]),
+        draft("a", "", Some(Roles::NONE), twice),
+        draft(
+            "all",
+            "a\u{1b}[2Jb",
+            None,
+            vec![member(1, "a\u{202e}b", None)],
+        ),
+        draft("b", "a\u{202e}b", None, vec![]),
+    ];
+    let happens: [&[u8; 13]; 5] = [
+        b"\0\0\0\x20x\0\x01\x02\x03\x40\x41\x42\x43",
+        b"\0\0\0\x90 \x03\x02\x01\0\x43\x42\x41\x40",
+        b"\0\0\0\xa02\x10\x11\x12\x13\x20\x21\x22\x23",
+        b"\0\0\0\xff\"\x80\x81\x04\x08\x0c\x30\x34\x38",
+        b"\0\0\x01\x40A\x01\x05\x45\x01\x3d\x3d\x0e\x0f",
+    ];
+    let mut out: Vec<Vec<u8>> = happens.iter().map(|happens| happens.to_vec()).collect();
+    for (draft, happens) in drafts.into_iter().zip(happens) {
+        out.push([happens, draft.to_text().as_bytes()].concat());
+        for (version, expires) in [(1, NOW + 3600), (roster::MAX_VERSION, u64::MAX)] {
+            let terms = roster::Terms {
+                version,
+                issued: NOW,
+                expires,
+            };
+            if let Ok(signed) = Roster::sign(draft.clone(), terms, &who(ADMIN)) {
+                out.push([happens, signed.as_bytes()].concat());
+            }
+        }
+    }
+    out
+}
+
+/// Introductions, changes of key, what neighbours say, and steps of those who introduce.
+fn introductions() -> Vec<Vec<u8>> {
+    let introduce = |by: u8, a: u8, b: u8, issued, lifetime| {
+        let (a, b) = (who(a).device_id(), who(b).device_id());
+        let bundle = BundleId([7; 32]);
+        let made = Introduction::new(&who(by), bundle, &a, &b, issued, lifetime, [9; 16]);
+        Message::Introduce(Box::new(made)).encode()
+    };
+    let rotate = |old: u8, new: u8| Rotation::sign(&who(old), &who(new), NOW);
+    let chain = |names: &[u8]| {
+        let chain: Vec<_> = names
+            .windows(2)
+            .map(|pair| rotate(pair[0], pair[1]))
+            .collect();
+        serde_json::to_string(&chain).unwrap_or_default()
+    };
+    let have = |set: &ChunkSet| {
+        let text = Message::Have(Box::new(Have {
+            handle: 3,
+            bundle: BundleId([7; 32]),
+            origin: who(1).device_id(),
+            have: set.to_b64(),
+            root: Some(Root([6; 32])),
+            root_sig: Some(Signature([7; 64])),
+        }))
+        .encode();
+        [&[10], text.as_bytes()].concat()
+    };
+    let want = |chunks: &[(u32, u32)]| {
+        let (handle, chunks) = (3, chunks.to_vec());
+        [&[10], Message::Want { handle, chunks }.encode().as_bytes()].concat()
+    };
+    let mut half = ChunkSet::new(30);
+    (0..15).for_each(|at| {
+        half.insert(at * 2);
+    });
+    let mut out = Vec::new();
+    for (what, bytes) in [
+        (0, introduce(1, 2, 3, NOW, 3600).into_bytes()),
+        (0, introduce(1, 2, 3, NOW - 4000, 3600).into_bytes()),
+        (0, introduce(1, 2, 3, NOW, 100_000).into_bytes()),
+        (0, introduce(1, 3, 4, NOW, 3600).into_bytes()),
+        (0, introduce(4, 2, 3, NOW, 3600).into_bytes()),
+        (0, introduce(1, 1, 2, NOW, 3600).into_bytes()),
+        (1, chain(&[1, 2]).into_bytes()),
+        (1, chain(&[1, 2, 3]).into_bytes()),
+        (1, chain(&[1, 2, 3, 4, 5]).into_bytes()),
+        (1, chain(&[1, 2, 3, 4, 5, 6]).into_bytes()),
+        (1, b"\x01\x02\x03".to_vec()),
+        (2, have(&ChunkSet::full(30))),
+        (2, have(&half)),
+        (2, have(&ChunkSet::new(30))),
+        (2, want(&[(3, 2), (0, 1)])),
+        (2, want(&[(0, 30), (0, 30)])),
+        (2, want(&[(29, 1), (u32::MAX, 2)])),
+        (
+            3,
+            [[0, 2, 1, 7], [0, 3, 1, 7], [1, 2, 1, 7], [0, 2, 1, 7]].concat(),
+        ),
+        (
+            3,
+            [
+                [0, 2, 1, 7],
+                [2, 2, 0, 0],
+                [0, 2, 1, 7],
+                [3, 2, 0, 0],
+                [0, 2, 1, 7],
+            ]
+            .concat(),
+        ),
+        (
+            3,
+            [
+                [6, 2, 1, 7],
+                [4, 2, 1, 7],
+                [6, 2, 1, 7],
+                [6, 2, 1, 8],
+                [5, 9, 0, 8],
+            ]
+            .concat(),
+        ),
+        (
+            4,
+            [
+                [60, 2, 3, 1],
+                [2, 2, 3, 1],
+                [4, 2, 3, 1],
+                [5, 4, 30, 1],
+                [1, 2, 0, 0],
+            ]
+            .concat(),
+        ),
+        (
+            4,
+            [
+                [2, 2, 3, 1],
+                [60, 2, 3, 1],
+                [0, 3, 4, 1],
+                [5, 3, 0, 1],
+                [2, 2, 3, 1],
+            ]
+            .concat(),
+        ),
+        (
+            4,
+            [[60, 2, 3, 1]]
+                .into_iter()
+                .chain([[2, 2, 3, 1]; 66])
+                .collect::<Vec<_>>()
+                .concat(),
+        ),
+    ] {
+        out.push([b"\0\0\0\x40A", &[what][..], &bytes].concat());
+    }
+    out
 }
 
 /// Descriptions with a proof that is in force, and one without.
@@ -283,16 +545,28 @@ fn messages() -> Vec<Message> {
         },
         PairMessage::PinProof { mac: half.clone() },
         PairMessage::Invite {
-            invite: "abcd".to_owned(),
+            invite: Secret::new([5; 16]).id(),
             mac: half.clone(),
         },
         PairMessage::Accepted {
-            mac: Some(half),
+            mac: half,
             group: Some("class-3b".to_owned()),
         },
         PairMessage::Reject { code, reason },
     ];
     out.extend(steps.map(Message::Pair));
+    let (peer, bundle) = (who(3).device_id(), BundleId([2; 32]));
+    out.push(Message::EndIntroduction {
+        bundle,
+        peer: peer.clone(),
+        reason: "revoked".to_owned(),
+    });
+    out.push(Message::Signal {
+        with: peer,
+        passed: true,
+        kind: SignalKind::Ice,
+        data: CANDIDATES[0].to_owned(),
+    });
     out
 }
 

@@ -4,10 +4,16 @@
 //! hold, and what must not be believed is not. The fuzzer calls these functions through the
 //! programs in `bin/`; `tests/corpora.rs` calls them with the committed corpora.
 //!
-//! A new target is a function here, its line in [`ALL`], a file in `bin/`, and a corpus.
+//! A new target is a function here or in `targets/`, its line in [`ALL`], a file in `bin/`, and a corpus.
+
+#[path = "targets/contact.rs"]
+pub mod contact;
+#[path = "targets/trust.rs"]
+pub mod trust;
 
 use std::net::IpAddr;
 use std::path::{Component, Path};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use unicode_normalization::UnicodeNormalization;
@@ -16,6 +22,7 @@ use crate::protocol::candidate::{Candidate, CandidatePolicy, MAX_CANDIDATES, fil
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{CHUNK_HEADER, Frame, encode_hashes, encode_head, pieces};
 use crate::protocol::framer::{JsonFramer, MAX_OBJECT};
+use crate::protocol::id::DeviceId;
 use crate::protocol::identity::Identity;
 use crate::protocol::manifest::{
     HASH_BYTES, Head, Layout, MAX_CHUNKS, MAX_ENTRIES, Page, choose_chunk_size,
@@ -35,19 +42,39 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("chunkset", chunkset),
     ("frame", frame),
+    ("introduction", trust::introduction),
+    ("invite", contact::invite),
     ("manifest", manifest),
     ("message", message),
     ("names", names),
+    ("pairing", contact::pairing),
     ("proof", proof),
+    ("roster", trust::roster),
     ("signaling", signaling),
 ];
 
 /// The time at which the proofs in the corpus are in force, in Unix seconds.
 pub const NOW: u64 = 1_800_000_000;
 
+/// The identities of all seeds that are one byte again and again. Made once: it takes long.
+static IDENTITIES: LazyLock<Vec<Identity>> =
+    LazyLock::new(|| (0..=255).map(|n| Identity::from_seed(&[n; 32])).collect());
+static IDS: LazyLock<Vec<DeviceId>> =
+    LazyLock::new(|| IDENTITIES.iter().map(Identity::device_id).collect());
+
+/// One of 256 identities; those of the corpus are among them.
+pub fn who(n: u8) -> Identity {
+    IDENTITIES[usize::from(n)].clone()
+}
+
+/// Its device id.
+pub fn id(n: u8) -> DeviceId {
+    IDS[usize::from(n)].clone()
+}
+
 /// Who wrote the descriptions in the corpus, and for whom.
 pub fn writer_and_reader() -> (Identity, Identity) {
-    (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]))
+    (who(1), who(2))
 }
 
 /// What may stand in a log line or on a terminal.
