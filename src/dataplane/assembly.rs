@@ -91,9 +91,9 @@ mod tests {
         vec![1; len].into()
     }
 
-    fn fault(assembler: &mut Assembler, header: ChunkHeader, payload: Bytes) -> String {
+    fn fault(assembler: &mut Assembler, header: ChunkHeader, payload: Bytes) -> &'static str {
         match assembler.take(header, payload) {
-            Err(SessionError::Protocol(what)) => what,
+            Err(what) => what,
             other => panic!("{other:?}"),
         }
     }
