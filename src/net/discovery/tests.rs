@@ -70,6 +70,37 @@ async fn two_devices_find_each_other_and_a_goodbye_takes_one_away() {
     drop(discovery_a);
 }
 
+/// One id on two machines: whoever comes second gets another name, and everybody sees a copy.
+#[tokio::test]
+async fn a_second_machine_with_the_same_id_is_seen_by_others_and_by_the_first() {
+    let id = fresh_id();
+    let (_looking, mut seen) = on_loopback(None);
+    let (_first, mut seen_by_first) = on_loopback(Some(advert(&id, 4004)));
+    until_found(&mut seen, &id).await;
+    let other = RunId([8; 8]);
+    let copy = Advert {
+        run: other,
+        ..advert(&id, 4005)
+    };
+    let (second, _events) = on_loopback(Some(copy));
+    for events in [&mut seen, &mut seen_by_first] {
+        let search = async {
+            loop {
+                match events.recv().await.unwrap() {
+                    DiscoveryEvent::Copy { advert, .. } if advert.id == id => return advert.run,
+                    // It may take the name over: then it is the run that differs.
+                    DiscoveryEvent::Found(advert) if advert.run == Some(other) => {
+                        return advert.run;
+                    }
+                    _ => {}
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, search).await.unwrap(), Some(other));
+    }
+    second.stop().await;
+}
+
 #[tokio::test]
 async fn dropping_it_says_goodbye_as_well() {
     let b = fresh_id();
