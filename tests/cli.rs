@@ -100,6 +100,73 @@ fn the_id_stays_and_another_state_folder_is_another_device() {
 }
 
 #[test]
+fn a_new_key_keeps_decisions_and_is_followed_or_not_as_the_verb_says() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = id_of(home.path());
+    let friend = id_of(other.path());
+    assert_eq!(code(&handout(home.path(), &["authorize", &friend])), 0);
+
+    let output = handout(home.path(), &["id", "rotate"]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let second = id_of(home.path());
+    assert_eq!(out(&output), format!("{second}\n"));
+    assert_ne!(second, first);
+    assert!(err(&output).contains(&first) && err(&output).contains("follow"));
+    let key = home.path().join(".local/state/handout/identity.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&key.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(std::fs::read_to_string(&key).unwrap().contains("rotation"));
+
+    let output = handout(home.path(), &["id", "new", "--json"]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let events = events(&output);
+    let renewed = named(&events, "renewed")[0];
+    assert_eq!(renewed["earlier"], Value::from(second.as_str()));
+    assert_eq!(renewed["followed"], false);
+    let third = id_of(home.path());
+    assert_eq!(renewed["device_id"], Value::from(third.as_str()));
+    assert_eq!(events.last().unwrap()["code"], 0);
+    assert!(!std::fs::read_to_string(&key).unwrap().contains("rotation"));
+
+    let output = handout(home.path(), &["peers", "--json", "--wait", "0s"]);
+    let listed = self::events(&output);
+    let peer = named(&listed, "peer")[0];
+    assert_eq!(peer["device_id"], Value::from(friend.as_str()));
+    assert_eq!(peer["authorized"], true);
+
+    for word in ["rotate", "new"] {
+        let output = handout(home.path(), &["id", word, "--help"]);
+        assert_eq!(code(&output), 0);
+        assert!(out(&output).contains("key"), "{}", out(&output));
+        assert_eq!(code(&handout(home.path(), &["id", word, "more"])), 2);
+    }
+    assert_eq!(code(&handout(home.path(), &["id", "old"])), 2);
+    assert_eq!(id_of(home.path()), third);
+}
+
+#[test]
+fn a_key_does_not_change_under_a_process_that_uses_it() {
+    let home = tempfile::tempdir().unwrap();
+    let first = id_of(home.path());
+    let lock = home.path().join(".local/state/handout/lock");
+    // What a running service holds.
+    let held = std::fs::File::open(lock).unwrap();
+    held.lock().unwrap();
+    for word in ["rotate", "new"] {
+        let output = handout(home.path(), &["id", word]);
+        assert_eq!(code(&output), 1);
+        let text = err(&output);
+        assert!(
+            text.contains("stop it") && text.contains(&format!("handout id {word}")),
+            "{text}"
+        );
+        assert_eq!(out(&output), "");
+    }
+    drop(held);
+    assert_eq!(id_of(home.path()), first);
+}
+
+#[test]
 fn devices_are_authorized_listed_and_revoked_while_nothing_runs() {
     let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let id = id_of(other.path());

@@ -221,6 +221,48 @@ pub enum Event {
         /// The file's content.
         text: String,
     },
+    /// A device has a new key, which its old one has signed: all that was said of the old id
+    /// holds for the new one.
+    KeyChanged {
+        /// Its id now.
+        device_id: DeviceId,
+        /// Its id before.
+        earlier: DeviceId,
+        /// Its name for people.
+        name: String,
+    },
+    /// A change of key that a device shows counts for nothing.
+    KeyRefused {
+        /// The id that it would have.
+        device_id: DeviceId,
+        /// From which address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// This device has a new key.
+    Renewed {
+        /// Its id now.
+        device_id: DeviceId,
+        /// Its id before.
+        earlier: DeviceId,
+        /// Others are shown the change and follow it; else it is another device to them.
+        followed: bool,
+        /// Invites that ended.
+        invites: usize,
+    },
+    /// The same key is in use on two machines.
+    Cloned {
+        /// Which device.
+        device_id: DeviceId,
+        /// Its name for people.
+        name: String,
+        /// It is our own key.
+        ours: bool,
+        /// What is known.
+        #[serde(flatten)]
+        clone: CloneInfo,
+    },
     /// A device is no longer seen.
     PeerGone {
         /// Which.
@@ -466,6 +508,20 @@ pub struct PeerInfo {
     pub introduced: Vec<Introducer>,
     /// Why the last connection failed.
     pub error: Option<String>,
+    /// Its key is in use on two machines.
+    #[serde(default)]
+    pub clone: Option<CloneInfo>,
+}
+
+/// One key on two machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneInfo {
+    /// Where they were seen, as far as known.
+    pub addresses: Vec<String>,
+    /// Both have proven the key on a link; else only adverts say so, which anybody can forge.
+    pub proven: bool,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// A group, as it stands.

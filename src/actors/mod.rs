@@ -14,6 +14,8 @@ mod store;
 #[cfg(test)]
 mod door_tests;
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
 mod swarm_tests;

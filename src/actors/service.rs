@@ -18,17 +18,20 @@ use crate::config::Settings;
 use crate::dataplane::{Checkpointing, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::id::RunId;
+use crate::protocol::identity::Identity;
 use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::replay::ReplayCache;
+use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
 use crate::protocol::window::WindowLimits;
-use crate::store::{BroadcastState, Store, StoreError};
+use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
 use super::discovery::{Discovery, Goodbye};
-use super::peer::PeerContext;
+use super::peer::{PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::{network, store};
 
@@ -111,6 +114,17 @@ impl Node {
     }
 }
 
+/// Gives this device a new key: with `followed` one that other devices follow, else one that has
+/// nothing to do with the old one. No service may run on the state folder: it would go on with
+/// the old key, whose secret is gone.
+pub fn renew(settings: &Settings, followed: bool) -> Result<Renewed, StoreError> {
+    let mut store = Store::open(&settings.state.dir)?;
+    match followed {
+        true => store.rotate(unix_now()),
+        false => store.become_new(unix_now()),
+    }
+}
+
 /// Starts a node, runs `work` beside it on this thread, and stops the node. Returns what `work`
 /// did, or exit code 1 when the node failed meanwhile.
 pub fn run<W, F>(mut settings: Settings, mode: Mode, work: W) -> Result<u8, StartError>
@@ -158,7 +172,8 @@ where
     W: FnOnce(Node) -> F,
     F: Future<Output = u8>,
 {
-    let identity = opened.identity().clone();
+    let (identity, rotations) = (opened.identity().clone(), opened.rotations().to_vec());
+    let run = RunId(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
     let ours = identity.device_id();
     let loaded = load(&opened, &settings, mode)?;
     let limits = signaling_limits(&settings);
@@ -185,7 +200,7 @@ where
         Box::new(move |coordinator| {
             Arc::new(peer_context(
                 settings,
-                identity,
+                (identity, rotations, run),
                 data_plane,
                 signaling,
                 port,
@@ -196,6 +211,7 @@ where
     let coordinator = Coordinator::new(
         Arc::clone(&settings),
         identity,
+        run,
         store.clone(),
         data_plane.clone(),
         loaded,
@@ -211,6 +227,7 @@ where
                     device_id: ours.clone(),
                     name: settings.device.name.clone(),
                     device_type: settings.device.device_type,
+                    run,
                     port,
                     addresses: Vec::new(),
                 }),
@@ -315,7 +332,7 @@ fn signaling_limits(settings: &Settings) -> Limits {
 
 fn peer_context(
     settings: Arc<Settings>,
-    identity: crate::protocol::identity::Identity,
+    (identity, rotations, run): (Identity, Vec<Rotation>, RunId),
     data_plane: tokio::runtime::Handle,
     signaling: Addr<Signaling>,
     port: u16,
@@ -333,6 +350,8 @@ fn peer_context(
     };
     PeerContext {
         identity,
+        rotations,
+        run,
         name: settings.device.name.clone(),
         device_type: settings.device.device_type.as_str().to_owned(),
         negotiation,

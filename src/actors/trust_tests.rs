@@ -17,20 +17,20 @@ use crate::protocol::transfer::TransferState;
 use crate::store::Store;
 
 /// Only a hang takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks something of a node, and gets the answer.
-type Question = (Request, oneshot::Sender<Vec<Event>>);
+pub(super) type Question = (Request, oneshot::Sender<Vec<Event>>);
 
 /// A receiver on a thread of its own.
-struct Receiver {
-    port: u16,
+pub(super) struct Receiver {
+    pub(super) port: u16,
     questions: Option<mpsc::UnboundedSender<Question>>,
     thread: Option<JoinHandle<u8>>,
 }
 
 impl Receiver {
-    fn start(folder: &Path, more: &[(&str, String)]) -> Self {
+    pub(super) fn start(folder: &Path, more: &[(&str, String)]) -> Self {
         let settings = settings(folder, more);
         let (questions, mut asked) = mpsc::unbounded_channel::<Question>();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -55,7 +55,7 @@ impl Receiver {
         }
     }
 
-    fn asker(&self) -> mpsc::UnboundedSender<Question> {
+    pub(super) fn asker(&self) -> mpsc::UnboundedSender<Question> {
         self.questions.clone().unwrap()
     }
 }
@@ -69,7 +69,7 @@ impl Drop for Receiver {
     }
 }
 
-async fn all(mut events: mpsc::Receiver<Event>) -> Vec<Event> {
+pub(super) async fn all(mut events: mpsc::Receiver<Event>) -> Vec<Event> {
     let mut answer = Vec::new();
     while let Some(event) = events.recv().await {
         let last = matches!(event, Event::End { .. });
@@ -81,13 +81,13 @@ async fn all(mut events: mpsc::Receiver<Event>) -> Vec<Event> {
     answer
 }
 
-async fn put(to: &mpsc::UnboundedSender<Question>, request: Request) -> Vec<Event> {
+pub(super) async fn put(to: &mpsc::UnboundedSender<Question>, request: Request) -> Vec<Event> {
     let (reply, answer) = oneshot::channel();
     assert!(to.send((request, reply)).is_ok());
     answer.await.unwrap()
 }
 
-fn peers(events: &[Event]) -> Vec<PeerInfo> {
+pub(super) fn peers(events: &[Event]) -> Vec<PeerInfo> {
     let peers = events.iter().filter_map(|event| match event {
         Event::Peer(info) => Some(info.clone()),
         _ => None,

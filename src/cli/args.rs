@@ -97,8 +97,12 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
-    /// This device's id
-    Id,
+    /// This device's id, and its key
+    Id {
+        /// What to do with the key
+        #[command(subcommand)]
+        what: Option<Id>,
+    },
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -335,6 +339,16 @@ pub enum GroupRoles {
     Unsaid,
     /// These.
     Said(Roles),
+}
+
+/// `id rotate`, `id new`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Id {
+    /// Change the key: the devices that let this one in follow, since the old key signs the new one
+    Rotate,
+    /// Be another device, with a new key: for a copy of a disk. Others must authorize it anew;
+    /// whom it has authorized stays
+    New,
 }
 
 /// `pause`, `resume`, `cancel`, `accept`, `refuse`

@@ -8,7 +8,7 @@ use super::args::Peers;
 use super::screen::Screen;
 use super::session::{Context, Interrupts, View, client_runtime, follow, node};
 use super::text::{Table, foreign, now, until};
-use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, clone_text, notice};
 use crate::actors::api::{Event, PeerInfo, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::Mode;
@@ -124,13 +124,19 @@ fn table(peers: &[PeerInfo], now: u64) -> Table {
                 .unwrap_or_default(),
             foreign(&peer.groups.join(", "), MAX_TITLE),
             why(peer, now),
-            peer.error
-                .as_deref()
-                .map(|error| foreign(error, MAX_TEXT))
-                .unwrap_or_default(),
+            trouble(peer),
         ]);
     }
     table
+}
+
+/// What is wrong with it: its key on two machines, else why there is no link.
+fn trouble(peer: &PeerInfo) -> String {
+    match (&peer.clone, &peer.error) {
+        (Some(clone), _) => clone_text(clone),
+        (None, Some(error)) => foreign(error, MAX_TEXT),
+        (None, None) => String::new(),
+    }
 }
 
 /// What it may do; only `yes` when that is everything.
@@ -162,7 +168,7 @@ fn why(peer: &PeerInfo, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::api::Introducer;
+    use crate::actors::api::{CloneInfo, Introducer};
     use crate::protocol::id::{BundleId, DeviceId};
 
     #[test]
@@ -181,6 +187,7 @@ mod tests {
             verified: false,
             introduced: vec![],
             error: None,
+            clone: None,
         };
         let member = PeerInfo {
             roles: Roles::ALL,
@@ -204,13 +211,23 @@ mod tests {
             }],
             ..away.clone()
         };
-        let lines = table(&[peer, away, member, introduced], 0).lines();
+        let cloned = PeerInfo {
+            clone: Some(CloneInfo {
+                addresses: vec!["10.0.0.1".to_owned(), "10.0.0.2".to_owned()],
+                proven: true,
+                hint: "run: handout id new".to_owned(),
+            }),
+            ..peer.clone()
+        };
+        let lines = table(&[peer, away, member, introduced, cloned], 0).lines();
+        assert!(lines[5].contains("two machines (10.0.0.1, 10.0.0.2)"));
+        assert!(lines[5].ends_with("run: handout id new"), "{}", lines[5]);
         assert!(lines[4].contains("introduced by Room 12 for lesson\\u{7}"));
-        assert!(lines[1].contains("receive") && lines[1].ends_with("class   by a person"));
-        assert!(lines[3].contains("yes") && lines[3].ends_with("by a person, for 2 h 1 min"));
+        assert!(lines[1].contains("receive") && lines[1].contains("class   by a person"));
+        assert!(lines[3].contains("yes") && lines[3].contains("by a person, for 2 h 1 min"));
         assert!(lines[1].contains("connected, unverified"));
         assert!(lines[1].starts_with("al\\u{1b}pha"));
         assert!(lines[2].contains("no") && lines[2].ends_with("away"));
-        assert!(!lines[0].contains("TROUBLE"));
+        assert!(lines[0].contains("TROUBLE"));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::screen::Screen;
 use super::session::View;
 use super::text::{bytes, foreign, percent};
-use crate::actors::api::{Event, TransferInfo, exit};
+use crate::actors::api::{CloneInfo, Event, TransferInfo, exit};
 use crate::protocol::message::Code;
 use crate::protocol::transfer::{Direction, Side, TransferState};
 
@@ -115,9 +115,53 @@ pub fn notice(event: &Event) -> Option<String> {
             foreign(&introducer.bundle_name, MAX_TITLE),
             foreign(reason, MAX_TEXT)
         ),
+        Event::KeyChanged {
+            device_id,
+            earlier,
+            name,
+        } => format!(
+            "{} has a new key, signed by its old one: it was {}, and is {device_id} now",
+            foreign(name, MAX_NAME),
+            earlier.short()
+        ),
+        Event::KeyRefused {
+            device_id,
+            address,
+            reason,
+        } => format!(
+            "a change of key to {} (from {}) counts for nothing: {}",
+            device_id.short(),
+            foreign(address, MAX_NAME * 2),
+            foreign(reason, MAX_TEXT)
+        ),
+        Event::Cloned {
+            device_id,
+            name,
+            ours,
+            clone,
+        } => {
+            let whose = match ours {
+                true => "this device's own key".to_owned(),
+                false => format!("{} ({})", foreign(name, MAX_NAME), device_id.short()),
+            };
+            format!("warning: {whose} {}", clone_text(clone))
+        }
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })
+}
+
+/// That a key is on two machines, and what to do.
+pub fn clone_text(clone: &CloneInfo) -> String {
+    let seems = if clone.proven { "is" } else { "seems to be" };
+    let at = match clone.addresses.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", foreign(&clone.addresses.join(", "), MAX_TEXT)),
+    };
+    format!(
+        "{seems} on two machines{at}: {}",
+        foreign(&clone.hint, MAX_TEXT)
+    )
 }
 
 /// What a person is asked.

@@ -16,7 +16,7 @@ use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::conduct::{Talk, TooMuch};
 use crate::protocol::frame::{Frame, Handle};
 use crate::protocol::handshake::{Binding, Handshake, HandshakeError, Peer, Step};
-use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
+use crate::protocol::id::{BundleId, DeviceId, Root, RunId, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::introduction::Introduction;
 use crate::protocol::message::{Code, Message, StartTransfer};
@@ -116,6 +116,8 @@ pub enum SessionEvent {
         device_type: String,
         /// Its key, and what names this connection.
         proven: Option<(PublicKey, Binding)>,
+        /// This start of its program; proven with the key.
+        run: Option<RunId>,
         /// Where it is said what it may do; dropped when it may do nothing.
         reply: oneshot::Sender<Standing>,
     },
@@ -409,10 +411,16 @@ async fn converse(
         let (peer, binding) = timeout(HANDSHAKE_LIMIT, proven)
             .await
             .map_err(|_| SessionError::HandshakeTimeout)??;
-        let proven = Some((peer.key, binding));
-        standing_of(&events, peer.name, peer.device, proven).await?
+        standing_of(
+            &events,
+            peer.name,
+            peer.device,
+            Some((peer.key, binding)),
+            peer.run,
+        )
+        .await?
     } else {
-        standing_of(&events, options.peer.to_string(), String::new(), None).await?
+        standing_of(&events, options.peer.to_string(), String::new(), None, None).await?
     };
     let (standing, early) = match standing {
         Standing::Guest | Standing::Asked => {
@@ -556,12 +564,14 @@ async fn standing_of(
     name: String,
     device_type: String,
     proven: Option<(PublicKey, Binding)>,
+    run: Option<RunId>,
 ) -> Result<Standing, SessionError> {
     let (reply, standing) = oneshot::channel();
     let up = SessionEvent::Up {
         name,
         device_type,
         proven,
+        run,
         reply,
     };
     events.send(up).await.map_err(|_| LinkError::Closed)?;

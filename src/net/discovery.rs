@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::interfaces::Selection;
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::peers::{DeviceType, MAX_ADDRESSES, PeerAdvert, display_name};
 
 /// The service type that we advertise and look for.
@@ -41,6 +41,8 @@ pub struct Advert {
     pub name: String,
     /// What we are.
     pub device_type: DeviceType,
+    /// This start of our program.
+    pub run: RunId,
     /// The port of the signaling listener.
     pub port: u16,
     /// Where we can be reached; empty for all addresses of the used interfaces, kept up to date.
@@ -61,6 +63,21 @@ pub struct DiscoveryOptions {
 pub enum DiscoveryEvent {
     /// A peer is there, or what it says about itself has changed.
     Found(PeerAdvert),
+    /// An advert under another name than the first for its device, or of our own id: there may
+    /// be two machines with one key.
+    Copy {
+        /// What it says.
+        advert: PeerAdvert,
+        /// The number in the name; 1 for the plain one.
+        number: u32,
+    },
+    /// Such an advert is gone.
+    CopyGone {
+        /// Whose it was.
+        id: DeviceId,
+        /// The number in its name.
+        number: u32,
+    },
     /// A peer said goodbye, or its advert ran out. Anybody can say so in its name.
     Lost(DeviceId),
     /// Nothing will come any more: start again. For people.
@@ -126,7 +143,7 @@ impl Discovery {
         let found = daemon.browse(SERVICE_TYPE)?;
         let watcher = Watcher {
             daemon,
-            ours: options.advert.map(|advert| advert.device_id),
+            ours: options.advert.map(|advert| (advert.device_id, advert.run)),
             loopback: options.interfaces != Selection::All,
             known: HashMap::new(),
             recheck: None,
@@ -188,7 +205,7 @@ fn service_info(advert: &Advert, selection: &Selection) -> Result<ServiceInfo, D
     if id.as_str().len() > 55 {
         return Err(DiscoveryError::LongId(id.clone()));
     }
-    let proto = PROTO.to_string();
+    let (proto, run) = (PROTO.to_string(), advert.run.to_string());
     let name = display_name(&advert.name);
     let txt = [
         ("txtvers", "1"),
@@ -196,6 +213,7 @@ fn service_info(advert: &Advert, selection: &Selection) -> Result<ServiceInfo, D
         ("name", &name),
         ("type", advert.device_type.as_str()),
         ("proto", &proto),
+        ("run", &run),
     ];
     let mut addresses = advert.addresses.clone();
     if addresses.is_empty() && *selection == Selection::Loopback {
@@ -215,17 +233,29 @@ fn service_info(advert: &Advert, selection: &Selection) -> Result<ServiceInfo, D
     })
 }
 
-/// The device that an instance is named after; `None` for strangers.
-fn id_of(fullname: &str) -> Option<DeviceId> {
+/// The device that an instance is named after, and the number that mDNS puts behind a name that
+/// somebody else has (1 where there is none); `None` for strangers.
+fn id_of(fullname: &str) -> Option<(DeviceId, u32)> {
     let at = fullname.len().checked_sub(SERVICE_TYPE.len() + 1)?;
     let (instance, rest) = (fullname.get(..at)?, fullname.get(at + 1..)?);
     let fits = fullname.as_bytes()[at] == b'.' && rest.eq_ignore_ascii_case(SERVICE_TYPE);
-    instance.strip_prefix(PREFIX).filter(|_| fits)?.parse().ok()
+    let name = instance.strip_prefix(PREFIX).filter(|_| fits)?;
+    let numbered = name
+        .strip_suffix(')')
+        .and_then(|name| name.split_once(" ("));
+    let (id, number) = match numbered {
+        Some((id, number)) => (id, number.parse().ok().filter(|number| *number > 1)?),
+        None => (name, 1),
+    };
+    Some((id.parse().ok()?, number))
 }
 
-/// Reads an advert; the error says why it is none of ours.
-fn read_advert(service: &ResolvedService, loopback: bool) -> Result<PeerAdvert, &'static str> {
-    let id = id_of(&service.fullname).ok_or("the instance is not Peer-<id>")?;
+/// Reads an advert, and the number in its name; the error says why it is none of ours.
+fn read_advert(
+    service: &ResolvedService,
+    loopback: bool,
+) -> Result<(PeerAdvert, u32), &'static str> {
+    let (id, number) = id_of(&service.fullname).ok_or("the instance is not Peer-<id>")?;
     let txt = |key: &str| service.get_property_val_str(key);
     if txt("txtvers") != Some("1") {
         return Err("txtvers is not 1");
@@ -251,13 +281,15 @@ fn read_advert(service: &ResolvedService, loopback: bool) -> Result<PeerAdvert, 
     if addrs.is_empty() {
         return Err("no usable address");
     }
-    Ok(PeerAdvert {
+    let advert = PeerAdvert {
         name: display_name(txt("name").unwrap_or(id.short())),
         device_type: DeviceType::from_word(txt("type").unwrap_or_default()),
         proto: txt("proto").and_then(|p| p.parse().ok()).unwrap_or(PROTO),
+        run: txt("run").and_then(|run| run.parse().ok()),
         addrs,
         id,
-    })
+    };
+    Ok((advert, number))
 }
 
 /// Link-local IPv6 addresses are of no use without the interface they were heard on.
@@ -273,7 +305,7 @@ fn socket_addr(scoped: &ScopedIp, port: u16) -> SocketAddr {
 /// Turns the daemon's events into ours.
 struct Watcher {
     daemon: ServiceDaemon,
-    ours: Option<DeviceId>,
+    ours: Option<(DeviceId, RunId)>,
     loopback: bool,
     /// The peers that are there, and whether they were seen since the last subscription.
     known: HashMap<DeviceId, bool>,
@@ -313,15 +345,26 @@ impl Watcher {
     async fn on_event(&mut self, event: ServiceEvent) -> Result<(), Unheard> {
         match event {
             ServiceEvent::ServiceResolved(service) => {
-                let advert = match read_advert(&service, self.loopback) {
-                    Ok(advert) => advert,
+                let (advert, number) = match read_advert(&service, self.loopback) {
+                    Ok(read) => read,
                     Err(reason) => {
                         debug!(reason, "an advert of the same service type is not ours");
                         return Ok(());
                     }
                 };
-                if self.ours.as_ref() == Some(&advert.id) {
-                    return Ok(());
+                if let Some((ours, run)) = &self.ours
+                    && *ours == advert.id
+                {
+                    // We hear ourselves as well.
+                    return match advert.run {
+                        Some(other) if other != *run => {
+                            self.tell(DiscoveryEvent::Copy { advert, number }).await
+                        }
+                        _ => Ok(()),
+                    };
+                }
+                if number > 1 {
+                    return self.tell(DiscoveryEvent::Copy { advert, number }).await;
                 }
                 if self.known.len() < MAX_KNOWN || self.known.contains_key(&advert.id) {
                     self.known.insert(advert.id.clone(), true);
@@ -329,14 +372,21 @@ impl Watcher {
                 self.tell(DiscoveryEvent::Found(advert)).await
             }
             ServiceEvent::ServiceRemoved(_, fullname) => match id_of(&fullname) {
-                Some(id) if self.ours.as_ref() != Some(&id) => {
+                Some((id, number)) if number > 1 || self.is_ours(&id) => {
+                    self.tell(DiscoveryEvent::CopyGone { id, number }).await
+                }
+                Some((id, _)) => {
                     self.known.remove(&id);
                     self.tell(DiscoveryEvent::Lost(id)).await
                 }
-                _ => Ok(()),
+                None => Ok(()),
             },
             _ => Ok(()),
         }
+    }
+
+    fn is_ours(&self, id: &DeviceId) -> bool {
+        self.ours.as_ref().is_some_and(|(ours, _)| ours == id)
     }
 
     /// The daemon drops a subscription that is read too slowly. What was lost meanwhile is

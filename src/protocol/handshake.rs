@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::id::DeviceId;
+use super::id::{DeviceId, RunId};
 use super::identity::{Identity, PublicKey, b64, statement, unb64};
 use super::message::{Hello, Message};
 use super::peers::display_name;
@@ -59,6 +59,8 @@ pub struct Local<'a> {
     pub cert: CertHash,
     /// Fresh random bytes.
     pub nonce: [u8; 32],
+    /// This start of our program.
+    pub run: Option<RunId>,
 }
 
 /// Who is at the other end. Proven; whether it is authorized is for the caller to say.
@@ -72,6 +74,8 @@ pub struct Peer {
     pub name: String,
     /// What it says it is: `desktop`, `mobile`, or empty.
     pub device: String,
+    /// This start of its program.
+    pub run: Option<RunId>,
 }
 
 /// What to do after a message.
@@ -186,6 +190,7 @@ impl Handshake {
             nonce: b64(&local.nonce),
             name: display_name(local.name),
             device: local.device.to_owned(),
+            run: local.run,
         });
         let ours = Ours {
             role: local.role,
@@ -266,6 +271,7 @@ impl Handshake {
             key: hello.key,
             name: display_name(&hello.name),
             device: if known { hello.device } else { String::new() },
+            run: hello.run,
         };
         Ok((peer, nonce))
     }
@@ -320,6 +326,7 @@ mod tests {
             device: "desktop",
             cert,
             nonce: [n; 32],
+            run: Some(RunId([n; 8])),
         };
         Handshake::new(&local, self::identity(expected).device_id())
     }
@@ -362,6 +369,7 @@ mod tests {
         };
         assert_eq!(binding, same);
         assert_eq!(peer.key, identity(2).public_key());
+        assert_eq!(peer.run, Some(RunId([2; 8])));
         assert_eq!(peer.id, identity(2).device_id());
         assert!(!peer.name.chars().any(char::is_control), "{}", peer.name);
         assert_eq!(other.key, identity(1).public_key());
@@ -496,6 +504,7 @@ mod tests {
                 device: "",
                 cert: A,
                 nonce: [0x77; 32],
+                run: None,
             },
             self::identity(2).device_id(),
         );

@@ -189,6 +189,10 @@ hex_id!(
     /// One invite: a hash of its secret (PROTOCOL.md §13), which it does not tell.
     InviteId, 8, "an invite id", "16 hex digits"
 );
+hex_id!(
+    /// One start of a device's program. Random; tells two machines with one key apart.
+    RunId, 8, "the number of a run", "16 hex digits"
+);
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exchange::Have;
 use super::frame::{Handle, MAX_MESSAGE};
-use super::id::{BundleId, DeviceId, Root, TransferId};
+use super::id::{BundleId, DeviceId, Root, RunId, TransferId};
 use super::identity::{PublicKey, Signature};
 use super::introduction::Introduction;
 use super::names::brief;
@@ -139,6 +139,9 @@ pub struct Hello {
     /// `desktop` or `mobile`.
     #[serde(default)]
     pub device: String,
+    /// Tells this start of the writer's program from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
 }
 
 /// An offered bundle.

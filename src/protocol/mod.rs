@@ -3,6 +3,7 @@
 
 pub mod candidate;
 pub mod chunkset;
+pub mod clones;
 pub mod conduct;
 pub mod exchange;
 pub mod frame;

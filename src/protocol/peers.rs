@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::id::DeviceId;
+use super::id::{DeviceId, RunId};
 
 /// Most addresses kept of one peer.
 pub const MAX_ADDRESSES: usize = 16;
@@ -76,6 +76,8 @@ pub struct PeerAdvert {
     pub addrs: Vec<SocketAddr>,
     /// Version of the protocol it speaks.
     pub proto: u32,
+    /// This start of its program.
+    pub run: Option<RunId>,
 }
 
 /// Where we know a peer from.
@@ -216,6 +218,28 @@ impl PeerTable {
         }
     }
 
+    /// A device has another id from now on: what the config file says of the old one's addresses
+    /// holds for the new one.
+    pub fn follow(&mut self, old: &DeviceId, new: &DeviceId) {
+        let Some(mut moved) = self.peers.remove(old) else {
+            return;
+        };
+        if let Some(entry) = self.peers.get_mut(new) {
+            if moved.source == Source::Static {
+                entry.source = Source::Static;
+                entry.configured = moved.configured;
+                entry.advert.addrs.extend(&entry.configured);
+                entry.advert.addrs.sort_unstable();
+                entry.advert.addrs.dedup();
+                entry.advert.addrs.truncate(MAX_ADDRESSES);
+            }
+            return;
+        }
+        moved.advert.id = new.clone();
+        moved.advert.run = None;
+        self.peers.insert(new.clone(), moved);
+    }
+
     /// Takes out a peer that said goodbye; true when it was there. Static ones stay.
     pub fn remove(&mut self, id: &DeviceId) -> bool {
         match self.peers.get(id) {
@@ -265,6 +289,7 @@ mod tests {
             device_type: DeviceType::Desktop,
             addrs: vec![SocketAddr::from(([10, 0, 0, 1], port))],
             proto: 1,
+            run: None,
         }
     }
 
@@ -330,6 +355,25 @@ mod tests {
         assert!(!table.remove(&id));
         let later = start + Duration::from_secs(9);
         assert!(table.expire(later, Duration::from_secs(1)).is_empty());
+    }
+
+    #[test]
+    fn the_addresses_of_a_static_peer_follow_its_new_id() {
+        let now = Instant::now();
+        let id = |id: &str| -> DeviceId { id.parse().unwrap() };
+        for seen_before in [false, true] {
+            let mut table = PeerTable::new(5);
+            table.upsert(now, advert("old", 1), Source::Static, true);
+            if seen_before {
+                table.upsert(now, advert("new", 2), Source::Discovered, true);
+            }
+            table.follow(&id("old"), &id("new"));
+            assert!(table.get(&id("old")).is_none());
+            let entry = table.get(&id("new")).unwrap();
+            assert_eq!(entry.source, Source::Static);
+            assert_eq!(entry.advert.addrs.len(), 1 + usize::from(seen_before));
+            assert!(entry.advert.id == id("new") && !table.remove(&id("new")));
+        }
     }
 
     #[test]

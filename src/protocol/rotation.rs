@@ -7,6 +7,8 @@ use super::identity::{Identity, KeyError, PublicKey, Signature, statement};
 
 /// Most changes that a device shows, and that are looked at.
 pub const MAX_CHAIN: usize = 4;
+/// Longest chain as text, in bytes: one change takes about 400.
+pub const MAX_TEXT: usize = 4096;
 const PURPOSE: &str = "handout/rotation/1";
 
 /// One change of key, which both keys have signed.
@@ -27,6 +29,9 @@ pub struct Rotation {
 /// Why a chain of changes is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
+    /// Not the text of a chain.
+    #[error("it cannot be read")]
+    Unreadable,
     /// None, or too many.
     #[error("it has {0} links, 1 to {MAX_CHAIN} are looked at")]
     Length(usize),
@@ -64,6 +69,26 @@ fn signed(old: &PublicKey, new: &PublicKey, issued: u64) -> Vec<u8> {
     statement(PURPOSE, &[old.as_bytes(), new.as_bytes(), &issued])
 }
 
+/// A chain as text, for signaling.
+pub fn encode(chain: &[Rotation]) -> String {
+    serde_json::to_string(chain).expect("changes hold nothing that JSON cannot say")
+}
+
+/// Reads the text of a chain. Nothing of it is checked but its length.
+///
+/// # Errors
+/// [`ChainError::Unreadable`] and [`ChainError::Length`].
+pub fn decode(text: &str) -> Result<Vec<Rotation>, ChainError> {
+    if text.len() > MAX_TEXT {
+        return Err(ChainError::Unreadable);
+    }
+    let chain: Vec<Rotation> = serde_json::from_str(text).map_err(|_| ChainError::Unreadable)?;
+    let fits = (1..=MAX_CHAIN).contains(&chain.len());
+    fits.then_some(())
+        .ok_or(ChainError::Length(chain.len()))
+        .map(|()| chain)
+}
+
 /// The ids that a chain leads through, oldest first, `device` last. Cheap: the signatures are for
 /// [`verify`], once one of the ids turns out to matter.
 ///
@@ -76,7 +101,11 @@ pub fn ids(chain: &[Rotation], device: &DeviceId) -> Result<Vec<DeviceId>, Chain
     let joined = chain.windows(2).all(|pair| pair[0].new == pair[1].old);
     let mut ids: Vec<_> = chain.iter().map(|link| link.old.device_id()).collect();
     ids.extend(chain.last().map(|link| link.new.device_id()));
-    if !joined || ids.last() != Some(device) {
+    let circle = ids
+        .iter()
+        .enumerate()
+        .any(|(at, id)| ids[..at].contains(id));
+    if !joined || circle || ids.last() != Some(device) {
         return Err(ChainError::Broken);
     }
     Ok(ids)
@@ -114,6 +143,21 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_survives_the_wire_and_other_texts_are_refused() {
+        let chain: Vec<_> = (1..=4).map(|n| link(n, n + 1)).collect();
+        let text = encode(&chain);
+        assert!(text.len() < MAX_TEXT / 2, "{}", text.len());
+        assert_eq!(decode(&text), Ok(chain.clone()));
+        let five: Vec<_> = (1..=5).map(|n| link(n, n + 1)).collect();
+        assert_eq!(decode(&encode(&five)), Err(ChainError::Length(5)));
+        assert_eq!(decode("[]"), Err(ChainError::Length(0)));
+        let padded = format!("{text}{}", " ".repeat(MAX_TEXT));
+        for bad in ["", "{}", "[1]", &text[1..], &padded, &"[".repeat(4000)] {
+            assert_eq!(decode(bad), Err(ChainError::Unreadable));
+        }
+    }
+
+    #[test]
     fn a_change_that_one_of_the_keys_has_not_signed_is_refused() {
         let good = link(1, 2);
         let by_thief = Rotation {
@@ -144,5 +188,7 @@ mod tests {
         let torn = [link(1, 2), link(3, 4)];
         assert_eq!(ids(&torn, &id(4)), Err(ChainError::Broken));
         assert_eq!(ids(&[link(1, 2)], &id(3)), Err(ChainError::Broken));
+        let circle = [link(1, 2), link(2, 1)];
+        assert_eq!(ids(&circle, &id(1)), Err(ChainError::Broken));
     }
 }

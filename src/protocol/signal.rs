@@ -17,6 +17,8 @@ pub enum SignalKind {
     Ice,
     /// Why the other side's last message was refused, for people.
     Error,
+    /// How the writer came to its key (PROTOCOL.md §15).
+    Rotation,
 }
 
 impl SignalKind {
@@ -27,6 +29,7 @@ impl SignalKind {
             Self::Answer => "answer",
             Self::Ice => "ice",
             Self::Error => "error",
+            Self::Rotation => "rotation",
         }
     }
 }
@@ -38,7 +41,7 @@ pub struct Signal {
     pub kind: SignalKind,
     /// Who says it wrote this.
     pub peer_id: DeviceId,
-    /// SDP, candidate, or a text for people.
+    /// SDP, candidate, a text for people, or changes of key.
     pub data: String,
 }
 
@@ -64,8 +67,8 @@ pub enum SignalError {
     /// A member is missing.
     #[error("the member {0} is missing")]
     Missing(&'static str),
-    /// Not offer, answer, ice or error.
-    #[error("kind must be offer, answer, ice or error")]
+    /// Not one of [`SignalKind`].
+    #[error("kind must be offer, answer, ice, error or rotation")]
     UnknownKind,
     /// Not a device id.
     #[error("peer_id: {0}")]
@@ -101,6 +104,7 @@ impl Signal {
             "answer" => SignalKind::Answer,
             "ice" => SignalKind::Ice,
             "error" => SignalKind::Error,
+            "rotation" => SignalKind::Rotation,
             _ => return Err(SignalError::UnknownKind),
         };
         Ok(Self {
@@ -175,8 +179,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_survives_the_wire_as_one_line(data: String, kind in 0usize..4) {
-            let kind = [SignalKind::Offer, SignalKind::Answer, SignalKind::Ice, SignalKind::Error][kind];
+        fn a_message_survives_the_wire_as_one_line(data: String, kind in 0usize..5) {
+            let kind = [
+                SignalKind::Offer,
+                SignalKind::Answer,
+                SignalKind::Ice,
+                SignalKind::Error,
+                SignalKind::Rotation,
+            ][kind];
             let signal = Signal { kind, peer_id: "abc".parse().unwrap(), data };
             let line = signal.encode();
             prop_assert_eq!(line.find('\n'), Some(line.len() - 1));

@@ -13,6 +13,10 @@ use super::names::printable;
 use super::roles::Roles;
 use super::roster::{Roster, RosterError};
 
+mod following;
+
+pub use following::NotFollowed;
+
 /// Longest name of a group, in bytes.
 pub const MAX_GROUP_NAME: usize = 64;
 /// Most members that a person can put into one group.
@@ -297,7 +301,14 @@ impl TrustBook {
         for entry in pages.authorizations {
             book.authorizations.insert(entry.device.clone(), entry);
         }
-        for group in pages.groups {
+        for mut group in pages.groups {
+            // A change of key may have been put down, and the group not yet.
+            let members = group.members.iter().map(|id| book.current(id).clone());
+            let each: BTreeSet<_> = members.collect();
+            let moved = !group.members.iter().all(|id| each.contains(id));
+            if moved {
+                group.members = each.into_iter().collect();
+            }
             book.groups.insert(group.name.clone(), group);
         }
         for floor in pages.floors {
@@ -320,7 +331,7 @@ impl TrustBook {
     }
 
     /// The device's id and those that it had before.
-    fn all_ids<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = &'a DeviceId> {
+    pub fn all_ids<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = &'a DeviceId> {
         std::iter::once(device).chain(walk(&self.earlier, device))
     }
 
@@ -656,52 +667,6 @@ impl TrustBook {
     fn link(&mut self, old: DeviceId, new: DeviceId) {
         self.earlier.insert(new.clone(), old.clone());
         self.next.insert(old, new);
-    }
-
-    /// Something here speaks of this id, so that it matters when it changes; not of one that was
-    /// revoked or given up.
-    pub fn follows(&self, old: &DeviceId) -> bool {
-        !self.is_shut_out(old)
-            && (self.authorizations.contains_key(old)
-                || self.all_ids(old).any(|id| {
-                    self.configured.contains_key(id)
-                        || self.groups.values().any(|g| g.members.contains(id))
-                        || self.rosters.values().any(|r| r.members.contains_key(id))
-                        || self.floors.keys().any(|(admin, _)| admin == id)
-                        || self.admins.contains(id)
-                }))
-    }
-
-    /// A device has shown that it changed its key: all that was said of the old id holds for the
-    /// new one, and the old one is no longer let in. False, and nothing done, where nothing
-    /// follows from it: the old id means nothing here, or the new one is in use already.
-    pub fn follow(&mut self, old: &DeviceId, new: &DeviceId, now: u64) -> bool {
-        let taken = self.next.contains_key(new)
-            || self.earlier.contains_key(new)
-            || self.is_revoked(new)
-            || self.is_ours(new)
-            || walk(&self.earlier, old).count() >= MAX_MOVES;
-        if taken || !self.follows(old) {
-            return false;
-        }
-        if let Some(mut entry) = self.authorizations.remove(old) {
-            entry.device = new.clone();
-            entry.key = None;
-            entry.by = GrantedBy::Rotation;
-            entry.via = Some(old.to_string());
-            entry.since = now;
-            self.authorizations.entry(new.clone()).or_insert(entry);
-        }
-        for group in self.groups.values_mut() {
-            if let Some(at) = group.members.iter().position(|id| id == old) {
-                group.members.remove(at);
-                if !group.members.contains(new) {
-                    group.members.push(new.clone());
-                }
-            }
-        }
-        self.link(old.clone(), new.clone());
-        true
     }
 
     /// All groups that a person made.

@@ -1,5 +1,6 @@
 use super::super::identity::Identity;
 use super::super::roster::{Draft, Member, Terms};
+use super::super::rotation::{ChainError, Rotation};
 use super::*;
 
 const NOW: u64 = 10_000;
@@ -345,4 +346,93 @@ fn names_that_would_mean_something_else_are_no_groups() {
     ] {
         assert!(check_group_name(bad).is_err(), "{bad:?}");
     }
+}
+
+fn change(old: u8, new: u8) -> Rotation {
+    Rotation::sign(&identity(old), &identity(new), NOW)
+}
+
+/// Follows all that a chain shows.
+fn shown(book: &mut TrustBook, chain: &[Rotation], device: u8) -> Result<usize, NotFollowed> {
+    let moves = book.consider(chain, &id(device))?;
+    for (old, new) in &moves {
+        assert!(book.follow(old, new, NOW), "{old} to {new}");
+    }
+    Ok(moves.len())
+}
+
+#[test]
+fn a_device_is_followed_over_several_keys_at_once_and_from_where_it_was_known() {
+    let chain = [change(1, 2), change(2, 3), change(3, 4)];
+    for known in 1..=3 {
+        let mut book = with(entry(known));
+        assert_eq!(shown(&mut book, &chain, 4), Ok(4 - usize::from(known)));
+        assert!(book.lets_in(&id(4), NOW));
+        assert!((1..4).all(|n| !book.lets_in(&id(n), NOW)));
+        assert_eq!(shown(&mut book, &chain, 4), Ok(0), "all of it is known");
+        let replayed = shown(&mut book, &chain[..2], 3);
+        let unknown = Err(NotFollowed::Unknown);
+        assert_eq!(replayed, if known == 3 { unknown } else { Ok(0) });
+        assert!(book.lets_in(&id(4), NOW) && !book.lets_in(&id(3), NOW));
+    }
+}
+
+#[test]
+fn a_change_that_proves_nothing_or_may_not_count_changes_nothing() {
+    let mut book = with(entry(1));
+    book.authorize(entry(5));
+    book.authorize(entry(7));
+    book.revoke(&id(7));
+    let by_thief = Rotation {
+        old_sig: change(9, 2).old_sig,
+        ..change(1, 2)
+    };
+    let without_consent = Rotation {
+        new_sig: change(1, 9).new_sig,
+        ..change(1, 2)
+    };
+    for forged in [by_thief, without_consent] {
+        let refused = shown(&mut book, &[forged], 2);
+        assert!(matches!(
+            refused,
+            Err(NotFollowed::Chain(ChainError::Signature(_)))
+        ));
+    }
+    let chain = |book: &mut TrustBook, chain: &[Rotation], device| shown(book, chain, device);
+    let never = chain(&mut book, &[change(8, 9)], 9);
+    assert_eq!(never, Err(NotFollowed::Unknown));
+    let revoked = chain(&mut book, &[change(7, 9)], 9);
+    assert_eq!(revoked, Err(NotFollowed::Revoked(id(7))));
+    let to_revoked = chain(&mut book, &[change(1, 7)], 7);
+    assert_eq!(to_revoked, Err(NotFollowed::Revoked(id(7))));
+    let through = chain(&mut book, &[change(1, 7), change(7, 9)], 9);
+    assert_eq!(through, Err(NotFollowed::Revoked(id(7))));
+    let to_ours = chain(&mut book, &[change(1, 0)], 0);
+    assert_eq!(to_ours, Err(NotFollowed::InUse(id(0))));
+    let borrowed = chain(&mut book, &[change(1, 2)], 3);
+    assert_eq!(borrowed, Err(NotFollowed::Chain(ChainError::Broken)));
+    assert!(book.lets_in(&id(1), NOW) && !book.lets_in(&id(2), NOW) && !book.lets_in(&id(9), NOW));
+
+    assert_eq!(chain(&mut book, &[change(1, 2)], 2), Ok(1));
+    let (earlier, next) = (id(1), id(2));
+    let twice = chain(&mut book, &[change(1, 3)], 3);
+    assert_eq!(twice, Err(NotFollowed::GivenUp { earlier, next }));
+    let merged = chain(&mut book, &[change(5, 2)], 2);
+    assert_eq!(merged, Err(NotFollowed::InUse(id(2))));
+    let back = chain(&mut book, &[change(2, 1)], 1);
+    assert_eq!(back, Err(NotFollowed::InUse(id(1))));
+    assert!(book.lets_in(&id(2), NOW) && book.lets_in(&id(5), NOW));
+}
+
+#[test]
+fn a_group_follows_when_only_the_change_of_key_was_put_down() {
+    let book = book(Pages {
+        authorizations: vec![entry(11)],
+        groups: vec![group(&[1, 3], Some(Roles::RECEIVE))],
+        moves: vec![(id(1), id(2)), (id(2), id(11))],
+        ..Pages::default()
+    });
+    assert_eq!(book.groups_of(&id(11), NOW), ["class"]);
+    assert_eq!(book.roles(&id(11), NOW), Roles::RECEIVE);
+    assert_eq!(book.group("class").unwrap().members.len(), 2);
 }

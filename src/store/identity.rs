@@ -1,53 +1,146 @@
-//! The device's key file.
+//! The device's key file, `<state>/identity.key`.
+//!
+//! Its first line is the secret, 64 hex digits. Each further line is a JSON object: the last
+//! changes of the key, as both keys have signed them, and the key before this one for as long as
+//! there may be decisions that only that one has signed. One file, replaced as a whole: whatever
+//! happens in between, either the old identity is there or the new one.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use data_encoding::HEXLOWER_PERMISSIVE;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::files::write_atomically;
-use crate::protocol::identity::Identity;
+use crate::protocol::identity::{Identity, PublicKey};
+use crate::protocol::rotation::{self, MAX_CHAIN, Rotation};
 
-/// Reads `<state>/identity.key`, or makes a new identity when there is none. `true` says that
-/// it was made now.
+/// Longest key file, in bytes: a change takes about 400.
+const MAX_FILE: u64 = 8192;
+
+/// What the key file holds.
+#[derive(Debug, Clone)]
+pub(super) struct KeyFile {
+    /// The device's key pair.
+    pub(super) identity: Identity,
+    /// How it came to this key, oldest change first; what other devices are shown.
+    pub(super) rotations: Vec<Rotation>,
+    /// The key before this one, while decisions that it has signed may be on disk.
+    pub(super) before: Option<PublicKey>,
+}
+
+/// A line after the first one.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Rotation(Rotation),
+    Before(PublicKey),
+}
+
+fn path_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity.key")
+}
+
+/// Reads the key file, or makes a new identity when there is none. `true` says that it was made
+/// now.
 ///
 /// A damaged file is an error: a new key would be a new device, which everyone would have to
 /// authorize again, and that is for a person to decide.
-pub(super) fn load_or_create(state_dir: &Path) -> Result<(Identity, bool), StoreError> {
-    let path = state_dir.join("identity.key");
+pub(super) fn load_or_create(state_dir: &Path) -> Result<(KeyFile, bool), StoreError> {
+    let path = path_in(state_dir);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return create(&path).map(|identity| (identity, true));
+            let made = KeyFile {
+                identity: fresh()?,
+                rotations: Vec::new(),
+                before: None,
+            };
+            made.write(state_dir)?;
+            return Ok((made, true));
         }
         Err(source) => return Err(StoreError::io("read", &path, source)),
     };
     tighten(&path, &file)?;
     let mut text = String::new();
     let damaged = || StoreError::DamagedIdentity { path: path.clone() };
-    match file.take(100).read_to_string(&mut text) {
+    match file.take(MAX_FILE).read_to_string(&mut text) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged()),
         Err(source) => return Err(StoreError::io("read", &path, source)),
     }
-    let seed: [u8; 32] = HEXLOWER_PERMISSIVE
-        .decode(text.trim_end().as_bytes())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(damaged)?;
-    Ok((Identity::from_seed(&seed), false))
+    Ok((KeyFile::read(&text).ok_or_else(damaged)?, false))
 }
 
-fn create(path: &Path) -> Result<Identity, StoreError> {
+/// A key that nobody has had before.
+fn fresh() -> Result<Identity, StoreError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::NoRandomness(error.to_string()))?;
-    let text = format!("{}\n", data_encoding::HEXLOWER.encode(&seed));
-    write_atomically(path, text.as_bytes())
-        .map_err(|source| StoreError::io("write", path, source))?;
     Ok(Identity::from_seed(&seed))
+}
+
+impl KeyFile {
+    fn read(text: &str) -> Option<Self> {
+        let mut lines = text.trim_end().lines();
+        let seed = HEXLOWER_PERMISSIVE.decode(lines.next()?.trim_end().as_bytes());
+        let seed: [u8; 32] = seed.ok()?.try_into().ok()?;
+        let mut file = Self {
+            identity: Identity::from_seed(&seed),
+            rotations: Vec::new(),
+            before: None,
+        };
+        for line in lines {
+            match serde_json::from_str(line).ok()? {
+                Line::Rotation(rotation) => file.rotations.push(rotation),
+                Line::Before(key) => file.before = Some(key),
+            }
+        }
+        if !file.rotations.is_empty() {
+            rotation::ids(&file.rotations, &file.identity.device_id()).ok()?;
+            rotation::verify(&file.rotations).ok()?;
+        }
+        Some(file)
+    }
+
+    /// What is there once the key has been changed: nothing is on disk yet. With `followed`,
+    /// others are shown that this is the same device; else it is another one. `now` is in Unix
+    /// seconds.
+    pub(super) fn next(&self, followed: bool, now: u64) -> Result<Self, StoreError> {
+        let identity = fresh()?;
+        let mut rotations = Vec::new();
+        if followed {
+            rotations.clone_from(&self.rotations);
+            rotations.push(Rotation::sign(&self.identity, &identity, now));
+            rotations.drain(..rotations.len().saturating_sub(MAX_CHAIN));
+        }
+        Ok(Self {
+            identity,
+            rotations,
+            before: Some(self.identity.public_key()),
+        })
+    }
+
+    /// Puts this in the place of what is on disk; the secret that was there is gone then.
+    pub(super) fn write(&self, state_dir: &Path) -> Result<(), StoreError> {
+        let path = path_in(state_dir);
+        let failed = |source| StoreError::io("write", &path, source);
+        let mut text = format!("{}\n", HEXLOWER.encode(&self.identity.seed()));
+        let rotations = self.rotations.iter().cloned().map(Line::Rotation);
+        for line in rotations.chain(self.before.map(Line::Before)) {
+            text += &serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
+            text.push('\n');
+        }
+        write_atomically(&path, text.as_bytes()).map_err(failed)
+    }
+
+    /// The keys whose signatures on this device's own decisions count.
+    pub(super) fn signers(&self) -> Vec<PublicKey> {
+        let ours = self.identity.public_key();
+        std::iter::once(ours).chain(self.before).collect()
+    }
 }
 
 fn tighten(path: &Path, file: &File) -> Result<(), StoreError> {
@@ -84,7 +177,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap().len(), 65);
         let (read, new) = load_or_create(dir.path()).unwrap();
         assert!(!new);
-        assert_eq!(read.device_id(), made.device_id());
+        assert_eq!(read.identity.device_id(), made.identity.device_id());
     }
 
     #[test]
@@ -96,6 +189,53 @@ mod tests {
         load_or_create(dir.path()).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_changed_key_carries_its_last_changes_and_a_new_one_carries_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut file, _) = load_or_create(dir.path()).unwrap();
+        let mut ids = vec![file.identity.device_id()];
+        for now in 0..6 {
+            file = file.next(true, now).unwrap();
+            file.write(dir.path()).unwrap();
+            ids.push(file.identity.device_id());
+            let (read, new) = load_or_create(dir.path()).unwrap();
+            assert!(!new);
+            assert_eq!(read.rotations, file.rotations);
+            assert_eq!(read.before, file.before);
+            assert_eq!(read.identity.device_id(), ids[ids.len() - 1]);
+        }
+        assert_eq!(file.rotations.len(), MAX_CHAIN);
+        let led = rotation::ids(&file.rotations, &ids[6]);
+        assert_eq!(led, Ok(ids[2..].to_vec()));
+        let length = fs::metadata(path_in(dir.path())).unwrap().len();
+        assert!(length < MAX_FILE / 2, "{length}");
+        let mode = fs::metadata(path_in(dir.path())).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+
+        let other = file.next(false, 9).unwrap();
+        other.write(dir.path()).unwrap();
+        let (read, _) = load_or_create(dir.path()).unwrap();
+        assert!(read.rotations.is_empty() && !ids.contains(&read.identity.device_id()));
+    }
+
+    #[test]
+    fn a_key_file_with_changes_that_lead_elsewhere_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, _) = load_or_create(dir.path()).unwrap();
+        let changed = file.next(true, 1).unwrap();
+        let mut forged = changed.clone();
+        forged.rotations[0].issued = 2;
+        let elsewhere = KeyFile {
+            rotations: changed.rotations.clone(),
+            ..file
+        };
+        for bad in [forged, elsewhere] {
+            bad.write(dir.path()).unwrap();
+            let refused = load_or_create(dir.path());
+            assert!(matches!(refused, Err(StoreError::DamagedIdentity { .. })));
+        }
     }
 
     #[test]

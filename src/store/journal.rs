@@ -1,7 +1,7 @@
 //! The authorizations' second home: an append-only file that survives the database.
 //!
 //! One JSON object per line, `{"seq": 7, "record": "<JSON text>", "sig": "<b64>"}`, where the
-//! signature is our own device's over
+//! signature is our own device's, or that of its key before this one, over
 //! `statement("handout/authorization/1", seq as u64, the bytes of record)`. For each device, and
 //! for each admin's roster of a group, the line with the highest `seq` holds. The database keeps
 //! the same signed entries.
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::files::{sync_parent, write_atomically};
 use crate::protocol::id::DeviceId;
-use crate::protocol::identity::{Identity, PublicKey, Signature, statement};
+use crate::protocol::identity::{Identity, KeyError, PublicKey, Signature, statement};
 use crate::protocol::trust::{Authorization, Floor};
 
 /// Longest record, in bytes of JSON.
@@ -117,12 +117,15 @@ impl Entry {
         Ok(Self { seq, change, line })
     }
 
-    /// Reads an entry back, if it is ours and whole; else says what is wrong with it.
-    pub(super) fn open(key: &PublicKey, bytes: &[u8]) -> Result<Self, String> {
+    /// Reads an entry back, if it is ours and whole; else says what is wrong with it. `keys` are
+    /// ours, the present one first.
+    pub(super) fn open(keys: &[PublicKey], bytes: &[u8]) -> Result<Self, String> {
         let text = str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        key.verify(&signed(line.seq, &line.record), &line.sig)
-            .map_err(|error| error.to_string())?;
+        let said = signed(line.seq, &line.record);
+        if !keys.iter().any(|key| key.verify(&said, &line.sig).is_ok()) {
+            return Err(KeyError::Mismatch.to_string());
+        }
         let change = serde_json::from_str(&line.record).map_err(|error| error.to_string())?;
         Ok(Self {
             seq: line.seq,
@@ -157,7 +160,10 @@ pub(super) struct Journal {
 impl Journal {
     /// Opens `<state>/authorizations.log` and reads it. A torn last line (the power was cut while
     /// it was written, so nobody was told that it is safe) is cut off; a false line is skipped.
-    pub(super) fn open(state_dir: &Path, key: &PublicKey) -> Result<(Self, Entries), StoreError> {
+    pub(super) fn open(
+        state_dir: &Path,
+        keys: &[PublicKey],
+    ) -> Result<(Self, Entries), StoreError> {
         let path = state_dir.join("authorizations.log");
         let file =
             open_for_append(&path).map_err(|source| StoreError::io("open", &path, source))?;
@@ -171,12 +177,12 @@ impl Journal {
             torn: false,
         };
         let entries = journal
-            .read(key)
+            .read(keys)
             .map_err(|source| StoreError::io("read", &journal.path, source))?;
         Ok((journal, entries))
     }
 
-    fn read(&mut self, key: &PublicKey) -> io::Result<Entries> {
+    fn read(&mut self, keys: &[PublicKey]) -> io::Result<Entries> {
         let mut entries = Entries::new();
         let mut first_fault = None;
         let mut reader = BufReader::new(File::open(&self.path)?);
@@ -193,7 +199,7 @@ impl Journal {
                 read += rest;
                 whole = ended;
             }
-            let entry = Entry::open(key, line.trim_ascii_end());
+            let entry = Entry::open(keys, line.trim_ascii_end());
             if !whole && entry.is_err() {
                 self.torn = true;
                 break;
@@ -373,7 +379,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> (Journal, Entries) {
-        Journal::open(dir, &identity().public_key()).unwrap()
+        Journal::open(dir, &[identity().public_key()]).unwrap()
     }
 
     fn write(dir: &Path, text: &[u8]) {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lock                   held while the store is open; names the process
-//! identity.key           the device's secret, 0600
+//! identity.key           the device's secret, 0600, and how it came to that key
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
 //! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one
@@ -23,22 +23,27 @@ mod journal;
 mod lock;
 mod pieces;
 mod record;
+mod renewal;
 mod rosters;
 mod table;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod renewal_tests;
+#[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
     Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
 };
+pub use renewal::Renewed;
 
 use db::Database;
+use identity::KeyFile;
 use journal::{Change, Entries, Entry, Journal, Subject};
 use lock::Lock;
 use pieces::Pieces;
@@ -46,7 +51,7 @@ use rosters::RosterFiles;
 use table::Table;
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, TransferId};
-use crate::protocol::identity::Identity;
+use crate::protocol::identity::{Identity, PublicKey};
 use crate::protocol::invite::Issued;
 use crate::protocol::roster::Roster;
 use crate::protocol::transfer::Direction;
@@ -64,7 +69,8 @@ const MAX_ROSTERS: usize = 1000;
 /// The open store. Closing it (dropping it) flushes.
 #[derive(Debug)]
 pub struct Store {
-    identity: Identity,
+    state_dir: PathBuf,
+    key: KeyFile,
     rebuilt: bool,
     entries: Entries,
     next_seq: u64,
@@ -91,12 +97,13 @@ impl Store {
         files::create_private_dir(state_dir)
             .map_err(|source| StoreError::io("create the state folder", state_dir, source))?;
         let lock = Lock::take(state_dir)?;
-        let (identity, new_identity) = identity::load_or_create(state_dir)?;
-        let (mut journal, mut entries) = Journal::open(state_dir, &identity.public_key())?;
+        let (key, new_identity) = identity::load_or_create(state_dir)?;
+        let signers = key.signers();
+        let (mut journal, mut entries) = Journal::open(state_dir, &signers)?;
         let (database, new_database) = generation::open(state_dir)?;
         let authorizations = database.pieces("authorizations")?;
         reconcile(
-            &identity,
+            &signers,
             &mut journal,
             &mut entries,
             &database,
@@ -115,20 +122,22 @@ impl Store {
             groups: Table::load(&database, "groups")?,
             invites: Table::load(&database, "invites")?,
             progress: database.pieces("progress")?,
-            identity,
+            state_dir: state_dir.to_owned(),
+            key,
             database,
             _lock: lock,
         };
         if new_database {
             store.drop_invites()?;
         }
+        store.adopt()?;
         store.flush()?;
         Ok(store)
     }
 
     /// This device's key pair.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.key.identity
     }
 
     /// True when the database was damaged or missing and had to be made anew, though this device
@@ -315,7 +324,7 @@ impl Store {
     }
 
     fn decide(&mut self, change: Change) -> Result<(), StoreError> {
-        let entry = Entry::seal(&self.identity, self.next_seq, change)?;
+        let entry = Entry::seal(&self.key.identity, self.next_seq, change)?;
         self.journal.append([&entry])?;
         self.next_seq = self.next_seq.saturating_add(1);
         let subject = entry.change.subject();
@@ -517,17 +526,16 @@ fn put_entry(database: &Database, tree: &Pieces, entry: &Entry) -> Result<(), St
 /// Gives both homes of the authorizations the newest entry about each. Where both have an
 /// entry with the same number, the journal's holds.
 fn reconcile(
-    identity: &Identity,
+    keys: &[PublicKey],
     journal: &mut Journal,
     entries: &mut Entries,
     database: &Database,
     tree: &Pieces,
 ) -> Result<(), StoreError> {
-    let key = identity.public_key();
     let mut missing = Vec::new();
     let mut current = std::collections::BTreeSet::new();
     for (stored_key, value) in tree.all(database, "authorizations")? {
-        let entry = Entry::open(&key, &value)
+        let entry = Entry::open(keys, &value)
             .ok()
             .filter(|entry| entry.change.subject().to_key() == stored_key);
         let Some(entry) = entry else {

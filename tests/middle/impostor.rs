@@ -276,6 +276,7 @@ impl Impostor {
             device: "desktop",
             cert,
             nonce,
+            run: None,
         };
         let victim = match role {
             Role::Answerer => self.ends.receiver.clone(),

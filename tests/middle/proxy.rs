@@ -131,7 +131,9 @@ impl Middle {
             SignalKind::Offer | SignalKind::Answer => self.description(from, &signal).await,
             SignalKind::Ice => self.ice(from, signal),
             SignalKind::Error if self.plan.swallow => vec![],
-            SignalKind::Error => vec![(from.other(), signal.encode().into())],
+            SignalKind::Error | SignalKind::Rotation => {
+                vec![(from.other(), signal.encode().into())]
+            }
         };
         said.into_iter()
             .filter(|(_, bytes)| !bytes.is_empty())

@@ -77,7 +77,7 @@ impl Signaling {
             match signal.kind {
                 SignalKind::Offer | SignalKind::Answer => return Ok(signal),
                 SignalKind::Error => return Err(signal.data),
-                SignalKind::Ice => {}
+                SignalKind::Ice | SignalKind::Rotation => {}
             }
         }
     }
@@ -244,6 +244,7 @@ impl Device {
             device: "desktop",
             cert: SdpFacts::read(sdp).unwrap().fingerprint,
             nonce: random(),
+            run: None,
         };
         let (mut handshake, hello) = Handshake::new(&local, other.clone());
         let wire = Wire {

@@ -162,6 +162,12 @@ impl Coordinator {
         }
         let data = match &reason {
             Some(reason) => reason.clone(),
+            // A copy of its old state, or a backup.
+            None if self.trust.current(&device) != &device => format!(
+                "not authorized: this key was given up, its device now has the id {}; if this is \
+                 a copy of that device, stop handout here and run: handout id new",
+                self.trust.current(&device)
+            ),
             None if device.is_self_certifying() => format!(
                 "not authorized: on this device, run: handout authorize {device}, or handout pair"
             ),

@@ -6,6 +6,7 @@ mod door;
 mod groups;
 mod introductions;
 mod invites;
+mod keys;
 mod leftovers;
 mod pairing;
 mod people;
@@ -14,7 +15,8 @@ mod receiving;
 mod requests;
 mod sending;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,11 +29,13 @@ use tracing::debug;
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, SessionEvent, Standing, TransferEnd};
-use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
+use crate::protocol::clones::Clones;
+use crate::protocol::id::{BroadcastId, DeviceId, RunId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Issued;
 use crate::protocol::message::Code;
 use crate::protocol::peers::PeerTable;
+use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
 use crate::store::{BroadcastRecord, Question, TransferRecord};
@@ -43,6 +47,7 @@ use super::store::{StoreActor, keep};
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
+pub use keys::change_signal;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -83,6 +88,11 @@ pub struct Coordinator {
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
     swarm: Swarm,
+    clones: Clones,
+    /// How often changes of others' keys are looked at.
+    changes: Rate,
+    /// Who has been shown our change of key, or has linked with us since.
+    shown: HashSet<DeviceId>,
     watchers: Vec<Watcher>,
     tidied: Instant,
 }
@@ -99,6 +109,8 @@ struct PeerSlot {
     /// The last connection failed because the other side said no.
     refused: bool,
     wanted: bool,
+    /// The address that it signaled from when the last link was made.
+    from: Option<IpAddr>,
     /// Through whom its actor may signal, as it was last told.
     through: Option<DeviceId>,
 }
@@ -162,6 +174,8 @@ pub struct FromPeer {
 
 /// What happens to a peer.
 pub enum PeerNews {
+    /// It has signaled from this address, and a link has been made.
+    Reached(IpAddr),
     /// Its session says something.
     Session(SessionEvent),
     /// A try to connect failed, another follows.
@@ -249,6 +263,7 @@ impl Coordinator {
     pub fn new(
         settings: Arc<Settings>,
         identity: Identity,
+        run: RunId,
         store: Addr<StoreActor>,
         data_plane: Handle,
         loaded: Loaded,
@@ -265,6 +280,9 @@ impl Coordinator {
             table: PeerTable::new(settings.discovery.max_peers),
             transfers: transfers.collect(),
             trust: TrustBook::new(identity.device_id(), loaded.trust),
+            clones: Clones::new(Instant::now(), identity.device_id(), run),
+            changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
+            shown: HashSet::new(),
             door: Door::new(loaded.invites),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
@@ -371,6 +389,7 @@ impl Coordinator {
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
+        self.tend_clones();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
@@ -451,6 +470,7 @@ impl Coordinator {
                 name,
                 device_type,
                 proven,
+                run,
                 reply,
             } => {
                 let session = SessionInfo {
@@ -460,6 +480,7 @@ impl Coordinator {
                     standing: Standing::Member,
                 };
                 self.on_up(device, session, proven, reply);
+                self.note_run(device, run);
                 self.drive(ctx);
             }
             SessionEvent::Paired { message, handled } => {
@@ -628,6 +649,11 @@ impl Handler<FromPeer> for Coordinator {
     fn handle(&mut self, FromPeer { device, news }: FromPeer, ctx: &mut Context<Self>) {
         match news {
             PeerNews::Session(event) => self.on_session(&device, event, ctx),
+            PeerNews::Reached(address) => {
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.from = Some(address);
+                }
+            }
             PeerNews::Retrying { reason } | PeerNews::Refused { reason } => {
                 if let Some(slot) = self.peers.get_mut(&device) {
                     slot.error = Some(reason);

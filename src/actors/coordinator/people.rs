@@ -18,6 +18,7 @@ use crate::protocol::names::printable;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::roles::Roles;
+use crate::protocol::signal::SignalKind;
 use crate::protocol::transfer::{TransferEvent, TransferState};
 use crate::store::{Authorization, Group};
 
@@ -121,10 +122,11 @@ impl Coordinator {
             verified: session.is_some_and(|session| session.verified),
             introduced: self.introducers_of(device),
             error: slot.and_then(|slot| slot.error.clone()),
+            clone: self.clone_of(device),
         }
     }
 
-    fn addresses_of(&self, device: &DeviceId) -> Vec<SocketAddr> {
+    pub(super) fn addresses_of(&self, device: &DeviceId) -> Vec<SocketAddr> {
         self.table
             .get(device)
             .map(|entry| entry.advert.addrs.clone())
@@ -144,7 +146,11 @@ impl Coordinator {
                 resolving
                     .into_actor(self)
                     .map(move |resolved, coordinator, ctx| match resolved {
-                        Ok(Ok(addrs)) => coordinator.add_static_peer(peer.id, addrs, ctx),
+                        Ok(Ok(addrs)) => {
+                            // The config file may name an id that was given up since.
+                            let id = coordinator.trust.current(&peer.id).clone();
+                            coordinator.add_static_peer(id, addrs, ctx);
+                        }
                         failed => warn!(host = %peer.host, ?failed, "a static peer has no address"),
                     }),
             );
@@ -165,6 +171,7 @@ impl Coordinator {
             device_type,
             addrs,
             proto: 1,
+            run: None,
         };
         let added = self
             .table
@@ -177,6 +184,7 @@ impl Coordinator {
     fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
         let event = Event::Peer(self.peer_info(device));
         self.emit(&event);
+        self.show_change(device);
         let wanted = self.peers.get(device).is_some_and(|slot| slot.wanted);
         if wanted || (self.connects_on_sight() && self.is_let_in(device)) {
             self.want(device, true);
@@ -198,6 +206,7 @@ impl Coordinator {
                 error: None,
                 refused: false,
                 wanted: false,
+                from: None,
                 through: None,
             }
         }))
@@ -258,6 +267,7 @@ impl Coordinator {
         key: Option<PublicKey>,
     ) {
         self.forget_told(device);
+        self.shown.insert(device.clone());
         info!(%device, name = %session.name, verified = session.verified, "connected");
         if let Some(entry) = key.and_then(|key| self.trust.note_key(device, key)) {
             keep(&self.store, "an authorization's key", move |store| {
@@ -412,6 +422,7 @@ impl Coordinator {
         info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
         self.end_introductions_of(device);
+        self.clones.forget(device);
         for id in self.unfinished_with(device) {
             self.cancel(id, Code::Unauthorized, &reason);
         }
@@ -419,7 +430,7 @@ impl Coordinator {
     }
 
     /// Ends a link once the other side has been told why, or could have been.
-    fn part_with(&mut self, device: &DeviceId) {
+    pub(super) fn part_with(&mut self, device: &DeviceId) {
         self.door.shut(device);
         let Some(slot) = self.peers.get_mut(device) else {
             return;
@@ -509,6 +520,7 @@ impl Handler<Seen> for Coordinator {
                 if device == self.identity.device_id() {
                     return;
                 }
+                self.note_advert(&advert, 1);
                 let authorized = self.is_authorized(&device);
                 let upserted =
                     self.table
@@ -518,8 +530,19 @@ impl Handler<Seen> for Coordinator {
                     self.seen(&device, ctx);
                 }
             }
+            DiscoveryEvent::Copy { advert, number } => self.note_advert(&advert, number),
+            DiscoveryEvent::CopyGone { id, number } => self.clones.on_advert_gone(&id, number),
             DiscoveryEvent::Lost(device) => {
                 self.table.remove(&device);
+                self.clones.on_advert_gone(&device, 1);
+                // When it comes again it may have missed ours.
+                let linked = self
+                    .peers
+                    .get(&device)
+                    .is_some_and(|slot| slot.session.is_some());
+                if !linked {
+                    self.shown.remove(&device);
+                }
                 self.emit(&Event::PeerGone { device_id: device });
             }
             DiscoveryEvent::Stopped(_) => {}
@@ -530,10 +553,13 @@ impl Handler<Seen> for Coordinator {
 impl Handler<Heard> for Coordinator {
     type Result = ();
 
-    fn handle(&mut self, Heard(heard): Heard, _: &mut Context<Self>) {
+    fn handle(&mut self, Heard(heard): Heard, ctx: &mut Context<Self>) {
         let device = heard.signal.peer_id.clone();
         if device == self.identity.device_id() {
             return;
+        }
+        if heard.signal.kind == SignalKind::Rotation {
+            return self.hear_change(&heard, ctx);
         }
         if !self.is_let_in(&device)
             && let Err(reason) = self.knock(&heard)

@@ -167,12 +167,18 @@ impl Coordinator {
             .map(|entry| entry.name.as_str());
         let configured = self.settings.trust.authorized.iter();
         let configured = configured
-            .filter(|entry| entry.id == *device)
+            .filter(|entry| self.trust.current(&entry.id) == device)
             .filter_map(|entry| entry.name.as_deref());
+        // Rules may name an id that it had before.
+        let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
         let groups = self.groups_of(device);
         self.settings.receive.policy.terms_for(&Whom {
             id: device.as_str(),
-            names: decided.into_iter().chain(configured).collect(),
+            names: decided
+                .into_iter()
+                .chain(configured)
+                .chain(earlier)
+                .collect(),
             groups: groups.iter().map(String::as_str).collect(),
         })
     }

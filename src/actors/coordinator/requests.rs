@@ -55,10 +55,8 @@ impl Handler<Ask> for Coordinator {
                 devices.extend(introduced.map(|entry| entry.peer.clone()));
                 devices.sort();
                 devices.dedup();
-                answer(
-                    &reply,
-                    devices.iter().map(|id| Event::Peer(self.peer_info(id))),
-                );
+                let peers = devices.iter().map(|id| Event::Peer(self.peer_info(id)));
+                answer(&reply, self.own_clone().into_iter().chain(peers));
             }
             Request::Authorize {
                 device,
@@ -134,6 +132,7 @@ impl Handler<Ask> for Coordinator {
             }
             Request::Watch => {
                 self.repeat_questions(&reply);
+                self.repeat_alarms(&reply);
                 self.watchers.push(Watcher { events: reply });
             }
             Request::Pair {
@@ -249,10 +248,12 @@ impl Coordinator {
 
     /// The same, or the id of a device that was never seen.
     pub(super) fn find_any_device(&self, word: &str) -> Result<DeviceId, String> {
-        self.find_device(word).or_else(|reason| {
+        let found = self.find_device(word).or_else(|reason| {
             let unseen = word.parse::<DeviceId>().ok();
             unseen.filter(DeviceId::is_self_certifying).ok_or(reason)
-        })
+        });
+        // It may have another key by now.
+        found.map(|device| self.trust.current(&device).clone())
     }
 
     /// The devices that `--to` means, and notes about those that get nothing.

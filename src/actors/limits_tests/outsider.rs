@@ -126,6 +126,7 @@ impl Line {
             device: "desktop",
             cert: SdpFacts::read(&sdp).unwrap().fingerprint,
             nonce: random(),
+            run: None,
         };
         let (handshake, hello) = Handshake::new(&local, other);
         let line = Self {

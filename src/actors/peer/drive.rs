@@ -224,10 +224,16 @@ impl Peer {
         let dial = self.context.signaling.send(Dial {
             addresses: self.addresses.clone(),
         });
+        // Whoever knows us under an earlier key would take us for a stranger.
+        let change = self.context.change();
         let delivering = async move {
             let route = dial
                 .await
                 .map_err(|error| format!("signaling is not running: {error}"))??;
+            if let Some(change) = change {
+                let shown = route.deliver(&change).await;
+                shown.map_err(|error| error.to_string())?;
+            }
             route
                 .deliver(&signal)
                 .await
@@ -301,6 +307,7 @@ impl Peer {
                 device: &self.context.device_type,
                 cert: live.facts.fingerprint,
                 nonce,
+                run: Some(self.context.run),
             };
             Handshake::new(&local, self.id.clone())
         });

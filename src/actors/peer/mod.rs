@@ -25,7 +25,7 @@ use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Message;
 use crate::protocol::names::printable;
@@ -35,11 +35,12 @@ use crate::protocol::negotiation::{
 use crate::protocol::proof::{Expected, OfferHash, Session};
 use crate::protocol::rate::Rate;
 use crate::protocol::replay::ReplayCache;
+use crate::protocol::rotation::Rotation;
 use crate::protocol::sdp::SdpFacts;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::window::WindowLimits;
 
-use super::coordinator::{Coordinator, FromPeer, PeerNews};
+use super::coordinator::{Coordinator, FromPeer, PeerNews, change_signal};
 use super::network;
 use super::signaling::Signaling;
 pub use route::Route;
@@ -53,6 +54,10 @@ const OFFERS: (u32, Duration) = (64, Duration::from_secs(10));
 pub struct PeerContext {
     /// Who we are.
     pub identity: Identity,
+    /// How we came to our key; empty where it never changed.
+    pub rotations: Vec<Rotation>,
+    /// This start of our program.
+    pub run: RunId,
     /// Our name for people.
     pub name: String,
     /// `desktop` or `mobile`.
@@ -83,6 +88,13 @@ pub struct PeerContext {
     pub port: u16,
     /// Who is told what happens.
     pub coordinator: WeakAddr<Coordinator>,
+}
+
+impl PeerContext {
+    /// What shows others how we came to our key; nothing where it never changed.
+    pub fn change(&self) -> Option<Signal> {
+        change_signal(&self.identity.device_id(), &self.rotations)
+    }
 }
 
 /// One device.
@@ -343,6 +355,10 @@ impl Handler<Signaled> for Peer {
                         },
                         ctx,
                     );
+                    // It may have meant the key that we had before.
+                    if let Some(change) = self.context.change() {
+                        self.write_by(&route, &change);
+                    }
                     self.refuse(&route, &reason);
                 }
             },
@@ -376,6 +392,8 @@ impl Handler<Signaled> for Peer {
                     Err(error) => debug!(%error, "a candidate was left out"),
                 }
             }
+            // The coordinator's.
+            SignalKind::Rotation => {}
             SignalKind::Error => {
                 // Only the way that our offer took can bring its refusal.
                 let ours = self.route.as_ref().is_some_and(|taken| taken.is(&route));
@@ -452,6 +470,9 @@ impl StreamHandler<OnSession> for Peer {
         }
         if let SessionEvent::Up { proven, .. } = &event {
             self.failures = 0;
+            if let Some(Route::Tcp(connection)) = &self.route {
+                self.tell(PeerNews::Reached(connection.remote().ip()), ctx);
+            }
             self.proven = proven.is_some().then_some(generation);
         }
         match event {

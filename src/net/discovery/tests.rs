@@ -11,11 +11,14 @@ fn fresh_id() -> DeviceId {
     Identity::from_seed(&seed).device_id()
 }
 
+const RUN: RunId = RunId([7; 8]);
+
 fn advert(id: &DeviceId, port: u16) -> Advert {
     Advert {
         device_id: id.clone(),
         name: "Room 12 / 3".into(),
         device_type: DeviceType::Mobile,
+        run: RUN,
         port,
         addresses: Vec::new(),
     }
@@ -58,12 +61,44 @@ async fn two_devices_find_each_other_and_a_goodbye_takes_one_away() {
             device_type: DeviceType::Mobile,
             addrs: vec![SocketAddr::from(([127, 0, 0, 1], 4002))],
             proto: 1,
+            run: Some(RUN),
         }
     );
     until_found(&mut seen_by_b, &a).await;
     discovery_b.stop().await;
     until_lost(&mut seen_by_a, &b).await;
     drop(discovery_a);
+}
+
+/// One id on two machines: whoever comes second gets another name, and everybody sees a copy.
+#[tokio::test]
+async fn a_second_machine_with_the_same_id_is_seen_by_others_and_by_the_first() {
+    let id = fresh_id();
+    let (_looking, mut seen) = on_loopback(None);
+    let (_first, mut seen_by_first) = on_loopback(Some(advert(&id, 4004)));
+    until_found(&mut seen, &id).await;
+    let other = RunId([8; 8]);
+    let copy = Advert {
+        run: other,
+        ..advert(&id, 4005)
+    };
+    let (second, _events) = on_loopback(Some(copy));
+    for events in [&mut seen, &mut seen_by_first] {
+        let search = async {
+            loop {
+                match events.recv().await.unwrap() {
+                    DiscoveryEvent::Copy { advert, .. } if advert.id == id => return advert.run,
+                    // It may take the name over: then it is the run that differs.
+                    DiscoveryEvent::Found(advert) if advert.run == Some(other) => {
+                        return advert.run;
+                    }
+                    _ => {}
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, search).await.unwrap(), Some(other));
+    }
+    second.stop().await;
 }
 
 #[tokio::test]
@@ -96,7 +131,10 @@ fn adverts_of_strangers_are_told_from_ours() {
     let read = |instance, port, addresses, txt: &[(&str, &str)]| {
         read_advert(&service(instance, port, addresses, txt), false)
     };
-    let good = read("Peer-abc", 7, "10.0.0.1", &ours).unwrap();
+    let (copy, number) = read("Peer-abc (2)", 7, "10.0.0.1", &ours).unwrap();
+    assert_eq!((copy.id.as_str(), number), ("abc", 2));
+    let (good, number) = read("Peer-abc", 7, "10.0.0.1", &ours).unwrap();
+    assert_eq!(number, 1);
     assert_eq!(
         (good.id.as_str(), good.name.as_str(), good.proto),
         ("abc", "abc", 1)
@@ -104,7 +142,9 @@ fn adverts_of_strangers_are_told_from_ours() {
     let strangers = [
         read("Printer", 7, "10.0.0.1", &ours),
         read("Peer-abd", 7, "10.0.0.1", &ours),
-        read("Peer-abc (2)", 7, "10.0.0.1", &ours),
+        read("Peer-abc (1)", 7, "10.0.0.1", &ours),
+        read("Peer-abc (x)", 7, "10.0.0.1", &ours),
+        read("Peer-abc(2)", 7, "10.0.0.1", &ours),
         read("Peer-abc", 7, "10.0.0.1", &[("id", "abc")]),
         read("Peer-abc", 7, "10.0.0.1", &[("txtvers", "1")]),
         read(
@@ -130,22 +170,24 @@ fn names_and_addresses_of_an_advert_are_made_harmless_and_bounded() {
         ("name", "a\x1b[2Jb"),
         ("type", "toaster"),
         ("proto", "x"),
+        ("run", "\x1b[2J"),
     ];
-    let read = read_advert(&service("Peer-abc", 7, &many.join(","), &txt), false).unwrap();
+    let (read, _) = read_advert(&service("Peer-abc", 7, &many.join(","), &txt), false).unwrap();
     assert_eq!(read.name, "a\u{fffd}[2Jb");
     assert_eq!(read.addrs.len(), MAX_ADDRESSES);
     assert_eq!((read.device_type, read.proto), (DeviceType::Desktop, 1));
+    assert_eq!(read.run, None);
 }
 
 #[test]
 fn instance_names_of_any_shape_are_read_without_panic() {
     assert_eq!(
-        id_of("Peer-abc._fileshare._tcp.local.").unwrap().as_str(),
-        "abc"
+        id_of("Peer-abc._fileshare._tcp.local."),
+        Some(("abc".parse().unwrap(), 1))
     );
     assert_eq!(
-        id_of("Peer-abc._FileShare._TCP.local.").unwrap().as_str(),
-        "abc"
+        id_of("Peer-abc (12)._FileShare._TCP.local."),
+        Some(("abc".parse().unwrap(), 12))
     );
     for name in [
         "",
@@ -153,6 +195,8 @@ fn instance_names_of_any_shape_are_read_without_panic() {
         "Peer-",
         "Peer-._fileshare._tcp.local.",
         "Peer-é._fileshare._tcp.local.",
+        "Peer-abc (99999999999)._fileshare._tcp.local.",
+        "Peer- (2)._fileshare._tcp.local.",
         "é_fileshare._tcp.local.",
         "Peer-abc_fileshare._tcp.local.",
         "Peer-abc._other._tcp.local.",

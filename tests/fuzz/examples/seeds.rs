@@ -531,6 +531,7 @@ fn messages() -> Vec<Message> {
             nonce: half.clone(),
             name: "Room 12 / 3".to_owned(),
             device: "desktop".to_owned(),
+            run: None,
         }),
         Message::Proof { sig },
         Message::StartTransfer(Box::new(start)),
