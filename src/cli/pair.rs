@@ -74,7 +74,7 @@ pub fn run(context: &Context, options: &Pair) -> Result<u8, Failure> {
     }
     node(context, Mode::Send, |node| async move {
         let events = node.ask(request);
-        pairing.follow(events, &Asker::Node(node)).await
+        pairing.follow(events, &Asker::Node(Box::new(node))).await
     })
 }
 
@@ -87,7 +87,7 @@ enum Expected {
 
 /// Who is asked.
 enum Asker {
-    Node(Node),
+    Node(Box<Node>),
     Service(PathBuf),
 }
 
