@@ -125,7 +125,8 @@ impl Flow {
     }
 }
 
-/// What concerns the running transfer: from the other side or from our own.
+/// What concerns the transfer that runs, or one that rests: from the other side or from our own.
+/// All of them come one way, in order: what is said right after a pause finds the transfer resting.
 #[derive(Debug)]
 pub(super) enum Word {
     Acknowledged(Acknowledgement),
@@ -135,6 +136,8 @@ pub(super) enum Word {
     Paused(Handle, Code, String),
     /// The receiver will not have it.
     Cancelled(Handle, Code, String),
+    /// The receiver of a resting one wants it to go on.
+    Resumed(Handle),
     /// Our side stops it: say so to the receiver and leave.
     Stop(Stop),
 }
@@ -155,7 +158,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// The transfer that rests under `handle`.
-    pub(super) fn paused_as(&self, handle: Handle) -> Option<TransferId> {
+    fn paused_as(&self, handle: Handle) -> Option<TransferId> {
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         paused
             .iter()
@@ -164,13 +167,49 @@ impl Shared {
     }
 
     /// The handle of a resting transfer that is now given up for good.
-    pub(super) fn take_resting(&self, id: TransferId, for_good: bool) -> Option<Handle> {
+    fn take_resting(&self, id: TransferId, for_good: bool) -> Option<Handle> {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         let at = paused
             .iter()
             .position(|(_, of)| *of == id)
             .filter(|_| for_good)?;
         paused.remove(at).map(|(handle, _)| handle)
+    }
+
+    /// Does what a word about a transfer that does not run asks for: one that rests, or is over.
+    async fn on_resting(&self, word: Word) -> Result<(), LinkError> {
+        let event = match word {
+            Word::Cancelled(handle, code, reason) => {
+                let Some(id) = self.paused_as(handle) else {
+                    return Ok(());
+                };
+                self.take_resting(id, true);
+                let by_us = false;
+                let end = TransferEnd::Cancelled {
+                    by_us,
+                    code,
+                    reason,
+                };
+                SessionEvent::Ended { id, end }
+            }
+            Word::Resumed(handle) => {
+                let Some(id) = self.paused_as(handle) else {
+                    return Ok(());
+                };
+                debug!(handle, "the receiver wants to go on");
+                SessionEvent::Wanted { id }
+            }
+            Word::Stop(stop) => {
+                return match self.take_resting(stop.id, stop.for_good) {
+                    Some(handle) => self.say(&stop.message(handle)).await,
+                    None => Ok(()),
+                };
+            }
+            Word::Acknowledged(_) | Word::Need(..) | Word::Complete(..) | Word::Paused(..) => {
+                return Ok(());
+            }
+        };
+        self.events.send(event).await.map_err(|_| LinkError::Closed)
     }
 
     fn rests(&self, handle: Handle, id: TransferId) {
@@ -259,7 +298,7 @@ pub(super) async fn run(
     mut jobs: mpsc::Receiver<SendJob>,
     mut words: mpsc::Receiver<Word>,
 ) -> Result<(), SessionError> {
-    while let Some(job) = next_job(&mut jobs, &mut words).await {
+    while let Some(job) = next_job(&shared, &mut jobs, &mut words).await? {
         shared.take_resting(job.id, true);
         let handle = shared.take_handle();
         let chunks = job.source.layout().chunk_count();
@@ -310,16 +349,20 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Waits for a job; words about transfers that are over are dropped.
+/// Waits for a job, and hears about transfers that rest.
 async fn next_job(
+    shared: &Shared,
     jobs: &mut mpsc::Receiver<SendJob>,
     words: &mut mpsc::Receiver<Word>,
-) -> Option<SendJob> {
+) -> Result<Option<SendJob>, LinkError> {
     loop {
         tokio::select! {
             biased;
-            job = jobs.recv() => return job,
-            word = words.recv() => { word?; }
+            job = jobs.recv() => return Ok(job),
+            word = words.recv() => match word {
+                Some(word) => shared.on_resting(word).await?,
+                None => return Ok(None),
+            }
         }
     }
 }
@@ -545,7 +588,7 @@ impl Sender<'_> {
     }
 
     /// Waits for the word that `take` accepts; pause, cancel and stop end the transfer at any
-    /// time, and words about other transfers are dropped.
+    /// time, and those that rest go on resting, or not.
     async fn wait_for<T>(
         &self,
         words: &mut mpsc::Receiver<Word>,
@@ -571,7 +614,10 @@ impl Sender<'_> {
                     self.shared.say(&stop.message(self.handle)).await?;
                     stop.end()
                 }
-                Err(_) => continue,
+                Err(word) => {
+                    self.shared.on_resting(word).await?;
+                    continue;
+                }
             };
             return Err(Ended::Transfer(end));
         }

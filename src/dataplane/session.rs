@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::content::HeadShelf;
 use crate::net::link::{Channel, Incoming, LinkError};
@@ -486,9 +486,6 @@ async fn converse(
                     }
                     Some(SessionCommand::Stop(stop)) => {
                         if !receiving.stop(&stop).await? {
-                            if let Some(handle) = shared.take_resting(stop.id, stop.for_good) {
-                                shared.say(&stop.message(handle)).await?;
-                            }
                             let _ = words.send(Word::Stop(stop)).await;
                         }
                     }
@@ -673,38 +670,12 @@ async fn on_message(
             if receiving.on_rest(handle, code, &reason, true).await? {
                 return Ok(());
             }
-            if let Some(id) = shared.paused_as(handle) {
-                shared.take_resting(id, true);
-                let by_us = false;
-                let end = TransferEnd::Cancelled {
-                    by_us,
-                    code,
-                    reason,
-                };
-                let ended = SessionEvent::Ended { id, end };
-                return shared
-                    .events
-                    .send(ended)
-                    .await
-                    .map_err(|_| LinkError::Closed.into());
-            }
             Word::Cancelled(handle, code, reason)
         }
         Message::StartTransferAcknowledged(ack) => Word::Acknowledged(ack),
         Message::Need { handle, have } => Word::Need(handle, have),
         Message::TransferComplete { handle, root } => Word::Complete(handle, root),
-        Message::Resume { handle } => {
-            if let Some(id) = shared.paused_as(handle) {
-                debug!(handle, "the receiver wants to go on");
-                let wanted = SessionEvent::Wanted { id };
-                shared
-                    .events
-                    .send(wanted)
-                    .await
-                    .map_err(|_| LinkError::Closed)?;
-            }
-            return Ok(());
-        }
+        Message::Resume { handle } => Word::Resumed(handle),
         // Taken care of before.
         Message::Introduce(_)
         | Message::EndIntroduction { .. }
