@@ -18,7 +18,7 @@ use crate::room::{Told, runtime, sender, status};
 /// Bytes of what is broadcast: 23 chunks, and far above a window.
 const SIZE: u32 = 6_000_001;
 /// What all of it may add to the memory of this process, in KiB.
-const MEMORY: u64 = 160 << 10;
+const MEMORY: u64 = 256 << 10;
 /// How long a receiver may leave a full window unacknowledged.
 const STALL: &str = "2s";
 
