@@ -8,7 +8,7 @@ use super::rate::Rate;
 
 /// Text messages of one link in [`SPAN`], ACKs that bring something left out. A series of tiny
 /// bundles needs a few hundred.
-const MOST_MESSAGES: u32 = 8192;
+const MOST_MESSAGES: u32 = 4096;
 /// Of these, such as stop, resume or cancel a transfer, or are about first contact: each of them
 /// may be written to the disk.
 const MOST_TURNS: u32 = 128;

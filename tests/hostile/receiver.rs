@@ -18,7 +18,7 @@ use crate::room::{Told, runtime, sender, status};
 /// Bytes of what is broadcast: 23 chunks, and far above a window.
 const SIZE: u32 = 6_000_001;
 /// What all of it may add to the memory of this process, in KiB.
-const MEMORY: u64 = 160 << 10;
+const MEMORY: u64 = 256 << 10;
 /// How long a receiver may leave a full window unacknowledged.
 const STALL: &str = "2s";
 
@@ -84,7 +84,7 @@ impl Deed {
             }
             HasAnotherBitmap => Cancelled("sent a bitmap that does not fit the bundle"),
             HasItAllUnderAnotherRoot => Cancelled("says that it has it all, but not which"),
-            CompleteWithAnotherRoot | Chatter => Dropped("more than 8192 messages within 10 s"),
+            CompleteWithAnotherRoot | Chatter => Dropped("more than 4096 messages within 10 s"),
             Flapping => Dropped("stopped and started more than 128 times"),
             Unknown => Dropped("unknown variant `STATUS`"),
             CompleteBeforeAnything => Believed,
@@ -249,7 +249,10 @@ async fn ended(wire: &Wire) -> bool {
 /// One hostile device does what it does, and is dropped for it.
 async fn suffer(deed: Deed, seed: u8, listener: TcpListener, node: DeviceId, told: Told) {
     let device = Device::new(seed);
-    let wire = device.accept(&listener, &node).await.unwrap();
+    let wire = match device.accept(&listener, &node).await {
+        Ok(wire) => wire,
+        Err(error) => panic!("{deed:?}: {error}; {}", told.dropped(&device.id()).await),
+    };
     let begun = Instant::now();
     deed.act(&wire).await;
     match deed.fate() {

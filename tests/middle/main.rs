@@ -90,6 +90,15 @@ impl Pair {
         let path = self.outbox.join(&name);
         std::fs::write(&path, &content).unwrap();
         self.proxy.begin(Arc::clone(&plan));
+        // Not before: whatever comes to be while it is revoked is not of this session.
+        self.ask(Request::Authorize {
+            device: self.receiver_id.clone(),
+            name: String::new(),
+            roles: None,
+            group: None,
+            seconds: None,
+        })
+        .await;
 
         let wait = if untouched { PATIENCE } else { HANGS };
         let mut events = self.sender.ask(Request::Send {
@@ -137,14 +146,6 @@ impl Pair {
         // The next session begins with a connection of its own.
         let device = self.receiver_id.to_string();
         self.ask(Request::Revoke { device }).await;
-        self.ask(Request::Authorize {
-            device: self.receiver_id.clone(),
-            name: String::new(),
-            roles: None,
-            group: None,
-            seconds: None,
-        })
-        .await;
         if delivered {
             Outcome::Delivered
         } else {

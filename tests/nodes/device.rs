@@ -183,6 +183,27 @@ impl Device {
             .await
     }
 
+    /// Makes one connection, and offers it this many times, each time with a proof of its own.
+    /// Returns what the node answers to each.
+    pub async fn offer_again_and_again(
+        &self,
+        to: &DeviceId,
+        port: u16,
+        times: usize,
+    ) -> Vec<Result<Signal, String>> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        let mut signaling = Signaling::over(stream.unwrap());
+        let (_link, sdp, _events) = Link::offer(&link_options()).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..times {
+            let session: Session = random();
+            let (offer, _) = self.sign(&sdp, to, Subject::Offer { session });
+            self.write(&mut signaling, SignalKind::Offer, offer).await;
+            answers.push(signaling.description().await);
+        }
+        answers
+    }
+
     /// Takes the next connection that the node `from` makes to this listener.
     ///
     /// # Errors

@@ -499,12 +499,14 @@ impl Handler<Parted> for Coordinator {
         let Some(slot) = self.peers.get(&device) else {
             return;
         };
-        // It may have been let in again meanwhile: with a link of its own, or waiting for one.
-        if slot.session.is_some() {
-            return;
-        }
+        // It may have been let in again meanwhile. What stands now can still have been begun
+        // before, so it ends in any case; a link that is wanted is made anew.
+        let again = slot.wanted || slot.session.is_some();
         slot.actor.do_send(Disconnect);
-        if slot.wanted {
+        if slot.session.is_some() {
+            self.on_down(&device, "it was shut out, and is let in again".to_owned());
+        }
+        if again {
             self.want(&device, true);
         }
     }
