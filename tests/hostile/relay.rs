@@ -694,9 +694,9 @@ async fn whom_a_person_has_revoked_nobody_introduces() {
     room.vouch(&room.honest, &room.bundle, 600).await;
     let introduced = async {
         loop {
-            match room.events.recv().await.expect("the events ended") {
-                Event::Introduced { device_id, .. } => return device_id,
-                _ => {}
+            let event = room.events.recv().await.expect("the events ended");
+            if let Event::Introduced { device_id, .. } = event {
+                return device_id;
             }
         }
     };
