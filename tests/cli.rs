@@ -250,7 +250,7 @@ fn sending_to_nobody_says_what_to_do() {
     let output = handout(home.path(), &words);
     assert_eq!(code(&output), 4, "{}", err(&output));
     assert!(
-        err(&output).contains("handout authorize"),
+        err(&output).contains("handout pair"),
         "{}",
         err(&output)
     );

@@ -41,13 +41,15 @@ LIMIT = 900
 
 
 class Removal(NamedTuple):
-    """A check, where it stands, what the code is without it, and the test that must notice."""
+    """A check, where it stands, what the code is without it, and the test that must notice. Where
+    two checks stand for one thing, `more` holds the others as [file, old, new]."""
 
     check: str
     file: str
     old: str
     new: str
     test: str
+    more: list[list[str]] = []
 
     @property
     def layer(self) -> str:
@@ -101,17 +103,27 @@ def why(output: str) -> str:
     return " ".join(panics[0][1].split())[:240] + f" ({panics[0][0]})" if panics else "it failed"
 
 
+def restore(kept: dict[Path, str]) -> None:
+    """Puts the code back as it was."""
+    for source, text in kept.items():
+        source.write_text(text)
+
+
 def try_one(removal: Removal, passing: set[str], said: str) -> str:
     """What happens without a check."""
-    source = COPY / removal.file
-    text = source.read_text()
-    if text.count(removal.old) != 1:
-        return f"NOT TRIED: {text.count(removal.old)} places look like the check in {removal.file}"
     if removal.test not in passing:
         return f"NOT TRIED: the test does not pass with the check: {said[-300:]}"
-    source.write_text(text.replace(removal.old, removal.new))
+    kept: dict[Path, str] = {}
+    for file, old, new in [[removal.file, removal.old, removal.new], *removal.more]:
+        source = COPY / file
+        text = source.read_text()
+        kept.setdefault(source, text)
+        if text.count(old) != 1:
+            restore(kept)
+            return f"NOT TRIED: {text.count(old)} places look like the check in {file}"
+        source.write_text(text.replace(old, new))
     passed, output = run([removal.test])
-    source.write_text(text)
+    restore(kept)
     return "NOT NOTICED" if removal.test in passed else why(output)
 
 

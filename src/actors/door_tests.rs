@@ -458,3 +458,24 @@ fn without_an_open_door_a_stranger_gets_a_line_and_nothing_else() {
         assert!(!known, "{:?}", peers.seen);
     });
 }
+
+#[test]
+fn whoever_was_shut_out_is_told_so_when_it_sends_although_the_door_is_open() {
+    let folder = folder();
+    let [one, two] = ["one", "two"].map(|n| Device::start(&folder.path().join(n), Mode::Run));
+    let file = folder.path().join("lesson.txt");
+    std::fs::write(&file, "lesson").unwrap();
+    on_this_thread(async {
+        let token = invite(&one, 2, 60_000).await;
+        assert_eq!(join(&two, &token).await.0, exit::OK);
+        let device = two.id.to_string();
+        let mut revoked = one.ask(Request::Revoke { device });
+        assert_eq!(revoked.end().await, exit::OK);
+        let mut sent = two.ask(Request::Send {
+            paths: vec![file],
+            to: vec![one.id.to_string()],
+            wait_ms: Some(30_000),
+        });
+        assert_eq!(sent.end().await, exit::UNAUTHORIZED, "{:?}", sent.seen);
+    });
+}

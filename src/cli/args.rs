@@ -17,9 +17,9 @@ use crate::protocol::roles::{Roles, UnknownRole};
     version,
     about,
     max_term_width = 100,
-    after_help = "Begin with `handout demo`. On two machines: `handout id` on each, \
-                  `handout authorize ID` with the other's id, then `handout receive` on one and \
-                  `handout send FILE --to all` on the other.\n\n\
+    after_help = "Begin with `handout demo`. On two machines: `handout pair` on one and `handout pair \
+                  NAME` on the other, then `handout receive` there and `handout send FILE --to NAME` \
+                  here. For a whole room: `handout invite --uses 30 --group NAME`.\n\n\
                   Exit codes: 0 all delivered, 1 error, 2 usage or config, 3 some receivers failed, \
                   4 not authorized, 5 no receiver before the deadline, 6 integrity, 7 disk or quota, \
                   130 interrupted."
@@ -67,7 +67,7 @@ pub enum Verb {
     Demo(Demo),
     /// Who is here, and who may
     Peers(Peers),
-    /// Let a device exchange files with this one
+    /// Let a device in by its id, without pairing
     Authorize(Authorize),
     /// Groups of devices, and rosters
     #[command(subcommand)]
@@ -76,7 +76,7 @@ pub enum Verb {
     Pair(Pair),
     /// Let in whoever has an invite: a token, a URL, a QR code
     Invite(Invite),
-    /// No longer let it
+    /// Shut a device out, at once: its links and transfers end
     Revoke {
         /// Its id, the beginning of one, or its name
         device: String,
@@ -89,13 +89,13 @@ pub enum Verb {
     },
     /// Stop a transfer or broadcast for now
     Pause(Which),
-    /// Go on with it
+    /// Go on with a paused transfer or broadcast
     Resume(Which),
-    /// Stop it for good
+    /// Stop a transfer or broadcast for good
     Cancel(Which),
     /// Take an offer that waits for a person
     Accept(Which),
-    /// Do not take it
+    /// Do not take such an offer
     Refuse(Which),
     /// This device's id, and its key
     Id {
@@ -150,7 +150,9 @@ pub struct Receive {
 /// `pair`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Run `handout pair` on one device and `handout pair DEVICE` on the other, and                   compare the codes. Where one of them has no keyboard: `handout pair --show-pin`                   there, `handout pair DEVICE --pin` here."
+    after_help = "Run `handout pair` on one device and `handout pair DEVICE` on the other, and \
+                  compare the codes. Where one of them has no keyboard: `handout pair --show-pin` \
+                  there, `handout pair DEVICE --pin` here."
 )]
 pub struct Pair {
     /// With whom: a name, an id, or ID@HOST:PORT; left out, whoever comes

@@ -65,7 +65,7 @@ fn read(path: &Path) -> Result<String, Failure> {
         File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };
     read.map(|_| text)
-        .map_err(|error| Failure::Other(format!("cannot read {}: {error}", path.display())))
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
 }
 
 /// Groups and rosters, for people.
@@ -154,7 +154,7 @@ mod tests {
         };
         let lines = lines(&group, 0);
         assert_eq!(lines[0], "class: 0 devices, may receive");
-        assert!(lines[1].contains("version 7, 30 devices, for 25 h 0 min"));
+        assert!(lines[1].contains("version 7, 30 devices, for 25 h"));
         assert!(!lines[1].contains('\u{1b}'), "{}", lines[1]);
     }
 }

@@ -11,7 +11,7 @@ use super::args::Pair;
 use super::screen::Screen;
 use super::session::{Context, Interrupts, View, client_runtime, node, show};
 use super::text::{foreign, seconds};
-use super::view::{MAX_NAME, notice};
+use super::view::{MAX_NAME, MAX_TEXT, notice};
 use crate::actors::api::{Event, PairWay, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::{Mode, Node};
@@ -53,6 +53,11 @@ pub fn run(context: &Context, options: &Pair) -> Result<u8, Failure> {
         way,
         for_ms: u64::try_from(options.life.as_millis()).unwrap_or(u64::MAX),
     };
+    if !context.screen.is_json() {
+        context
+            .screen
+            .note(&waiting(options, &context.settings.device.name));
+    }
     let state = context.settings.state.dir.clone();
     let mut pairing = Pairing {
         screen: context.screen.clone(),
@@ -69,7 +74,7 @@ pub fn run(context: &Context, options: &Pair) -> Result<u8, Failure> {
     }
     node(context, Mode::Send, |node| async move {
         let events = node.ask(request);
-        pairing.follow(events, &Asker::Node(node)).await
+        pairing.follow(events, &Asker::Node(Box::new(node))).await
     })
 }
 
@@ -82,7 +87,7 @@ enum Expected {
 
 /// Who is asked.
 enum Asker {
-    Node(Node),
+    Node(Box<Node>),
     Service(PathBuf),
 }
 
@@ -196,7 +201,7 @@ impl View for Pairing {
                 self.screen
                     .result(&format!("{} {}", &pin[..3], &pin[3..]))?;
                 self.screen.note(&format!(
-                    "type this PIN on the other device within {}: handout pair DEVICE --pin",
+                    "type this PIN on the other device within {}",
                     seconds(*life as f64)
                 ));
             }
@@ -224,6 +229,24 @@ impl View for Pairing {
     }
 }
 
+/// What is being waited for, and what somebody has to do at the other device.
+fn waiting(options: &Pair, name: &str) -> String {
+    let name = match foreign(name, MAX_NAME * 2) {
+        name if name.contains(' ') => format!("{name:?}"),
+        name => name,
+    };
+    let (other, there) = match (&options.device, options.pin, options.show_pin) {
+        (Some(other), true, _) => (
+            foreign(other, MAX_TEXT),
+            "handout pair --show-pin".to_owned(),
+        ),
+        (Some(other), ..) => (foreign(other, MAX_TEXT), "handout pair".to_owned()),
+        (None, _, true) => ("a device".to_owned(), format!("handout pair {name} --pin")),
+        (None, ..) => ("a device".to_owned(), format!("handout pair {name}")),
+    };
+    format!("waiting for {other}; there, run: {there} (Ctrl-C ends it)")
+}
+
 /// `ID@HOST:PORT`, or a word.
 fn target(text: Option<&str>) -> Result<(Option<String>, Vec<std::net::SocketAddr>), Failure> {
     let Some(text) = text else {
@@ -231,6 +254,12 @@ fn target(text: Option<&str>) -> Result<(Option<String>, Vec<std::net::SocketAdd
     };
     if !text.contains('@') {
         return Ok((Some(text.to_owned()), Vec::new()));
+    }
+    let id = text.split('@').next().unwrap_or_default();
+    if !id.parse().is_ok_and(|id: DeviceId| id.is_self_certifying()) {
+        return Err(Failure::Usage(format!(
+            "{text:?} is not ID@HOST:PORT: `handout id` on that device prints its id"
+        )));
     }
     let peer: StaticPeer = text
         .parse()

@@ -44,6 +44,10 @@ fn read_lines(lines: &mpsc::Sender<String>) {
             Err(_) => return,
         }
         if tcgetpgrp(&stdin) != Ok(getpgrp()) {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a thread of its own, and nothing tells when a job comes to the foreground"
+            )]
             std::thread::sleep(FOREGROUND_POLL);
             continue;
         }

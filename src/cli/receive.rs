@@ -147,6 +147,8 @@ struct Arrivals {
     open: HashMap<TransferId, Open>,
     /// When it was last said that a device is not authorized: it tries again every second.
     strangers: HashMap<DeviceId, Instant>,
+    /// What was last said of the link to a device: tries go on, and end the same way.
+    links: HashMap<DeviceId, String>,
 }
 
 struct Open {
@@ -166,6 +168,7 @@ impl Arrivals {
             finished: None,
             open: HashMap::new(),
             strangers: HashMap::new(),
+            links: HashMap::new(),
         }
     }
 
@@ -215,6 +218,20 @@ impl Arrivals {
             self.strangers.clear();
         }
         self.strangers.insert(stranger.clone(), Instant::now());
+        true
+    }
+
+    /// Says something about the link to a device, unless that was the last thing said of it:
+    /// then false.
+    fn on_link(&mut self, device: &DeviceId, line: String) -> bool {
+        if self.links.get(device) == Some(&line) {
+            return false;
+        }
+        if self.links.len() >= MAX_STRANGERS {
+            self.links.clear();
+        }
+        self.screen.note(&foreign(&line, 2 * MAX_TEXT));
+        self.links.insert(device.clone(), line);
         true
     }
 
@@ -290,12 +307,17 @@ impl View for Arrivals {
                 let unverified = if peer.verified { "" } else { ", unverified" };
                 let name = foreign(&peer.name, MAX_NAME);
                 let id = peer.device_id.short();
-                self.screen
-                    .note(&format!("connected: {name} ({id}{unverified})"));
+                let line = format!("connected: {name} ({id}{unverified})");
+                self.on_link(&peer.device_id, line);
             }
             Event::Asked { .. } if self.asks => {}
             Event::Unauthorized { device_id, .. } if !self.is_news(device_id) => {}
             Event::End { .. } => self.bars.clear(),
+            Event::NotConnected { device_id, .. } => {
+                if let Some(line) = notice(event) {
+                    self.on_link(device_id, line);
+                }
+            }
             other => {
                 if let Some(line) = notice(other) {
                     self.screen.note(&foreign(&line, 2 * MAX_TEXT));
@@ -347,6 +369,17 @@ mod tests {
             assert!(view.is_news(&device(n)));
         }
         assert!(view.strangers.len() <= MAX_STRANGERS);
+    }
+
+    #[test]
+    fn a_link_that_stays_as_it_is_is_told_of_once() {
+        let mut view = Arrivals::new(&Screen::new(false), false);
+        let device = |n: u32| format!("device-{n}").parse::<DeviceId>().unwrap();
+        let mut say = |n, line: &str| view.on_link(&device(n), line.to_owned());
+        assert!(say(0, "lost") && !say(0, "lost"));
+        assert!(say(0, "connected") && say(0, "lost"));
+        assert!((1..1000).all(|n| say(n, "lost")));
+        assert!(view.links.len() <= MAX_STRANGERS);
     }
 
     #[test]

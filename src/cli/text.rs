@@ -46,7 +46,9 @@ pub fn seconds(seconds: f64) -> String {
     } else {
         let whole = seconds as u64;
         match (whole / 3600, whole / 60 % 60, whole % 60) {
+            (0, minutes, 0) => format!("{minutes} min"),
             (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+            (hours, 0, _) => format!("{hours} h"),
             (hours, minutes, _) => format!("{hours} h {minutes} min"),
         }
     }
@@ -180,6 +182,8 @@ mod tests {
         assert_eq!(seconds(1.26), "1.3 s");
         assert_eq!(seconds(125.0), "2 min 5 s");
         assert_eq!(seconds(7260.0), "2 h 1 min");
+        assert_eq!(seconds(600.0), "10 min");
+        assert_eq!(seconds(7200.0), "2 h");
         assert_eq!(until(7260, 0), "for 2 h 1 min");
         assert_eq!(until(30 * 86_400, 0), "for 30 days");
         assert_eq!(until(5, 5), "expired");

@@ -17,12 +17,15 @@ const MOST: usize = 10_000;
 /// Most patterns in a list: each costs memory, and time for each file.
 const MOST_PATTERNS: usize = 1000;
 
+/// Makes something of a value.
+type Parse<'a, T> = Box<dyn Fn(&Value) -> Option<T> + 'a>;
+
 /// Reads values of one kind.
 pub(super) struct Shape<'a, T> {
     /// What the value must be, for people.
     pub allowed: String,
     /// The value, if it is that.
-    pub parse: Box<dyn Fn(&Value) -> Option<T> + 'a>,
+    pub parse: Parse<'a, T>,
 }
 
 impl<'a, T> Shape<'a, T> {

@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::session::{PairThen, SessionCommand, SessionError, SessionEvent, Standing};
 use crate::net::link::{Channel, Incoming, LinkError};
-use crate::protocol::message::Message;
+use crate::protocol::frame::Handle;
+use crate::protocol::message::{Acknowledgement, Code, Decision, Message};
 use crate::protocol::pairing::PairMessage;
 
 /// A guest is let in within this time: people may have to walk over and compare a code.
@@ -61,6 +62,12 @@ pub(super) async fn admit(
                         early.push(message);
                         continue;
                     }
+                    // It counts us as let in: it was here before, or let us in on its side alone.
+                    Message::StartTransfer(start) => {
+                        refuse_offer(channel, start.handle).await?;
+                        channel.flushed().await;
+                        return Err(SessionError::NotLetIn);
+                    }
                     _ => return Err(SessionError::NotLetIn),
                 }
             }
@@ -90,6 +97,21 @@ pub(super) async fn ask(
     // Nothing is sent through it.
     let _ = is_handled.await;
     Ok(())
+}
+
+/// Answers the offer of a device that may not make any, so that the people there learn why.
+pub(super) async fn refuse_offer(channel: &Channel, handle: Handle) -> Result<(), LinkError> {
+    let refused = Acknowledgement {
+        handle,
+        status: Decision::Refused,
+        have: None,
+        acks: false,
+        root: None,
+        code: Some(Code::Unauthorized),
+        reason: Some("this device is not authorized".to_owned()),
+    };
+    let refused = Message::StartTransferAcknowledged(refused);
+    channel.send_text(&refused.encode()).await
 }
 
 /// Says it, in order.

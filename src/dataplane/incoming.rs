@@ -24,7 +24,7 @@ use super::assembly::Assembler;
 use super::outgoing::Shared;
 use super::reception::{BundleKey, Receptions};
 use super::session::{
-    Checkpointing, OfferReply, SessionError, SessionEvent, Stop, TransferEnd, decide,
+    Checkpointing, OfferReply, SessionError, SessionEvent, Stop, TransferEnd, decide, record,
 };
 use super::sink_worker::{self, From, SinkEvent, SinkReport, SinkTask, Work};
 
@@ -454,9 +454,8 @@ impl Receiving {
                 self.transfers.remove(&handle);
                 self.stray = 0;
                 // Recorded first: if we fall between the two, the sender asks again and hears
-                // that it is complete.
-                let end = TransferEnd::Received { root, path, stat };
-                self.tell(SessionEvent::Ended { id, end }).await?;
+                // that it is complete; and once it has heard that, the link may go at once.
+                record(&self.shared.events, id, root, path, stat).await?;
                 self.say(&Message::TransferComplete {
                     handle,
                     root: Some(root),

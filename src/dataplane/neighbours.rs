@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exchange::{Exchange, Order};
+use super::guest;
 use super::outgoing::Shared;
 use super::reception::{BundleKey, Receptions};
 use super::session::{SessionError, SessionEvent, Standing};
@@ -18,7 +19,7 @@ use crate::net::link::LinkError;
 use crate::protocol::exchange::Have;
 use crate::protocol::frame::Frame;
 use crate::protocol::id::DeviceId;
-use crate::protocol::message::{Acknowledgement, Code, Decision, Message};
+use crate::protocol::message::Message;
 use crate::protocol::rate::Rate;
 
 /// Messages that a link may bring in a while about introductions, HAVE, and what is not heard.
@@ -198,17 +199,7 @@ impl Neighbours {
     /// in.
     async fn not_let_in(&self, message: Message) -> Result<Option<Message>, SessionError> {
         if let Message::StartTransfer(start) = message {
-            let refused = Acknowledgement {
-                handle: start.handle,
-                status: Decision::Refused,
-                have: None,
-                acks: false,
-                root: None,
-                code: Some(Code::Unauthorized),
-                reason: Some("this device is not authorized".to_owned()),
-            };
-            let refused = Message::StartTransferAcknowledged(refused);
-            self.shared.say(&refused).await?;
+            guest::refuse_offer(&self.shared.channel, start.handle).await?;
         }
         Ok(None)
     }

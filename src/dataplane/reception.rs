@@ -371,3 +371,51 @@ impl Reception {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::BundleId;
+    use crate::protocol::identity::Identity;
+    use crate::protocol::manifest::Kind;
+
+    #[test]
+    fn of_what_is_whole_the_oldest_is_let_go() {
+        let origin = Identity::from_seed(&[1; 32]);
+        let start = |n: usize| StartTransfer {
+            handle: 1,
+            id: TransferId([n as u8; 16]),
+            bundle: BundleId([n as u8; 32]),
+            origin: origin.device_id(),
+            key: origin.public_key(),
+            name: "x".to_owned(),
+            kind: Kind::File,
+            size: 1,
+            files: 1,
+            chunk_size: 65_536,
+            chunks: 1,
+            mime: String::new(),
+            head_size: 1,
+            root: None,
+            root_sig: None,
+        };
+        let all = Receptions::default();
+        let (queue, _work) = mpsc::channel(1);
+        let begun: Vec<_> = (0..=MAX_FINISHED)
+            .map(|n| all.begin(&start(n), queue.downgrade()))
+            .collect();
+        for reception in &begun[..MAX_FINISHED] {
+            all.ended(reception, true);
+        }
+        assert!(all.get(&begun[0].bundle).is_some());
+        all.ended(&begun[MAX_FINISHED], true);
+        assert!(all.get(&begun[0].bundle).is_none() && begun[0].is_over());
+        for reception in &begun[1..] {
+            assert!(all.get(&reception.bundle).is_some());
+        }
+        // What came to nothing is not kept at all.
+        let failed = all.begin(&start(99), queue.downgrade());
+        all.ended(&failed, false);
+        assert!(all.get(&failed.bundle).is_none());
+    }
+}

@@ -170,6 +170,20 @@ pub enum SessionEvent {
         /// What may be recorded.
         have: ChunkSet,
     },
+    /// An incoming bundle is verified and in its place.
+    Received {
+        /// Which transfer.
+        id: TransferId,
+        /// What was verified.
+        root: Root,
+        /// Where it is.
+        path: PathBuf,
+        /// Digest over sizes and times, to recognise it later.
+        stat: [u8; 32],
+        /// Where it is said that this is on record. The sender is told after that: it may close
+        /// the link at once, and what its session has told is then no longer heard.
+        recorded: oneshot::Sender<()>,
+    },
     /// A transfer is over, or rests.
     Ended {
         /// Which.
@@ -177,6 +191,8 @@ pub enum SessionEvent {
         /// How.
         end: TransferEnd,
     },
+    /// The session has ended; nothing comes after this.
+    Over(Result<(), SessionError>),
     /// The receiver of a paused outgoing transfer wants it to go on.
     Wanted {
         /// Which.
@@ -193,15 +209,6 @@ pub enum TransferEnd {
         root: Root,
         /// It had been there before.
         already: bool,
-    },
-    /// An incoming bundle is verified and in its place.
-    Received {
-        /// What was verified.
-        root: Root,
-        /// Where it is.
-        path: PathBuf,
-        /// Digest over sizes and times, to recognise it later.
-        stat: [u8; 32],
     },
     /// It rests until somebody resumes it.
     Paused {
@@ -358,6 +365,9 @@ pub enum SessionError {
     /// A part of our own side failed.
     #[error("this device's part of the program failed: {0}")]
     Failed(String),
+    /// A bundle has arrived, and could not be recorded.
+    #[error("what has arrived was not recorded within {} s", DECISION_LIMIT.as_secs())]
+    Unrecorded,
     /// Our own side was too busy to decide about an offer.
     #[error("no decision about an offer within {} s", DECISION_LIMIT.as_secs())]
     Undecided,
@@ -377,8 +387,19 @@ impl SessionError {
 }
 
 /// Runs a session until its channel closes, its owner drops the commands, or the other side
-/// breaks the protocol.
+/// breaks the protocol. That it has ended is the last of its events, so that none before is
+/// overtaken.
 pub async fn run(
+    channel: Channel,
+    options: SessionOptions,
+    commands: mpsc::Receiver<SessionCommand>,
+    events: mpsc::Sender<SessionEvent>,
+) {
+    let outcome = converse(channel, options, commands, events.clone()).await;
+    let _ = events.send(SessionEvent::Over(outcome)).await;
+}
+
+async fn converse(
     channel: Channel,
     options: SessionOptions,
     mut commands: mpsc::Receiver<SessionCommand>,
@@ -576,6 +597,33 @@ pub(super) async fn decide(
         .ok()
         .flatten()
         .ok_or(SessionError::Undecided)
+}
+
+/// Has the session's owner record that a bundle is in its place.
+pub(super) async fn record(
+    events: &mpsc::Sender<SessionEvent>,
+    id: TransferId,
+    root: Root,
+    path: PathBuf,
+    stat: [u8; 32],
+) -> Result<(), SessionError> {
+    let (recorded, is_recorded) = oneshot::channel();
+    let told = async {
+        let received = SessionEvent::Received {
+            id,
+            root,
+            path,
+            stat,
+            recorded,
+        };
+        events.send(received).await.ok()?;
+        is_recorded.await.ok()
+    };
+    timeout(DECISION_LIMIT, told)
+        .await
+        .ok()
+        .flatten()
+        .ok_or(SessionError::Unrecorded)
 }
 
 async fn on_message(

@@ -32,6 +32,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Most bytes of an object.
     pub object: usize,
+    /// Most objects that one connection may bring in this time. Each is work for those who decide,
+    /// also where it comes to nothing; a negotiation takes a few dozen.
+    pub objects: (u32, Duration),
     /// How long one write may take.
     pub write: Duration,
     /// Events that wait to be handled; beyond it the connections are read no further.
@@ -48,6 +51,7 @@ impl Default for Limits {
             first_object: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             object: MAX_OBJECT,
+            objects: (256, Duration::from_secs(10)),
             write: Duration::from_secs(10),
             events: 256,
             outgoing: 64,

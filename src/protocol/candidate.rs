@@ -410,6 +410,17 @@ mod tests {
     }
 
     #[test]
+    fn a_candidate_of_any_length_is_not_read() {
+        let line = "candidate:1 1 udp 1 192.168.1.5 50000 typ host";
+        let long = |spaces| Candidate::parse(&(line.to_owned() + &" ".repeat(spaces)));
+        assert!(long(MAX_LINE - line.len()).is_ok());
+        assert_eq!(
+            long(MAX_LINE - line.len() + 1),
+            Err(CandidateError::Malformed)
+        );
+    }
+
+    #[test]
     fn networks_of_any_prefix_length_compare_without_overflow() {
         let ip = |s: &str| s.parse::<IpAddr>().unwrap();
         assert!(contains((ip("0.0.0.0"), 0), ip("8.8.8.8")));

@@ -213,14 +213,19 @@ impl fmt::Display for Ground<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Decision(entry) => match &entry.via {
-                Some(via) => write!(f, "{} ({})", entry.by.words(), printable(via)),
-                None => f.write_str(entry.by.words()),
+                // A device that a person let in may have shown an invite besides.
+                Some(via) if !entry.by.is_personal() => {
+                    write!(f, "{} ({})", entry.by.words(), printable(via))
+                }
+                _ => f.write_str(entry.by.words()),
             },
             Self::Config => f.write_str(GrantedBy::Config.words()),
             Self::Roster(roster) => write!(
                 f,
                 "by roster {} of {}, version {}",
-                roster.group, roster.admin, roster.terms.version
+                roster.group,
+                roster.admin.short(),
+                roster.terms.version
             ),
         }
     }

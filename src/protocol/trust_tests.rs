@@ -146,7 +146,10 @@ fn a_roster_lets_its_devices_in_until_it_expires_or_a_newer_one_drops_them() {
     assert_eq!(book.groups_of(&id(1), NOW), ["class"]);
     assert_eq!(book.name_of(&id(1)), Some("Seat 1"));
     let (why, until) = book.why(&id(1), NOW);
-    assert_eq!(why, format!("by roster class of {}, version 7", id(9)));
+    assert_eq!(
+        why,
+        format!("by roster class of {}, version 7", id(9).short())
+    );
     assert_eq!(until, Some(NOW + 1000));
     assert!(!book.lets_in(&id(1), NOW + 1000));
     assert!(book.why(&id(1), NOW + 1000).0.contains("expired"));

@@ -68,7 +68,7 @@ mod tests {
         store.put_invite(invite.clone()).unwrap();
         drop(store);
         let mut store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.invites(), [invite.clone()]);
+        assert_eq!(store.invites(), std::slice::from_ref(&invite));
         assert!(store.remove_invite(&invite.id).unwrap());
         assert!(!store.remove_invite(&invite.id).unwrap());
         drop(store);

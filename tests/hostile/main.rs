@@ -7,4 +7,7 @@ mod nodes;
 
 mod bundle;
 mod origin;
+mod receiver;
+mod relay;
 mod room;
+mod vouch;

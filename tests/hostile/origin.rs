@@ -30,7 +30,7 @@ const THREADS: u64 = 100;
 /// Whoever broke the protocol stays out for at least so long.
 const BAR: Duration = Duration::from_secs(4);
 /// Hostile devices at a time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 /// What an origin does that no true one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,8 @@ enum Deed {
     OneHandleForTwo,
     EndlessEnds,
     Offers,
+    ManyAtOnce,
+    LargeHeadsAtOnce,
     // Stalls.
     NothingAfterTheOffer,
     HalfAChunk,
@@ -76,10 +78,12 @@ enum Deed {
 
 use Deed::*;
 
-const ALL: [Deed; 32] = [
+const ALL: [Deed; 34] = [
     NothingAfterTheOffer,
     HalfAChunk,
     NoEnd,
+    ManyAtOnce,
+    LargeHeadsAtOnce,
     AfterTheEnd,
     DamagedChunks,
     FalseChunks,
@@ -150,7 +154,7 @@ impl Deed {
             OneHandleForTwo => Dropped("handle 1 belongs to another transfer"),
             EndlessEnds => Dropped("more than 8 times the end of a transfer"),
             Offers => Dropped("more than 8192 messages within 10 s"),
-            NothingAfterTheOffer | HalfAChunk | NoEnd => {
+            NothingAfterTheOffer | HalfAChunk | NoEnd | ManyAtOnce | LargeHeadsAtOnce => {
                 Dropped("the other side has owed chunks of what it offered for 4 s")
             }
         }
@@ -322,19 +326,56 @@ impl Deed {
                 while wire.say(&bundle.end()).await {}
             }
             Offers => {
-                let offering = async {
-                    for n in 0.. {
+                let (code, reason) = (Code::Cancelled, String::new());
+                wire.say(&Message::Cancel {
+                    handle,
+                    code,
+                    reason,
+                })
+                .await;
+                bundle.start.head_size = MAX_HEAD as u32 + 1;
+                // The answers are read, so that nothing but the limit slows it down.
+                loop {
+                    for _ in 0..64 {
                         bundle.start.handle += 2;
-                        bundle.start.id.0[..4].copy_from_slice(&u32::to_be_bytes(n));
-                        // Each of them wants as much memory as there may be.
-                        bundle.start.head_size = MAX_HEAD as u32;
                         if !wire.say(&bundle.offer()).await {
                             return;
                         }
                     }
+                    for _ in 0..64 {
+                        let Some(answer) = answer(wire).await else {
+                            return;
+                        };
+                        assert_eq!(answer.code, Some(Code::BadRequest));
+                    }
+                }
+            }
+            ManyAtOnce | LargeHeadsAtOnce => {
+                let (most, why) = match self {
+                    ManyAtOnce => (16, "too many transfers at once"),
+                    _ => (2, "too many large bundles at once"),
                 };
-                // All answers are read, so that nothing but the limit slows it down.
-                tokio::join!(offering, wire.closed());
+                let seed = ChunkHash::of(bundle.start.id.as_bytes()).xxh3;
+                for n in 1..=most {
+                    let name = format!("{n}.bin");
+                    let mut next = Bundle::new(
+                        &bundle.identity,
+                        1 + 2 * n,
+                        &name,
+                        size,
+                        seed ^ u64::from(n),
+                    );
+                    if self == LargeHeadsAtOnce {
+                        next.start.head_size = MAX_HEAD as u32;
+                    }
+                    let answer = offer(wire, &next).await;
+                    if n < most {
+                        assert_eq!(answer.status, Decision::Accepted, "{n}: {answer:?}");
+                    } else {
+                        assert_eq!(answer.code, Some(Code::Busy));
+                        assert!(answer.reason.unwrap().contains(why));
+                    }
+                }
             }
             NothingAfterTheOffer => {}
             HalfAChunk => {
@@ -372,11 +413,16 @@ async fn send(wire: &Wire, frames: impl IntoIterator<Item = BytesMut>) -> bool {
 /// Offers it, and says how that was answered.
 async fn offer(wire: &Wire, bundle: &Bundle) -> Acknowledgement {
     wire.say(&bundle.offer()).await;
-    let answer = wire.wait_for(|message| match message {
+    answer(wire).await.expect("an answer to the offer")
+}
+
+/// The next answer to an offer; nothing when the channel is closed.
+async fn answer(wire: &Wire) -> Option<Acknowledgement> {
+    wire.wait_for(|message| match message {
         Message::StartTransferAcknowledged(ack) => Some(ack),
         _ => None,
-    });
-    answer.await.expect("an answer to the offer")
+    })
+    .await
 }
 
 async fn accepted(wire: &Wire, bundle: &Bundle) {
@@ -424,7 +470,7 @@ async fn suffer(deed: Deed, seed: u8, node: &Running, told: &Told) {
     let dropped = std::time::Instant::now();
     let again = device.connect(&node.id, node.port).await;
     let late = dropped.elapsed() > BAR;
-    if matches!(deed, NothingAfterTheOffer | HalfAChunk | NoEnd) {
+    if matches!(deed.fate(), Dropped(why) if why.contains("owed")) {
         again.unwrap_or_else(|why| panic!("{deed:?} may come back, but {why}"));
     } else if !late {
         let refused = again.err().expect("it came back at once");

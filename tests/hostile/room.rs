@@ -93,6 +93,17 @@ impl Told {
         .await
     }
 
+    /// Waits until a transfer with a device is complete.
+    pub async fn completed(&self, device: &DeviceId) {
+        self.find("that it has everything", device, |event| match event {
+            Event::Transfer(info) if info.device_id == *device => {
+                (info.state == TransferState::Complete).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    }
+
     /// How a transfer with a device failed.
     pub async fn failed(&self, device: &DeviceId) -> (Code, String) {
         self.find("a failure", device, |event| match event {

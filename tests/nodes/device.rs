@@ -18,7 +18,7 @@ use handout::protocol::signal::{Signal, SignalKind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 /// What a step of the wire may take on a busy machine.
@@ -134,7 +134,52 @@ impl Device {
         self.verify(&answer, to, expected)?;
         let applied = link.apply_answer(answer.data).await;
         applied.map_err(|error| error.to_string())?;
-        self.prove(link, events, Role::Offerer, &sdp, to, signaling)
+        self.prove(link, events, Role::Offerer, &sdp, to, Some(signaling))
+            .await
+    }
+
+    /// Connects to the node `to`, which has a link to the device that introduced us: what is
+    /// signaled goes over that.
+    ///
+    /// # Errors
+    /// What the node says, or that it says nothing.
+    pub async fn connect_through(&self, introducer: &Wire, to: &DeviceId) -> Result<Wire, String> {
+        let (link, sdp, events) = Link::offer(&link_options()).await.unwrap();
+        let session: Session = random();
+        let (data, hash) = self.sign(&sdp, to, Subject::Offer { session });
+        let offer = Message::Signal {
+            with: self.id(),
+            passed: true,
+            kind: SignalKind::Offer,
+            data,
+        };
+        introducer.say(&offer).await;
+        let answer = introducer.wait_for(|message| match message {
+            Message::Signal {
+                with,
+                passed: false,
+                kind,
+                data,
+            } if with == self.id() && kind != SignalKind::Ice => Some((kind, data)),
+            _ => None,
+        });
+        let (kind, data) = answer.await.ok_or("the introducer's link was closed")?;
+        if kind == SignalKind::Error {
+            return Err(data);
+        }
+        let answer = Signal {
+            kind,
+            peer_id: to.clone(),
+            data,
+        };
+        let expected = Expected::Answer {
+            session,
+            offer: hash,
+        };
+        self.verify(&answer, to, expected)?;
+        let applied = link.apply_answer(answer.data).await;
+        applied.map_err(|error| error.to_string())?;
+        self.prove(link, events, Role::Offerer, &sdp, to, None)
             .await
     }
 
@@ -157,7 +202,7 @@ impl Device {
         };
         let (answer, _) = self.sign(&sdp, from, subject);
         self.write(&mut signaling, SignalKind::Answer, answer).await;
-        self.prove(link, events, Role::Answerer, &sdp, from, signaling)
+        self.prove(link, events, Role::Answerer, &sdp, from, Some(signaling))
             .await
     }
 
@@ -179,7 +224,7 @@ impl Device {
         role: Role,
         sdp: &str,
         other: &DeviceId,
-        signaling: Signaling,
+        signaling: Option<Signaling>,
     ) -> Result<Wire, String> {
         let opened = async {
             loop {
@@ -205,7 +250,7 @@ impl Device {
         let wire = Wire {
             channel,
             _link: link,
-            _events: events,
+            events: Mutex::new(events),
             _signaling: signaling,
         };
         wire.say(&hello).await;
@@ -233,8 +278,8 @@ pub enum Heard {
 pub struct Wire {
     pub channel: Channel,
     _link: Link,
-    _events: mpsc::Receiver<LinkEvent>,
-    _signaling: Signaling,
+    events: Mutex<mpsc::Receiver<LinkEvent>>,
+    _signaling: Option<Signaling>,
 }
 
 impl Wire {
@@ -245,18 +290,32 @@ impl Wire {
 
     /// Says any text.
     pub async fn text(&self, text: &str) -> bool {
+        // A flood must not keep the rest of the test from running.
+        tokio::task::yield_now().await;
         self.channel.send_text(text).await.is_ok()
     }
 
     /// Sends any bytes.
     pub async fn send(&self, bytes: BytesMut) -> bool {
+        tokio::task::yield_now().await;
         self.channel.send(bytes).await.is_ok()
     }
 
     /// What comes next; nothing when the channel is closed. What a node says is in order, or the
     /// test fails.
     pub async fn hear(&self) -> Option<Heard> {
-        let heard = timeout(PATIENCE, self.channel.receive()).await;
+        // What ends a connection may get lost; then it is the silence that tells.
+        let heard = async {
+            let mut events = self.events.lock().await;
+            tokio::select! {
+                heard = self.channel.receive() => heard,
+                Some(LinkEvent::Lost(reason)) = events.recv() => {
+                    println!("a link of a test: {reason}");
+                    None
+                }
+            }
+        };
+        let heard = timeout(PATIENCE, heard).await;
         Some(match heard.expect("the node says nothing")? {
             Incoming::Text(text) => Heard::Said(Message::decode(&text).unwrap()),
             Incoming::Binary(bytes) => Heard::Sent(Frame::decode(bytes).unwrap()),

@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::protocol::id::DeviceId;
+use crate::protocol::peers::display_name;
 use crate::protocol::roles::Roles;
 use crate::protocol::roster::{Draft, MAX_VERSION, Member, Roster, Terms};
 use crate::protocol::trust::{Admission, Floor, MAX_MEMBERS, check_group_name};
@@ -204,14 +205,20 @@ impl Coordinator {
         let members = self.trust.members(&group, unix_now()).unwrap_or_default();
         let provable = members.into_iter().filter(DeviceId::is_self_certifying);
         let devices = provable.map(|id| Member {
-            name: crate::protocol::peers::display_name(&self.name_of(&id)),
+            name: display_name(&self.name_of(&id)),
             roles: self.trust.authorization(&id).and_then(|entry| entry.roles),
             id,
         });
+        // Whoever imports it is to receive from this device, too.
+        let ours = Member {
+            id: self.identity.device_id(),
+            name: display_name(&self.settings.device.name),
+            roles: Some(Roles::ALL),
+        };
         Ok(Draft {
             note,
             roles: self.trust.group(&group).and_then(|group| group.roles),
-            devices: devices.collect(),
+            devices: std::iter::once(ours).chain(devices).collect(),
             group,
         })
     }

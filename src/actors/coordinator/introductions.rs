@@ -525,7 +525,7 @@ impl Coordinator {
             } => {
                 // Its origin is not here to offer it again: this is as good as an offer.
                 self.advance(id, TransferEvent::Offer);
-                self.on_received(id, root, path, stat, ctx);
+                self.on_received(id, root, path, stat, None, ctx);
             }
             RelayEvent::Relayed { id, peer, bytes } => self.emit(&Event::Relayed {
                 transfer: id,

@@ -15,7 +15,7 @@ use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::pairing::{Ended, PairMessage, Parties};
 use crate::protocol::roles::Roles;
-use crate::protocol::trust::check_group_name;
+use crate::protocol::trust::{MAX_GROUP_NAME, check_group_name};
 use crate::store::{Authorization, GrantedBy, Store};
 
 use super::super::api::{Event, InviteInfo, exit};
@@ -30,8 +30,6 @@ use super::{Coordinator, offer_event};
 
 /// Longest life of an invite.
 const MAX_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
-/// Longest name of a group, in bytes.
-const MAX_GROUP: usize = 64;
 /// How often in a row the issuer may turn us away before it is taken for its answer.
 const REFUSALS: u8 = 5;
 
@@ -79,10 +77,8 @@ impl Wish {
             let most = invite::MAX_ADDRESSES;
             return Err(format!("an invite holds at most {most} addresses"));
         }
-        match &self.group {
-            Some(name) => check_group_name(name).map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
+        let group = self.group.as_deref().map_or(Ok(()), check_group_name);
+        group.map_err(|error| error.to_string())
     }
 }
 
@@ -513,7 +509,7 @@ impl Coordinator {
                 device_id: device.clone(),
                 name,
                 by: GrantedBy::Invite,
-                group: group.map(|group| printable(&group).chars().take(MAX_GROUP).collect()),
+                group: group.map(|group| printable(&group).chars().take(MAX_GROUP_NAME).collect()),
             };
             node.door.joined = Some(device.clone());
             if let Some(joining) = node.door.joining.take() {

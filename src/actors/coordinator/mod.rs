@@ -515,6 +515,18 @@ impl Coordinator {
                     });
                 }
             }
+            SessionEvent::Received {
+                id,
+                root,
+                path,
+                stat,
+                recorded,
+            } => {
+                if self.belongs(id, device) {
+                    self.on_received(id, root, path, stat, Some(recorded), ctx);
+                }
+                self.drive(ctx);
+            }
             SessionEvent::Ended { id, end } => {
                 if let Some(slot) = self.peers.get_mut(device)
                     && slot.sending == Some(id)
@@ -522,11 +534,13 @@ impl Coordinator {
                     slot.sending = None;
                 }
                 if self.belongs(id, device) {
-                    self.on_end(id, end, ctx);
+                    self.on_end(id, end);
                 }
                 self.drive(ctx);
                 self.finish_broadcasts();
             }
+            // The peer's actor has seen to it.
+            SessionEvent::Over(_) => {}
             SessionEvent::Wanted { id } => {
                 if self.belongs(id, device)
                     && self.advance(id, TransferEvent::Resume { by: Side::Theirs })
@@ -545,10 +559,8 @@ impl Coordinator {
             .is_some_and(|transfer| transfer.record.peer == *device)
     }
 
-    fn on_end(&mut self, id: TransferId, end: TransferEnd, ctx: &mut Context<Self>) {
-        if !matches!(end, TransferEnd::Received { .. }) {
-            self.end_reception(id);
-        }
+    fn on_end(&mut self, id: TransferId, end: TransferEnd) {
+        self.end_reception(id);
         let side = |by_us| if by_us { Side::Ours } else { Side::Theirs };
         let happened = match end {
             TransferEnd::Complete { root, already } => {
@@ -557,9 +569,6 @@ impl Coordinator {
                     transfer.already = already;
                 }
                 TransferEvent::Complete
-            }
-            TransferEnd::Received { root, path, stat } => {
-                return self.on_received(id, root, path, stat, ctx);
             }
             // Recorded when the person said so, who may have resumed it since.
             TransferEnd::Paused {
@@ -657,5 +666,34 @@ impl Handler<FromPeer> for Coordinator {
                 self.on_down(&device, reason);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_lags_misses_progress_and_then_is_let_go() {
+        let (listener, mut events) = mpsc::channel(8);
+        let progress = Event::Progress {
+            transfer: TransferId([1; 16]),
+            device_id: "a".parse().unwrap(),
+            bytes: 1,
+            size: 2,
+        };
+        let note = Event::End { code: 0 };
+        for _ in 0..100 {
+            assert!(offer_event(&listener, &progress), "it comes again");
+        }
+        assert_eq!(listener.capacity(), 3, "less than half is left");
+        for _ in 0..3 {
+            assert!(offer_event(&listener, &note));
+        }
+        assert!(!offer_event(&listener, &note), "it does not listen");
+        while events.try_recv().is_ok() {}
+        assert!(offer_event(&listener, &progress));
+        drop(events);
+        assert!(!offer_event(&listener, &progress));
     }
 }

@@ -483,8 +483,16 @@ impl Coordinator {
                 self.end_pairings(&asked);
             }
         } else if Instant::now() >= asked.until {
-            let reason = "no device was paired in the given time; run it again on both devices";
-            self.pairing_over(reason, exit::NO_RECEIVER);
+            let reason = match &asked.target {
+                Some(Target::Word(word)) => format!(
+                    "no device called {:?} was seen: `handout peers` lists those that are here; \
+                     where discovery does not reach it, write ID@HOST:PORT",
+                    printable(word)
+                ),
+                _ => "no device was paired in the given time; run it again on both devices"
+                    .to_owned(),
+            };
+            self.pairing_over(&reason, exit::NO_RECEIVER);
         } else {
             self.find_target(Vec::new(), ctx);
         }

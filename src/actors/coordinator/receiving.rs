@@ -425,6 +425,7 @@ impl Coordinator {
         root: Root,
         path: PathBuf,
         stat: [u8; 32],
+        told: Option<oneshot::Sender<()>>,
         ctx: &mut Context<Self>,
     ) {
         let Some(transfer) = self.transfers.get_mut(&id) else {
@@ -446,13 +447,17 @@ impl Coordinator {
             bytes,
             root,
         });
-        // Only when the record is safe may the last trace in the destination go.
+        // Only when the record is safe may the last trace in the destination go, and the sender be
+        // told.
         let recorded = self.store.send(Job::new(|store| store.flush()));
         ctx.spawn(
             recorded
                 .into_actor(self)
                 .map(move |recorded, coordinator, _| {
                     if matches!(recorded, Ok(Ok(()))) {
+                        if let Some(told) = told {
+                            let _ = told.send(());
+                        }
                         coordinator.discard_in(id, folder);
                     }
                 }),

@@ -264,8 +264,8 @@ impl Coordinator {
                 let mut all = self.all_let_in();
                 all.retain(|device| self.roles_of(device).allow(Roles::RECEIVE));
                 if all.is_empty() {
-                    let reason = "no device is authorized yet: run `handout authorize DEVICE_ID` \
-                                  for each receiver; `handout peers` shows who is here";
+                    let reason = "no device is authorized yet: run `handout pair` with each \
+                                  receiver, or `handout invite` for many; `handout peers` shows who is here";
                     return Err((reason.to_owned(), exit::UNAUTHORIZED));
                 }
                 devices.extend(all);
@@ -276,9 +276,12 @@ impl Coordinator {
                 continue;
             }
             // An id that was never seen may still come.
-            let device = self
-                .find_any_device(word)
-                .map_err(|reason| (reason, exit::USAGE))?;
+            let device = self.find_any_device(word).map_err(|reason| {
+                (
+                    format!("{reason}, and `handout group list` the groups"),
+                    exit::USAGE,
+                )
+            })?;
             if !self.roles_of(&device).allow(Roles::RECEIVE) {
                 let reason = match self.is_let_in(&device) {
                     false => format!("{device} is not authorized"),

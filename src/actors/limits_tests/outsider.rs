@@ -115,11 +115,9 @@ impl Line {
         let answer = wire.hear().await;
         assert_eq!(answer.kind, SignalKind::Answer, "{}", answer.data);
         link.apply_answer(answer.data).await.unwrap();
-        let channel = loop {
-            match events.recv().await.unwrap() {
-                LinkEvent::Open(channel) => break channel,
-                LinkEvent::Lost(reason) => panic!("{reason}"),
-            }
+        let channel = match events.recv().await.unwrap() {
+            LinkEvent::Open(channel) => channel,
+            LinkEvent::Lost(reason) => panic!("{reason}"),
         };
         let local = Local {
             role: Role::Offerer,
@@ -149,6 +147,15 @@ impl Line {
         match self.channel.receive().await? {
             Incoming::Text(text) => Some(Message::decode(&text).unwrap()),
             Incoming::Binary(bytes) => panic!("{bytes:?}"),
+        }
+    }
+
+    /// The next text message, whatever frames come before it; nothing when the link has ended.
+    pub async fn hear_text(&self) -> Option<Message> {
+        loop {
+            if let Incoming::Text(text) = self.channel.receive().await? {
+                return Some(Message::decode(&text).unwrap());
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::actors::coordinator::{FromPeer, PeerNews};
 use crate::actors::discovery::stream_of;
 use crate::actors::network;
 use crate::actors::signaling::Dial;
-use crate::dataplane::{self, SessionOptions};
+use crate::dataplane::{self, SessionError, SessionOptions};
 use crate::net::link::{Channel, Link, LinkError, LinkEvent, NATIVE_LABEL};
 use crate::protocol::handshake::{Handshake, Local, Role};
 use crate::protocol::names::printable;
@@ -330,22 +330,35 @@ impl Peer {
             .context
             .data_plane
             .spawn(async move { dataplane::run(channel, options, queue, events).await });
+        // How it ends is told by its last event, unless it fails altogether.
         let then = session.into_actor(self).map(move |ended, peer, ctx| {
-            let reason = match ended {
-                Ok(Ok(())) => "the other side closed the connection".to_owned(),
-                Ok(Err(error)) => {
-                    if error.is_misconduct() && peer.proven == Some(generation) {
-                        warn!(device = %peer.id, %error, "dropped");
-                        peer.faults.add(Instant::now());
-                    }
-                    error.to_string()
-                }
-                Err(panicked) => format!("the session failed: {panicked}"),
-            };
-            peer.lost(generation, reason, ctx);
+            if let Err(panicked) = ended {
+                peer.lost(generation, format!("the session failed: {panicked}"), ctx);
+            }
         });
         ctx.spawn(then);
         self.step(Input::ChannelOpen { generation }, ctx);
+    }
+
+    /// A session has ended. A device that has proven itself, and broken the protocol then, is
+    /// named and kept out for a while.
+    pub(super) fn over(
+        &mut self,
+        generation: Generation,
+        outcome: Result<(), SessionError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let reason = match outcome {
+            Ok(()) => "the other side closed the connection".to_owned(),
+            Err(error) => {
+                if error.is_misconduct() && self.proven == Some(generation) {
+                    warn!(device = %self.id, %error, "dropped");
+                    self.faults.add(Instant::now());
+                }
+                error.to_string()
+            }
+        };
+        self.lost(generation, reason, ctx);
     }
 
     pub(super) fn lost(&mut self, generation: Generation, reason: String, ctx: &mut Context<Self>) {

@@ -475,7 +475,10 @@ impl StreamHandler<OnSession> for Peer {
             }
             self.proven = proven.is_some().then_some(generation);
         }
-        self.tell(PeerNews::Session(event), ctx);
+        match event {
+            SessionEvent::Over(outcome) => self.over(generation, outcome, ctx),
+            event => self.tell(PeerNews::Session(event), ctx),
+        }
     }
 
     fn finished(&mut self, _: &mut Context<Self>) {}

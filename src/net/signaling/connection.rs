@@ -15,6 +15,7 @@ use tracing::debug;
 use super::table::Place;
 use super::{ConnectionHandle, Outgoing, Shared, SignalEvent};
 use crate::protocol::framer::JsonFramer;
+use crate::protocol::rate::Rate;
 use crate::protocol::signal::{Signal, SignalError, SignalKind};
 
 /// How long we read on, and throw away, after a connection was given up: closing with unread
@@ -30,6 +31,22 @@ enum End {
     Gone,
     /// Not signaling messages.
     Malformed(SignalError),
+    /// More messages than anybody needs.
+    TooMany,
+}
+
+impl End {
+    /// What the peer is told, where it did something wrong.
+    fn fault(&self) -> Option<String> {
+        match self {
+            Self::Finished | Self::Gone => None,
+            Self::Malformed(error) => Some(error.to_string()),
+            Self::TooMany => Some(
+                "too many messages in a short time on one connection: wait, and connect again"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// The handle of a connection and the future that serves it.
@@ -76,23 +93,22 @@ async fn serve(
             place.finished();
             shared.limits.idle
         }
-        End::Gone => shared.limits.write,
-        End::Malformed(ref error) => {
-            debug!(from = %handle.remote, %error, "not signaling: closed");
-            shared.limits.write
-        }
+        End::Gone | End::Malformed(_) | End::TooMany => shared.limits.write,
     };
-    let last = match &end {
-        End::Finished => None,
-        End::Gone => Some(String::new()),
-        End::Malformed(error) => {
+    let fault = end.fault();
+    let is_fault = fault.is_some();
+    let last = match fault {
+        Some(fault) => {
+            debug!(from = %handle.remote, fault, "closed");
             let text = Signal {
                 kind: SignalKind::Error,
                 peer_id: shared.ours.clone(),
-                data: error.to_string(),
+                data: fault,
             };
             Some(text.encode())
         }
+        None if matches!(end, End::Finished) => None,
+        None => Some(String::new()),
     };
     if let Some(text) = last {
         // When the queue is full the peer does not read, and would not read this either.
@@ -105,7 +121,7 @@ async fn serve(
         _ = timeout(patience, &mut write) => {}
         _ = stopped.wait_for(|stop| *stop), if matches!(end, End::Finished) => {}
     }
-    if matches!(end, End::Malformed(_)) {
+    if is_fault {
         let _ = timeout(LINGER, drain(&mut read_half)).await;
     }
 }
@@ -119,6 +135,7 @@ async fn read_all(
 ) -> End {
     let limits = &shared.limits;
     let mut framer = JsonFramer::new(limits.object);
+    let mut rate = Rate::new(limits.objects.0, limits.objects.1);
     let mut buffer = vec![0; 8 * 1024];
     // A whole valid object must come in time: bytes alone do not keep a connection alive.
     let mut deadline = Instant::now()
@@ -143,6 +160,9 @@ async fn read_all(
                 Ok(signal) => signal,
                 Err(error) => return End::Malformed(error),
             };
+            if !rate.take(std::time::Instant::now()) {
+                return End::TooMany;
+            }
             place.spoke();
             let event = SignalEvent {
                 connection: handle.clone(),

@@ -135,6 +135,26 @@ async fn endless_data_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
+async fn messages_without_end_on_one_connection_are_cut_off_and_it_is_told_why() {
+    let limits = Limits {
+        objects: (20, PATIENCE),
+        events: 64,
+        ..Limits::default()
+    };
+    let (server, mut events) = server(limits).await;
+    let flood = signal(SignalKind::Ice, "x").encode().repeat(21);
+    let answer = exchange(&server, flood.as_bytes()).await;
+    let error = Signal::parse(answer.as_bytes()).unwrap();
+    assert_eq!(error.kind, SignalKind::Error);
+    assert!(error.data.contains("too many messages"), "{}", error.data);
+    for _ in 0..20 {
+        assert_eq!(next(&mut events).await.signal.data, "x");
+    }
+    assert!(events.try_recv().is_err());
+    assert_serves(&server, &mut events).await;
+}
+
+#[tokio::test]
 async fn random_bytes_do_no_harm() {
     let (server, mut events) = server(Limits::default()).await;
     let mut state = 1u64;

@@ -181,6 +181,23 @@ fn a_device_is_allowed_the_bundles_it_is_introduced_for_and_no_other() {
 }
 
 #[test]
+fn no_introducer_can_crowd_out_the_others() {
+    let mut book = Introductions::default();
+    let peer = |n: usize| -> DeviceId { format!("peer{n}").parse().unwrap() };
+    let by = |introducer: u8, n: usize| Introduced {
+        peer: peer(n),
+        by: id(introducer),
+        bundle: bundle(7),
+        until: NOW,
+    };
+    for n in 0..MAX_BY_ONE {
+        assert!(book.add(by(1, n)));
+    }
+    assert!(!book.add(by(1, MAX_BY_ONE)));
+    assert!(book.add(by(2, MAX_BY_ONE)));
+}
+
+#[test]
 fn only_its_introducer_ends_an_introduction() {
     let mut book = Introductions::default();
     book.add(entry(2, 1, 7, NOW));

@@ -76,6 +76,17 @@ fn a_typing_error_is_told_as_such() {
 }
 
 #[test]
+fn of_a_long_text_nothing_is_read() {
+    let token = invite(vec![]).token();
+    let broken = |spaces| Invite::parse(&(token.clone() + &" ".repeat(spaces)));
+    assert!(broken(MAX_TEXT - token.len()).is_ok());
+    assert_eq!(
+        broken(MAX_TEXT - token.len() + 1),
+        Err(TokenError::NotAToken)
+    );
+}
+
+#[test]
 fn later_versions_and_nonsense_with_a_good_checksum_are_refused() {
     let sealed = |mut content: Vec<u8>| {
         content.extend(checksum(&content));

@@ -133,6 +133,23 @@ fn heads_that_would_do_harm_are_refused() {
 }
 
 #[test]
+fn heads_beyond_their_length_or_number_of_entries_are_refused() {
+    let mut head = folder(&[("a", 1)]).encode();
+    head.resize(MAX_HEAD, b' ');
+    assert!(Head::decode(&head).is_ok());
+    head.push(b' ');
+    assert!(matches!(Head::decode(&head), Err(HeadError::TooLong(_))));
+    // Entries are counted while they are read, also such that could never be.
+    let many = vec![r#"{"path":"","size":0}"#; MAX_ENTRIES + 1].join(",");
+    let text =
+        format!(r#"{{"v":1,"name":"x","kind":"folder","chunk_size":65536,"files":[{many}]}}"#);
+    match Head::decode(text.as_bytes()) {
+        Err(HeadError::Malformed(what)) => assert!(what.contains("100001"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn the_chunk_size_grows_with_the_bundle() {
     let of = |sizes: &[u64]| choose_chunk_size(sizes.iter().copied());
     const GIB: u64 = 1 << 30;

@@ -249,10 +249,31 @@ fn rosters() -> Vec<Vec<u8>> {
             };
             if let Ok(signed) = Roster::sign(draft.clone(), terms, &who(ADMIN)) {
                 out.push([happens, signed.as_bytes()].concat());
+                let text = String::from_utf8_lossy(signed.as_bytes());
+                for key in ["version\\\":", "issued\\\":", "expires\\\":"] {
+                    let how = redated(&text, key);
+                    out.push([&how, &happens[5..], signed.as_bytes()].concat());
+                }
             }
         }
     }
     out
+}
+
+/// The change that makes the last digit of a number another one.
+fn redated(text: &str, key: &str) -> [u8; 5] {
+    let number = text.find(key).unwrap_or_default() + key.len();
+    let digits = text.as_bytes()[number..]
+        .iter()
+        .take_while(|c| c.is_ascii_digit());
+    let at = number + digits.count().saturating_sub(1);
+    let digit = if text.as_bytes().get(at) == Some(&b'7') {
+        b'8'
+    } else {
+        b'7'
+    };
+    let [a, b, c, d] = (at as u32).to_be_bytes();
+    [a, b, c, d, digit]
 }
 
 /// Introductions, changes of key, what neighbours say, and steps of those who introduce.
@@ -285,7 +306,7 @@ fn introductions() -> Vec<Vec<u8>> {
     };
     let want = |chunks: &[(u32, u32)]| {
         let (handle, chunks) = (3, chunks.to_vec());
-        [&[10], Message::Want { handle, chunks }.encode().as_bytes()].concat()
+        [&[100], Message::Want { handle, chunks }.encode().as_bytes()].concat()
     };
     let mut half = ChunkSet::new(30);
     (0..15).for_each(|at| {
@@ -310,6 +331,8 @@ fn introductions() -> Vec<Vec<u8>> {
         (2, want(&[(3, 2), (0, 1)])),
         (2, want(&[(0, 30), (0, 30)])),
         (2, want(&[(29, 1), (u32::MAX, 2)])),
+        (2, want(&[(0, 65)])),
+        (2, want(&[(0, 40), (100, 40)])),
         (
             3,
             [[0, 2, 1, 7], [0, 3, 1, 7], [1, 2, 1, 7], [0, 2, 1, 7]].concat(),
@@ -368,6 +391,25 @@ fn introductions() -> Vec<Vec<u8>> {
         ),
     ] {
         out.push([b"\0\0\0\x40A", &[what][..], &bytes].concat());
+    }
+    let (first, second) = (who(2).device_id(), who(3).device_id());
+    let bundle = BundleId([7; 32]);
+    let made = Introduction::new(&who(1), bundle, &first, &second, NOW, 3600, [9; 16]);
+    let text = serde_json::to_string(&made).unwrap_or_default();
+    for key in ["\"issued\":", "\"expires\":"] {
+        let message = Message::Introduce(Box::new(made.clone())).encode();
+        out.push([&redated(&text, key)[..], &[0], message.as_bytes()].concat());
+    }
+    // The chain that the target signs itself; its first link's time is changed.
+    let text = chain(&[1, 2]);
+    let how = redated(&text, "\"issued\":");
+    out.push([&how[..], &[1, 1, 2]].concat());
+    // One signature of a link is that of another link.
+    for (old, new) in [(3, 2), (1, 3)] {
+        let mut link = rotate(1, 2);
+        (link.old_sig, link.new_sig) = (rotate(old, 2).old_sig, rotate(1, new).new_sig);
+        let text = serde_json::to_string(&[link]).unwrap_or_default();
+        out.push([&how[..], &[1], text.as_bytes()].concat());
     }
     out
 }

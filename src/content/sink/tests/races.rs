@@ -146,6 +146,8 @@ impl Attacker<'_> {
                 }
                 let victim = self.outside.join("victim");
                 let planted = match kind {
+                    // Also to where nothing is yet.
+                    2 if self.dice.roll(2) == 0 => symlink(self.outside.join("new"), file),
                     2 => symlink(&victim, file),
                     _ => fs::hard_link(&victim, file),
                 };
@@ -209,7 +211,7 @@ fn links_that_come_and_go_while_a_bundle_is_written_lead_nothing_out() {
     let rounds = std::env::var(ROUNDS)
         .ok()
         .and_then(|rounds| rounds.parse().ok());
-    let rounds: u64 = rounds.unwrap_or(if cfg!(debug_assertions) { 1000 } else { 10_000 });
+    let rounds: u64 = rounds.unwrap_or(if cfg!(debug_assertions) { 300 } else { 10_000 });
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() {
         tempfile::tempdir_in(memory)
