@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::tests::{authorization, device};
 use super::*;
@@ -149,7 +149,10 @@ fn a_process_killed_while_it_changes_its_key_leaves_one_identity_whole() {
                 begun += 1;
                 if begun == 2 {
                     // Spread over what a change takes; where it hits does not matter to the test.
-                    std::thread::sleep(Duration::from_micros(1200 * round));
+                    let (begun, wait) = (Instant::now(), Duration::from_micros(1200 * round));
+                    while begun.elapsed() < wait {
+                        std::thread::yield_now();
+                    }
                     child.kill().unwrap();
                 }
             }
