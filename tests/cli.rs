@@ -249,11 +249,7 @@ fn sending_to_nobody_says_what_to_do() {
     words.extend(loopback);
     let output = handout(home.path(), &words);
     assert_eq!(code(&output), 4, "{}", err(&output));
-    assert!(
-        err(&output).contains("handout pair"),
-        "{}",
-        err(&output)
-    );
+    assert!(err(&output).contains("handout pair"), "{}", err(&output));
     assert_eq!(code(&handout(home.path(), &["send", "x"])), 2);
     assert_eq!(
         code(&handout(home.path(), &["send", "x", "--to", "a,,b"])),
