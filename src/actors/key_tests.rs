@@ -354,7 +354,7 @@ fn false_changes_of_key_change_nothing_and_are_named() {
         (signal(&[change(1, 2)], 2), "in use"),
     ];
     // The last is no lie by itself, but comes too late.
-    say(receiver.port, &[signal(&[true_one.clone()], 7)]);
+    say(receiver.port, &[signal(std::slice::from_ref(&true_one), 7)]);
     let late = [(signal(&[change(2, 8)], 8), "given up")];
     for (signal, expected) in refused.into_iter().chain(late) {
         say(receiver.port, std::slice::from_ref(&signal));
