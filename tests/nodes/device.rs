@@ -248,12 +248,10 @@ impl Device {
         signaling: Option<Signaling>,
     ) -> Result<Wire, String> {
         let opened = async {
-            loop {
-                match events.recv().await {
-                    Some(LinkEvent::Open(channel)) => return Ok(channel),
-                    Some(LinkEvent::Lost(reason)) => return Err(reason.to_owned()),
-                    None => return Err("the connection is gone".to_owned()),
-                }
+            match events.recv().await {
+                Some(LinkEvent::Open(channel)) => Ok(channel),
+                Some(LinkEvent::Lost(reason)) => Err(reason.to_owned()),
+                None => Err("the connection is gone".to_owned()),
             }
         };
         let opened = timeout(PATIENCE, opened).await;
