@@ -121,7 +121,7 @@ fn a_guest_that_says_anything_but_first_contact_is_sent_away_without_an_answer()
     on_this_thread(async {
         open_a_door(&node).await;
         let line = Line::to(&node).await;
-        line.say(&start(1)).await;
+        line.say(&Message::Resume { handle: 1 }).await;
         // First contact would be answered, with a no.
         let no = PairMessage::Invite {
             invite: crate::protocol::invite::Secret::new([9; 16]).id(),

@@ -330,7 +330,10 @@ mod tests {
     fn long_and_deep_messages_are_refused() {
         let mut text = br#"{"type":"RESUME","handle":1}"#.to_vec();
         text.resize(MAX_MESSAGE, b' ');
-        assert_eq!(Message::decode(&text).unwrap(), Message::Resume { handle: 1 });
+        assert_eq!(
+            Message::decode(&text).unwrap(),
+            Message::Resume { handle: 1 }
+        );
         text.push(b' ');
         assert!(Message::decode(&text).is_err());
         assert!(Message::decode("[".repeat(60_000).as_bytes()).is_err());
