@@ -186,7 +186,7 @@ fn receivers_that_never_met_are_introduced_and_one_gives_chunks_to_the_other() {
 fn heard_by_c(before: impl FnOnce(&Room, &Running, &Running)) -> Vec<Event> {
     let room = Room::new(&["a", "b", "c"]);
     let [_, b, c] = &room.ids[..] else { panic!() };
-    let file = room.file(&content(48_000_001));
+    let file = room.file(&content(96_000_001));
     let first = room.receiver("b", &[]);
     let late = room.receiver("c", &[]);
     let origin = room.origin("a", &[(b, first.port()), (c, late.port())]);

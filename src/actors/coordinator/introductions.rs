@@ -45,6 +45,13 @@ pub(super) struct Swarm {
     exchanges: HashMap<DeviceId, BTreeSet<BundleKey>>,
 }
 
+impl Swarm {
+    /// A receiver has begun: at the next tick it is looked who should be introduced to it.
+    pub(super) fn plan_soon(&mut self) {
+        self.planned = None;
+    }
+}
+
 /// Signaling that an introducer is to pass on.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -505,6 +505,7 @@ impl Coordinator {
             SessionEvent::Active { id } => {
                 if self.belongs(id, device) {
                     self.advance(id, TransferEvent::Accept);
+                    self.swarm.plan_soon();
                 }
             }
             SessionEvent::Checkpoint { id, have } => {

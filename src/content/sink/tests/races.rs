@@ -55,11 +55,13 @@ impl Outside {
     }
 
     fn assert_untouched(&self, round: u64) {
-        assert!(
-            things(&self.0) == self.1,
-            "round {round}: {:?}",
-            things(&self.0).keys()
-        );
+        let now = things(&self.0);
+        let paths = self.1.keys().chain(now.keys());
+        let changed: BTreeMap<_, _> = paths
+            .filter(|path| self.1.get(*path) != now.get(*path))
+            .map(|path| (path, (self.1.get(path), now.get(path))))
+            .collect();
+        assert!(changed.is_empty(), "round {round}: {changed:?}");
     }
 }
 
