@@ -15,6 +15,9 @@ use rustix::io::Errno;
 
 use crate::protocol::names::BundlePath;
 
+/// How often it is looked whether a file has one name only.
+const LOOKS: usize = 3;
+
 /// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Open {
@@ -73,14 +76,22 @@ pub(super) fn make_folder(parent: &Dir, name: &str, mode: u32) -> io::Result<Dir
 /// Opens the regular file `name` in `parent`; for writing only where that is its only name.
 pub(super) fn file(parent: &Dir, name: &str, open: Open) -> io::Result<File> {
     one_name(name)?;
-    let flags = match open {
-        Open::Read => OFlags::RDONLY,
-        Open::Write => OFlags::RDWR,
-        Open::Create => OFlags::RDWR | OFlags::CREATE,
-    };
     // Without NONBLOCK a pipe in the file's place would stop us here for ever.
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = openat(parent, name, flags, Mode::from_raw_mode(0o666))?;
+    let always = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    if open == Open::Create {
+        let new = always | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match openat(parent, name, new, Mode::from_raw_mode(0o666)) {
+            // What we have made ourselves is nobody else's.
+            Ok(fd) => return Ok(fd.into()),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let access = match open {
+        Open::Read => OFlags::RDONLY,
+        Open::Write | Open::Create => OFlags::RDWR,
+    };
+    let fd = openat(parent, name, always | access, Mode::empty())?;
     let opened = fstat(&fd)?;
     if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(
@@ -95,11 +106,18 @@ pub(super) fn file(parent: &Dir, name: &str, open: Open) -> io::Result<File> {
 }
 
 /// Fails where a file has another name besides this one: then it may be somebody else's, linked
-/// into our folder, and is not written to. One look tells which file has the name and how many
-/// names it has, so nobody can take one away in between.
+/// into our folder, and is not written to.
+///
+/// The system finds the file by its name first and counts its names then. Our name may be taken
+/// away in between, so that only the other one is counted; it is not there any more at the next
+/// look. Whoever hits that moment each time can write our user's files in any case.
 fn only_here(parent: &Dir, name: &str, opened: &Stat) -> io::Result<()> {
-    let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if inode(&there) == inode(opened) && there.st_nlink <= 1 {
+    let mut alone = true;
+    for _ in 0..LOOKS {
+        let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        alone &= inode(&there) == inode(opened) && there.st_nlink <= 1;
+    }
+    if alone {
         return Ok(());
     }
     Err(io::Error::new(
