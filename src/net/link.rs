@@ -462,7 +462,7 @@ impl Channel {
 
     /// Waits until the other side's transport has everything that was sent: a connection that
     /// is closed sooner loses the tail. An other side that takes nothing is not waited for beyond
-    /// [`SEND_LIMIT`].
+    /// `SEND_LIMIT`.
     pub async fn flushed(&self) {
         let flushing = async {
             let mut every = tokio::time::interval(FLUSH_POLL);
