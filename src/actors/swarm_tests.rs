@@ -181,12 +181,19 @@ fn receivers_that_never_met_are_introduced_and_one_gives_chunks_to_the_other() {
     assert!(got == bytes);
 }
 
+/// Bytes of a file whose way takes longer than it takes to introduce somebody.
+const LATE: u32 = if cfg!(debug_assertions) {
+    48_000_001
+} else {
+    192_000_001
+};
+
 /// What C is told until it has a file that B has already; `before` is done with the origin and C at
 /// the beginning.
 fn heard_by_c(before: impl FnOnce(&Room, &Running, &Running)) -> Vec<Event> {
     let room = Room::new(&["a", "b", "c"]);
     let [_, b, c] = &room.ids[..] else { panic!() };
-    let file = room.file(&content(96_000_001));
+    let file = room.file(&content(LATE));
     let first = room.receiver("b", &[]);
     let late = room.receiver("c", &[]);
     let origin = room.origin("a", &[(b, first.port()), (c, late.port())]);

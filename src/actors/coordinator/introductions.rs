@@ -46,7 +46,8 @@ pub(super) struct Swarm {
 }
 
 impl Swarm {
-    /// A receiver has begun: at the next tick it is looked who should be introduced to it.
+    /// A receiver has begun, or has it all: at the next tick it is looked who should be introduced
+    /// to whom.
     pub(super) fn plan_soon(&mut self) {
         self.planned = None;
     }

@@ -536,6 +536,7 @@ impl Coordinator {
                 }
                 if self.belongs(id, device) {
                     self.on_end(id, end);
+                    self.swarm.plan_soon();
                 }
                 self.drive(ctx);
                 self.finish_broadcasts();
