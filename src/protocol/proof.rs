@@ -198,10 +198,11 @@ fn insert(sdp: &str, line: &str) -> String {
         false => sdp.find("\nm=").map_or(sdp.len(), |at| at + 1),
     };
     let (before, after) = sdp.split_at(at);
-    let gap = if before.is_empty() || before.ends_with('\n') {
-        ""
-    } else {
-        end
+    let gap = match before.chars().next_back() {
+        None | Some('\n') => "",
+        // Half of a line end: a second one after it would leave it within the line.
+        Some('\r') => "\n",
+        Some(_) => end,
     };
     format!("{before}{gap}{line}{end}{after}")
 }
