@@ -169,7 +169,8 @@ impl Coordinator {
                 self.trust.current(&device)
             ),
             None if device.is_self_certifying() => format!(
-                "not authorized: on this device, run: handout authorize {device}, or handout pair"
+                "not authorized there: on that device, run: handout authorize {device}, or pair both: \
+                 handout pair"
             ),
             None => "devices without a key are not let in here: its owner can allow them with \
                      trust.plain_peers"

@@ -82,12 +82,14 @@ impl Coordinator {
             .peers
             .get(device)
             .and_then(|slot| slot.session.as_ref());
+        // What a person calls it comes first: its own name may be anybody's, and adverts are
+        // not proven.
         let names = [
+            self.trust.name_of(device),
             session.map(|session| session.name.as_str()),
             self.table
                 .get(device)
                 .map(|entry| entry.advert.name.as_str()),
-            self.trust.name_of(device),
         ];
         let name = names.into_iter().flatten().find(|name| !name.is_empty());
         printable(name.unwrap_or_else(|| device.short()))

@@ -436,7 +436,8 @@ impl Coordinator {
         transfer.record.stat_digest = Some(b64(&stat));
         transfer.progress.restart(transfer.record.size);
         let (device_id, bytes) = (transfer.record.peer.clone(), transfer.record.size);
-        info!(transfer = %id, path = %path.display(), "received");
+        let shown = printable(&path.to_string_lossy());
+        info!(transfer = %id, path = %shown, "received");
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();

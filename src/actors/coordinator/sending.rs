@@ -82,7 +82,7 @@ impl Coordinator {
             files: source.head().files.len() as u32,
             skipped,
         };
-        info!(broadcast = %id, name = %record.name, devices = sending.devices.len(), "begins");
+        info!(broadcast = %id, name = ?record.name, devices = sending.devices.len(), "begins");
         offer_event(&sending.reply, &event);
         self.emit(&event);
         let kept = record.clone();
@@ -190,7 +190,7 @@ impl Coordinator {
                         }
                     }
                 }
-                info!(broadcast = %id, name = %record.name, "goes on");
+                info!(broadcast = %id, name = ?record.name, "goes on");
                 let (wait, watcher, started) = (None, None, Instant::now());
                 let broadcast = Broadcast {
                     record,
