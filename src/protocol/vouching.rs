@@ -64,6 +64,11 @@ impl Vouching {
             .is_some_and(|vouched| vouched.introduction.expires > until)
     }
 
+    /// Whether there is nothing to look after.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.endings.is_empty() && self.signals.is_empty()
+    }
+
     /// Whether one more introduction can be remembered.
     pub fn has_room(&self) -> bool {
         self.pairs.len() < MAX_PAIRS
