@@ -333,12 +333,18 @@ fn send(file: &Path, to: &str) -> Request {
     }
 }
 
-#[test]
-fn a_receiver_that_asks_for_the_same_again_and_again_is_given_up() {
+/// A node that can send, its folder, and a file to send.
+fn node_with_file() -> (tempfile::TempDir, std::path::PathBuf, Running) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "content").unwrap();
     let node = Running::start(folder.path(), Mode::Run, &[]);
+    (folder, file, node)
+}
+
+#[test]
+fn a_receiver_that_asks_for_the_same_again_and_again_is_given_up() {
+    let (_folder, file, node) = node_with_file();
     let device = outsider().device_id();
     on_this_thread(async {
         events_of(&node, authorize(&device, Roles::RECEIVE, None)).await;

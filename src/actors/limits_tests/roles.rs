@@ -1,19 +1,14 @@
 //! The role to receive.
 
 use super::super::api::{Event, exit};
-use super::super::service::Mode;
-use super::super::swarm_tests::Running;
 use super::outsider::{Line, outsider};
-use super::{authorize, events_of, on_this_thread, send, start};
+use super::{authorize, events_of, node_with_file, on_this_thread, send, start};
 use crate::protocol::message::Message;
 use crate::protocol::roles::Roles;
 
 #[test]
 fn a_device_that_may_not_receive_gets_nothing_by_its_id_its_group_or_all() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
-    std::fs::write(&file, "content").unwrap();
-    let node = Running::start(folder.path(), Mode::Run, &[]);
+    let (_folder, file, node) = node_with_file();
     let device = outsider().device_id();
     on_this_thread(async {
         events_of(&node, authorize(&device, Roles::SEND, Some("class"))).await;
@@ -27,10 +22,7 @@ fn a_device_that_may_not_receive_gets_nothing_by_its_id_its_group_or_all() {
 
 #[test]
 fn a_device_that_may_no_longer_receive_is_not_handed_what_waits_for_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
-    std::fs::write(&file, "content").unwrap();
-    let node = Running::start(folder.path(), Mode::Run, &[]);
+    let (_folder, file, node) = node_with_file();
     let device = outsider().device_id();
     on_this_thread(async {
         events_of(&node, authorize(&device, Roles::RECEIVE, None)).await;
