@@ -5,6 +5,7 @@
 
 mod error;
 mod layers;
+mod limits;
 mod reader;
 mod receive;
 mod settings;
@@ -19,13 +20,14 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use error::ConfigError;
+pub use limits::LimitSettings;
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
     SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
-pub(crate) use units::{duration, size};
+pub(crate) use units::{duration, rate, size};
 
 use layers::Layer;
 use reader::Reader;

@@ -1,6 +1,7 @@
 //! The protocol, pure: no clock, no socket, no disk, no async runtime. docs/PROTOCOL.md is its
 //! specification; state machines take `now` and inputs and return outputs.
 
+pub mod allowance;
 pub mod candidate;
 pub mod chunkset;
 pub mod clones;
@@ -9,7 +10,6 @@ pub mod exchange;
 pub mod frame;
 pub mod framer;
 pub mod handshake;
-pub mod hours;
 pub mod id;
 pub mod identity;
 pub mod introduction;
@@ -31,5 +31,6 @@ pub mod sdp;
 pub mod signal;
 pub mod transfer;
 pub mod trust;
+pub mod turns;
 pub mod vouching;
 pub mod window;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
 use crate::protocol::transfer::{Direction, TransferState};
@@ -38,6 +39,9 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// When it has its turn, how fast it goes, and to how many at a time.
+    #[serde(default)]
+    pub share: Share,
 }
 
 /// Where a broadcast stands.
