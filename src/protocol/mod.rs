@@ -19,6 +19,7 @@ pub mod names;
 pub mod negotiation;
 pub mod pairing;
 pub mod peers;
+pub mod plan;
 pub mod policy;
 pub mod proof;
 pub mod rate;
