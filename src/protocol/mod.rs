@@ -28,6 +28,7 @@ pub mod roles;
 pub mod roster;
 pub mod rotation;
 pub mod sdp;
+pub mod series;
 pub mod signal;
 pub mod transfer;
 pub mod trust;
