@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod frame;
 pub mod framer;
 pub mod handshake;
+pub mod hours;
 pub mod id;
 pub mod identity;
 pub mod introduction;
