@@ -3,13 +3,16 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod broadcasts;
 mod error;
+mod groups;
 mod layers;
 mod reader;
 mod receive;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
@@ -18,7 +21,9 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
+pub use groups::GroupRule;
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,

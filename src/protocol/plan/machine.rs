@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::calendar::{Hours, LocalTime, Schedule, Zone};
+use super::calendar::{LocalTime, Schedule, Zone, opens};
 use super::clock::Now;
+use crate::protocol::hours::Hours;
 
 /// By how much the clock may be behind what is remembered before that counts as wrong, in seconds:
 /// a clock that was put back a little must not make a schedule fire twice.
@@ -42,8 +43,8 @@ pub struct Terms {
     pub start: Start,
     /// The zone of all its times.
     pub zone: Zone,
-    /// When anything of it is handed over.
-    pub hours: Hours,
+    /// When anything of it is handed over; always where nothing is said.
+    pub hours: Option<Hours>,
     /// How long devices are waited for; for ever where nothing is said.
     pub deadline: Option<Deadline>,
     /// Each firing of the schedule sends again, also to devices that have the content.
@@ -61,7 +62,7 @@ pub struct Terms {
 /// What is remembered of a plan over restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Memory {
-    /// The number of the last version that began; 0 before the first.
+    /// The number of the last version that began, from the clock; 0 before the first.
     pub version: u64,
     /// What its content looked like.
     #[serde(default)]
@@ -99,7 +100,12 @@ pub enum Input {
     /// The answer to [`Output::Look`], or to [`Output::Begin`]: there is nothing, for this reason.
     Missing(String),
     /// The answer to [`Output::Begin`]: this content is handed out from now on.
-    Begun(String),
+    Begun {
+        /// Its number.
+        version: u64,
+        /// What it looks like.
+        digest: String,
+    },
     /// The answer to [`Output::Begin`]: it changed meanwhile.
     Moved,
     /// What is being handed out is no longer what is in the folder.
@@ -251,10 +257,10 @@ impl Plan {
                     outputs.push(Output::Lacking(reason));
                 }
             }
-            Input::Begun(digest) => {
+            Input::Begun { version, digest } => {
                 self.busy = false;
                 self.spoiled = false;
-                self.memory.version += 1;
+                self.memory.version = version;
                 self.memory.digest = Some(digest);
                 self.seen = None;
                 self.begin(now);
@@ -361,8 +367,11 @@ impl Plan {
         if !now.steady && matches!(self.gate, Gate::Open | Gate::Closed(_)) {
             return self.gate;
         }
+        let Some(hours) = &terms.hours else {
+            return Gate::Open;
+        };
         let local = terms.zone.local(now.unix);
-        if terms.hours.is_always() || local.is_some_and(|local| terms.hours.is_open(local)) {
+        if local.is_some_and(|local| hours.is_open(local)) {
             return Gate::Open;
         }
         match self.gate {
@@ -370,8 +379,13 @@ impl Plan {
             Gate::Closed(Some(opens)) if opens > now.unix && opens - now.unix < 7 * 86_400 => {
                 self.gate
             }
-            _ => Gate::Closed(terms.hours.opens(now.unix, terms.zone)),
+            _ => Gate::Closed(opens(hours, now.unix, terms.zone)),
         }
+    }
+
+    /// Above all earlier ones, also where the state folder was lost: then the clock counts on.
+    fn next_version(&self, now: Now) -> u64 {
+        now.unix.max(self.memory.version.saturating_add(1))
     }
 
     fn look_soon(&mut self, at: Duration) {
@@ -425,7 +439,7 @@ impl Plan {
         if now.mono >= settled.min(latest) {
             self.busy = true;
             outputs.push(Output::Begin {
-                version: self.memory.version + 1,
+                version: self.next_version(now),
                 digest: seen.digest.clone(),
             });
         } else {

@@ -8,9 +8,11 @@
 pub mod calendar;
 mod clock;
 mod machine;
+mod paths;
 
 #[cfg(test)]
 mod tests;
 
 pub use clock::{Clock, Now};
 pub use machine::{Deadline, Gate, Input, Memory, Output, Plan, Start, Terms};
+pub use paths::{Part, PathPattern};
