@@ -12,7 +12,6 @@ use super::shapes::{self, Shape, text};
 use super::surroundings::Surroundings;
 use super::tables::{List, Table};
 use super::units::duration;
-use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::hours::{self, Hours};
 use crate::protocol::plan::calendar::{LocalTime, Schedule, Zone};
 use crate::protocol::plan::{Deadline, PathPattern, Start, Terms};
@@ -53,6 +52,37 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// How often a folder is looked at.
 const RESCAN: Duration = Duration::from_secs(60);
+
+/// Which broadcasts go first where not all can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// In their order.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
+impl Priority {
+    const ALL: [(&str, Self); 3] = [
+        ("low", Self::Low),
+        ("normal", Self::Normal),
+        ("high", Self::High),
+    ];
+}
+
+/// What a broadcast may take of what can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Before and after which others.
+    pub priority: Priority,
+    /// Bytes per second to all its devices together; nothing for no limit of its own.
+    pub rate: Option<u64>,
+    /// To so many devices at a time; nothing for no limit of its own.
+    pub at_most: Option<u32>,
+}
 
 /// A broadcast that the file describes.
 #[derive(Debug, Clone, PartialEq, Eq)]

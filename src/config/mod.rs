@@ -21,7 +21,7 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
-pub use broadcasts::BroadcastRule;
+pub use broadcasts::{BroadcastRule, Priority, Share};
 pub use error::ConfigError;
 pub use groups::GroupRule;
 pub use receive::Receive;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
-use crate::protocol::series::Series;
+use crate::protocol::plan::Memory;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -112,6 +113,19 @@ pub enum Question {
     Accepted,
 }
 
+/// What is remembered of a `[[broadcast]]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Its name.
+    pub name: SeriesName,
+    /// How far it is.
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// The broadcast of its last version; those of its transfers say who has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastId>,
+}
+
 /// A record that lives in a table of its own.
 pub(super) trait Record: Clone + Serialize + DeserializeOwned {
     /// What the record is, in the plural, for errors.
@@ -155,6 +169,7 @@ record!(
     as_bytes
 );
 record!(Group, "groups", 1_000, String, name, as_bytes);
+record!(PlanRecord, "plans", 2_000, SeriesName, name, as_bytes);
 record!(Issued, "invites", 200, InviteId, id, as_bytes);
 
 /// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is
