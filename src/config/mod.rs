@@ -3,7 +3,9 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod broadcasts;
 mod error;
+mod groups;
 mod layers;
 mod limits;
 mod reader;
@@ -11,6 +13,7 @@ mod receive;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
@@ -19,7 +22,9 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
+pub use groups::GroupRule;
 pub use limits::LimitSettings;
 pub use receive::Receive;
 pub use settings::{

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Setting;
+use super::broadcasts::{self, BroadcastRule};
+use super::groups::{self, GroupRule};
 use super::limits::LimitSettings;
 use super::reader::Reader;
 use super::receive::Receive;
@@ -54,6 +56,10 @@ pub struct Settings {
     pub transfer: Transfer,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
 }
 
@@ -297,6 +303,8 @@ impl Settings {
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
         };
         let (network, signaling) = (&settings.network, &settings.signaling);

@@ -22,6 +22,7 @@ mod invites;
 mod journal;
 mod lock;
 mod pieces;
+mod plans;
 mod record;
 mod renewal;
 mod rosters;
@@ -38,7 +39,8 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
+    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord, Question,
+    TransferRecord,
 };
 pub use renewal::Renewed;
 
@@ -81,6 +83,7 @@ pub struct Store {
     transfers: Table<TransferRecord>,
     groups: Table<Group>,
     invites: Table<Issued>,
+    plans: Table<PlanRecord>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
@@ -121,6 +124,7 @@ impl Store {
             transfers: Table::load(&database, "transfers")?,
             groups: Table::load(&database, "groups")?,
             invites: Table::load(&database, "invites")?,
+            plans: Table::load(&database, "plans")?,
             progress: database.pieces("progress")?,
             state_dir: state_dir.to_owned(),
             key,

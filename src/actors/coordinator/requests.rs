@@ -101,6 +101,7 @@ impl Handler<Ask> for Coordinator {
                             devices,
                             wait,
                             share,
+                            series: None,
                             reply,
                         },
                         ctx,

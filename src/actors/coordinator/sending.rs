@@ -15,6 +15,7 @@ use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
 
@@ -31,6 +32,8 @@ pub(super) struct Sending {
     pub(super) devices: Vec<DeviceId>,
     pub(super) wait: Option<Duration>,
     pub(super) share: Share,
+    /// Of which series it is a version.
+    pub(super) series: Option<Series>,
     pub(super) reply: mpsc::Sender<Event>,
 }
 
@@ -78,6 +81,7 @@ impl Coordinator {
             bundle: Some(source.bundle()),
             size: source.layout().total_size(),
             share: sending.share.checked(),
+            series: sending.series,
         };
         let event = Event::Broadcast {
             broadcast: id,
@@ -117,7 +121,8 @@ impl Coordinator {
         broadcast: BroadcastId,
         device: DeviceId,
     ) -> Result<(), getrandom::Error> {
-        let source = &self.broadcasts[&broadcast].source;
+        let Broadcast { source, record, .. } = &self.broadcasts[&broadcast];
+        let series = record.series.clone();
         let (bundle, name) = (source.bundle(), source.head().name.as_str().to_owned());
         let size = source.layout().total_size();
         let running: HashSet<BroadcastId> = self.broadcasts.keys().copied().collect();
@@ -134,6 +139,7 @@ impl Coordinator {
         let id = match left {
             Some(transfer) => {
                 transfer.record.broadcast = Some(broadcast);
+                transfer.record.series = series;
                 // Whoever sends it anew means it to go on.
                 if matches!(transfer.record.state, TransferState::Paused { .. }) {
                     transfer.record.state = TransferState::Pending;
@@ -157,6 +163,7 @@ impl Coordinator {
                     stat_digest: None,
                     bytes_done: 0,
                     question: None,
+                    series,
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -303,6 +310,7 @@ impl Coordinator {
         let job = SendJob {
             id,
             source,
+            series: transfer.record.series.clone(),
             progress: Arc::clone(&transfer.progress),
             broadcast: transfer.record.broadcast,
         };
