@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::config::Settings;
-use crate::dataplane::{Checkpointing, Receptions};
+use crate::dataplane::{Checkpointing, Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::RunId;
@@ -367,6 +367,8 @@ fn peer_context(
             bytes: settings.transfer.checkpoint_bytes,
         },
         receptions: Receptions::default(),
+        upload: Pacer::default(),
+        download: Pacer::default(),
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,

@@ -7,6 +7,7 @@ mod broadcasts;
 mod error;
 mod groups;
 mod layers;
+mod limits;
 mod reader;
 mod receive;
 mod settings;
@@ -21,16 +22,17 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
-pub use broadcasts::{BroadcastRule, Priority, Share};
+pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
 pub use groups::GroupRule;
+pub use limits::LimitSettings;
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
     SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
-pub(crate) use units::{duration, size};
+pub(crate) use units::{duration, rate, size};
 
 use layers::Layer;
 use reader::Reader;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
 use crate::protocol::plan::Memory;
@@ -40,6 +41,9 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// When it has its turn, how fast it goes, and to how many at a time.
+    #[serde(default)]
+    pub share: Share,
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,

@@ -62,6 +62,7 @@ fn broadcast(n: u8, state: BroadcastState) -> BroadcastRecord {
         state,
         bundle: None,
         size: 0,
+        share: Default::default(),
         series: None,
     }
 }
