@@ -307,6 +307,7 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreE
         configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
         admins: settings.trust.admins.clone(),
         groups: store.groups(),
+        declared: Vec::new(),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
