@@ -83,16 +83,19 @@ def places(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slack", type=float, default=0.1, help="how far below the limit it may stay (%(default)s)")
+    parser.add_argument("--scale", type=float, default=1, help="all rates and sizes times this: a debug build cannot do 20 MB/s (%(default)s)")
     args = parser.parse_args()
+    mb = round(MB * args.scale)
+    rate = lambda n: f"{n * mb}B/s"
     limits = lambda **keys: {"limits": keys}
     with scratch() as folder:
         results = [
-            measure(folder, "whole device", 1, 20 * MB, 60 * MB, 1, args.slack, sender=limits(rate="20MB/s")),
-            measure(folder, "whole device 3 receivers", 3, 20 * MB, 40 * MB, 3, args.slack, sender=limits(rate="20MB/s")),
-            measure(folder, "each of 3 devices", 3, 5 * MB, 20 * MB, 1, args.slack, sender=limits(rate_per_device="5MB/s")),
-            measure(folder, "one broadcast", 2, 8 * MB, 20 * MB, 2, args.slack, options=("--rate", "8MB/s")),
+            measure(folder, "whole device", 1, 20 * mb, 60 * mb, 1, args.slack, sender=limits(rate=rate(20))),
+            measure(folder, "whole device 3 receivers", 3, 20 * mb, 40 * mb, 3, args.slack, sender=limits(rate=rate(20))),
+            measure(folder, "each of 3 devices", 3, 5 * mb, 20 * mb, 1, args.slack, sender=limits(rate_per_device=rate(5))),
+            measure(folder, "one broadcast", 2, 8 * mb, 20 * mb, 2, args.slack, options=("--rate", rate(8))),
             measure(folder, "slow", 1, MB // 5, 2 * MB, 1, args.slack, sender=limits(rate="200kB/s")),
-            measure(folder, "what a receiver takes", 1, 10 * MB, 40 * MB, 1, args.slack, receiver=limits(receive_rate="10MB/s")),
+            measure(folder, "what a receiver takes", 1, 10 * mb, 40 * mb, 1, args.slack, receiver=limits(receive_rate=rate(10))),
             places(folder),
         ]
     assert all(results), "not as it should be"
