@@ -3,13 +3,17 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod broadcasts;
 mod error;
+mod groups;
 mod layers;
+mod limits;
 mod reader;
 mod receive;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
@@ -18,14 +22,17 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
+pub use groups::GroupRule;
+pub use limits::LimitSettings;
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
     SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
-pub(crate) use units::{duration, size};
+pub(crate) use units::{duration, rate, size};
 
 use layers::Layer;
 use reader::Reader;

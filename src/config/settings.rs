@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Setting;
+use super::broadcasts::{self, BroadcastRule};
+use super::groups::{self, GroupRule};
+use super::limits::LimitSettings;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -47,10 +50,16 @@ pub struct Settings {
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
+    /// How fast bundles go and come.
+    pub limits: LimitSettings,
     /// Keeping track of transfers.
     pub transfer: Transfer,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
 }
 
@@ -171,6 +180,8 @@ section! {
 section! {
     /// `[transfer]`
     Transfer {
+        /// How many transfers may send at a time; 0 for all.
+        at_most: usize,
         /// How often progress is made safe at least.
         checkpoint_interval: Duration,
         /// After how many bytes it is made safe sooner.
@@ -274,7 +285,9 @@ impl Settings {
                 admins: r.list("trust.admins", "device ids"),
                 plain_peers: r.boolean("trust.plain_peers"),
             },
+            limits: LimitSettings::read(r),
             transfer: Transfer {
+                at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
                 retention: r.number("transfer.retention", 0..=5000),
@@ -290,6 +303,8 @@ impl Settings {
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
         };
         let (network, signaling) = (&settings.network, &settings.signaling);

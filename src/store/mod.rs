@@ -25,6 +25,7 @@ mod invites;
 mod journal;
 mod lock;
 mod pieces;
+mod plans;
 mod record;
 mod renewal;
 mod rosters;
@@ -41,7 +42,8 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
+    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord, Question,
+    TransferRecord,
 };
 pub use renewal::Renewed;
 
@@ -86,6 +88,7 @@ pub struct Store {
     groups: Table<Group>,
     groups_file: GroupsFile,
     invites: Table<Issued>,
+    plans: Table<PlanRecord>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
@@ -127,6 +130,7 @@ impl Store {
             groups: Table::load(&database, "groups")?,
             groups_file: GroupsFile::of(state_dir),
             invites: Table::load(&database, "invites")?,
+            plans: Table::load(&database, "plans")?,
             progress: database.pieces("progress")?,
             state_dir: state_dir.to_owned(),
             key,
