@@ -12,6 +12,7 @@ mod collision;
 mod crash;
 mod links;
 mod races;
+mod reuse;
 mod trust;
 
 const CHUNK: usize = MIN_CHUNK_SIZE as usize;
