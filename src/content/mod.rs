@@ -16,6 +16,7 @@ mod sink_error;
 mod source;
 mod staging;
 mod tree;
+mod versions;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
@@ -27,3 +28,4 @@ pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
 pub use staging::{discard_partial, find_partial};
+pub use versions::{Listed, RollBackError, check_version, list, make_room, roll_back};

@@ -48,7 +48,7 @@ pub struct Sink {
     pub(super) head: Arc<Head>,
     pub(super) layout: Arc<Layout>,
     bundle: BundleId,
-    key: PublicKey,
+    pub(super) key: PublicKey,
     pub(super) dest_path: PathBuf,
     pub(super) dest: Dir,
     pub(super) staging_path: PathBuf,
