@@ -2,7 +2,7 @@
 //! hold up the runtime, and a stalled disk holds up only its own link.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::content::{
     Earlier, HeadShelf, PageOutcome, Reuse, RootOutcome, SignedPage, Sink, SinkError, Step,
-    check_name, check_space, find_partial,
+    check_name, check_space, check_version, find_partial, make_room,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
@@ -161,6 +161,11 @@ pub(super) fn spawn(
             Ok(Err(error)) => {
                 // Whatever is verified stays; a later session goes on from it.
                 let _ = worker.make_durable();
+                let terms = &worker.task.terms;
+                if let SinkError::DiskFull { needed, .. } = &error {
+                    // It goes on by itself once there is room.
+                    make_room(&terms.destination, needed.saturating_add(terms.reserve));
+                }
                 (error.code(), error.to_string(), error.is_lie())
             }
             Err(_) => (
@@ -183,6 +188,14 @@ pub(super) fn spawn(
     queue
 }
 
+/// Checks the room on a disk, after old versions have made some where it does not suffice.
+fn with_room(dest: &Path, check: impl Fn() -> Result<(), SinkError>) -> Result<(), SinkError> {
+    match check() {
+        Err(SinkError::DiskFull { needed, .. }) if make_room(dest, needed) => check(),
+        other => other,
+    }
+}
+
 struct Worker {
     task: SinkTask,
     events: mpsc::Sender<SinkEvent>,
@@ -202,6 +215,9 @@ impl Worker {
         if start.pages_first && !self.task.earlier.is_empty() && pages > 0 {
             self.pages_first = Some(pages);
         }
+        if let Some(series) = &start.series {
+            check_version(&terms.destination, &start.origin, series)?;
+        }
         match find_partial(&terms.destination, &start.origin, &start.bundle) {
             Some(head) => {
                 self.open(&head)?;
@@ -211,13 +227,18 @@ impl Worker {
                 }
             }
             None => {
-                check_space(&terms.destination, start.size, terms.reserve)?;
+                with_room(&terms.destination, || {
+                    check_space(&terms.destination, start.size, terms.reserve)
+                })?;
                 let name = BundlePath::single(start.name.as_str());
                 let name = name.map_err(|source| HeadError::Name {
                     path: start.name.clone(),
                     source,
                 })?;
-                check_name(&terms.destination, &name, terms.collision)?;
+                // Whether what has the name of a version is the one before shows when it is whole.
+                if start.series.is_none() {
+                    check_name(&terms.destination, &name, terms.collision)?;
+                }
             }
         }
         let have = self.sink.as_ref().map(|sink| sink.have().clone());
@@ -287,8 +308,10 @@ impl Worker {
             }
         };
         sink.recover(task.checkpoint.as_ref());
-        sink.check_space(task.terms.reserve)?;
-        sink.check_name(task.terms.collision)?;
+        with_room(dest, || sink.check_space(task.terms.reserve))?;
+        if start.series.is_none() {
+            sink.check_name(task.terms.collision)?;
+        }
         task.progress
             .restart(sink.layout().total_size() - sink.missing_bytes());
         self.sink = Some(sink);
@@ -528,7 +551,16 @@ impl Worker {
             self.report(SinkReport::Missing(have));
             return Ok(false);
         }
-        let finished = match sink.commit(self.task.terms.collision) {
+        let Terms {
+            collision,
+            keep_versions,
+            ..
+        } = *self.task.terms;
+        let finished = match &self.task.start.series {
+            Some(series) => sink.commit_version(collision, series, keep_versions),
+            None => sink.commit(collision),
+        };
+        let finished = match finished {
             Ok(finished) => finished,
             // Somebody cut a partial file short: what is left of it is known again.
             Err(SinkError::Unfinished { .. }) => {

@@ -14,6 +14,7 @@ mod questions;
 mod receiving;
 mod requests;
 mod sending;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -121,7 +121,7 @@ impl Coordinator {
             .transfers
             .values()
             .map(|transfer| &transfer.record)
-            .find(|record| {
+            .filter(|record| {
                 record.direction == Direction::Incoming
                     && record.origin == offer.origin
                     && record.bundle == offer.bundle
@@ -129,6 +129,12 @@ impl Coordinator {
                         record.state,
                         TransferState::Cancelled { .. } | TransferState::Failed { .. }
                     )
+            })
+            // Versions of the same sizes are one bundle with different roots.
+            .max_by_key(|record| {
+                let unfinished = record.state != TransferState::Complete;
+                let same = record.root.is_some() && record.root == offer.root;
+                (unfinished, same, record.updated, record.id)
             });
         for record in [same_id, same_bundle].into_iter().flatten() {
             if let TransferState::Paused {
@@ -475,9 +481,13 @@ impl Coordinator {
         let (device_id, bytes) = (transfer.record.peer.clone(), transfer.record.size);
         let shown = printable(&path.to_string_lossy());
         info!(transfer = %id, path = %shown, "received");
+        let of_series = transfer.record.series.is_some();
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        if of_series {
+            self.find_versions_again(folder.clone(), ctx);
+        }
         self.emit(&Event::Received {
             transfer: id,
             device_id,

@@ -60,6 +60,9 @@ impl Sink {
         let origin = self.key.device_id();
         let versions = Versions::make(&self.dest_path, &origin, &series.name);
         let versions = versions.map_err(|error| self.io(&self.dest_path, error))?;
+        if let Some(refusal) = versions.refuses(series) {
+            return Err(refusal);
+        }
         let mut placing = Placing {
             versions,
             number: series.version,
@@ -133,12 +136,14 @@ impl Placing {
             Some((current, _)) => Own::Replaced(current.name.as_str().to_owned()),
             None => Own::Nothing,
         };
+        // Of one version only one content is kept: the last.
+        let replaces = same_name.filter(|(current, _)| current.version != self.number);
         self.next = Some(Next {
             version,
             from: vec![staging, DATA.to_owned()],
             top: top.as_str().to_owned(),
             inode,
-            replaces: same_name,
+            replaces,
             held: None,
         });
         Ok(own)

@@ -101,29 +101,7 @@ pub fn check_version(dest: &Path, origin: &DeviceId, offered: &Series) -> Result
     let Some(versions) = versions else {
         return Ok(());
     };
-    let current = versions
-        .record
-        .current
-        .as_ref()
-        .map(|current| current.version);
-    if current == Some(offered.version) {
-        return Ok(());
-    }
-    if versions
-        .record
-        .held
-        .is_some_and(|held| offered.version <= held)
-    {
-        let series = offered.clone();
-        return Err(SinkError::RolledBack { series });
-    }
-    match current.filter(|current| offered.version < *current) {
-        Some(here) => Err(SinkError::Older {
-            series: offered.clone(),
-            here,
-        }),
-        None => Ok(()),
-    }
+    versions.refuses(offered).map_or(Ok(()), Err)
 }
 
 /// Does something with each series in a destination, one after another: each is locked meanwhile.
@@ -162,8 +140,17 @@ pub fn list(dest: &Path) -> Vec<Listed> {
 }
 
 /// Removes versions that are kept, those put aside longest ago first, until `dest` has `needed`
-/// bytes free or none is left. True when there is room now. Blocks.
+/// bytes free; none where all of them would not make room enough. True when there is room now.
+/// Blocks.
 pub fn make_room(dest: &Path, needed: u64) -> bool {
+    let kept = each(dest, |versions| {
+        let sizes = versions.record.kept.iter().map(|kept| kept.size);
+        sizes.fold(0, u64::saturating_add)
+    });
+    let kept = kept.into_iter().fold(0, u64::saturating_add);
+    if free_space(dest).is_ok_and(|free| free.saturating_add(kept) < needed) {
+        return false;
+    }
     loop {
         if free_space(dest).is_ok_and(|free| free >= needed) {
             return true;
@@ -211,6 +198,19 @@ pub fn roll_back(
 }
 
 impl Versions {
+    /// Why a version does not come in.
+    pub(super) fn refuses(&self, offered: &Series) -> Option<SinkError> {
+        let here = self.record.current.as_ref()?.version;
+        let series = offered.clone();
+        if here == offered.version {
+            return None;
+        }
+        if self.record.held.is_some_and(|held| offered.version <= held) {
+            return Some(SinkError::RolledBack { series });
+        }
+        (offered.version < here).then_some(SinkError::Older { series, here })
+    }
+
     fn listed(&self) -> Vec<Listed> {
         let held = self.record.held;
         let entry = |version: &Version, path: PathBuf, current: bool| Listed {
