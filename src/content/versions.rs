@@ -452,4 +452,4 @@ fn holds_nothing_else(path: &Path, head: &Head) -> io::Result<bool> {
 mod placing;
 mod shelf;
 pub(super) use placing::{Own, Placing, Whole};
-pub use shelf::{Listed, RollBackError, check_version, list, make_room, roll_back};
+pub use shelf::{Listed, RollBackError, check_version, list, make_room, roll_back, takes_place};

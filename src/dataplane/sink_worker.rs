@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::content::{
     Earlier, HeadShelf, PageOutcome, Reuse, RootOutcome, SignedPage, Sink, SinkError, Step,
-    check_name, check_space, check_version, find_partial, make_room,
+    check_name, check_space, check_version, find_partial, make_room, takes_place,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
@@ -235,8 +235,7 @@ impl Worker {
                     path: start.name.clone(),
                     source,
                 })?;
-                // Whether what has the name of a version is the one before shows when it is whole.
-                if start.series.is_none() {
+                if !self.takes_place() {
                     check_name(&terms.destination, &name, terms.collision)?;
                 }
             }
@@ -309,7 +308,7 @@ impl Worker {
         };
         sink.recover(task.checkpoint.as_ref());
         with_room(dest, || sink.check_space(task.terms.reserve))?;
-        if start.series.is_none() {
+        if !self.takes_place() {
             sink.check_name(task.terms.collision)?;
         }
         task.progress
@@ -372,6 +371,13 @@ impl Worker {
             tracing::info!(name, bytes = took, "taken from what was here before");
         }
         Ok(())
+    }
+
+    /// Whether it is a version that will take the place of the one before.
+    fn takes_place(&self) -> bool {
+        let (start, dest) = (&self.task.start, &self.task.terms.destination);
+        let series = start.series.as_ref();
+        series.is_some_and(|series| takes_place(dest, &start.origin, series, &start.name))
     }
 
     /// What the policy and the offer say about the head, before anything is written.

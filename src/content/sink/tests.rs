@@ -14,6 +14,7 @@ mod links;
 mod races;
 mod reuse;
 mod trust;
+mod versions;
 
 const CHUNK: usize = MIN_CHUNK_SIZE as usize;
 

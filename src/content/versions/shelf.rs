@@ -104,6 +104,14 @@ pub fn check_version(dest: &Path, origin: &DeviceId, offered: &Series) -> Result
     versions.refuses(offered).map_or(Ok(()), Err)
 }
 
+/// Whether a new version would take the place of the one that is there now.
+pub fn takes_place(dest: &Path, origin: &DeviceId, series: &Series, called: &str) -> bool {
+    let versions = Versions::open(dest, origin, &series.name);
+    let untouched = versions.ok().flatten().map(|versions| versions.untouched());
+    let untouched = untouched.and_then(Result::ok).flatten();
+    untouched.is_some_and(|(current, _)| current.called.as_str() == called)
+}
+
 /// Does something with each series in a destination, one after another: each is locked meanwhile.
 fn each<T>(dest: &Path, mut act: impl FnMut(Versions) -> T) -> Vec<T> {
     let names = || {
