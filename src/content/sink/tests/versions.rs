@@ -205,15 +205,40 @@ fn the_same_content_as_a_higher_version_moves_nothing() {
 
 #[test]
 fn old_versions_make_room_the_oldest_first_and_only_where_that_helps() {
-    let dir = tempfile::tempdir().unwrap();
-    let dest = dir.path();
-    for n in 1..=3 {
-        put_by(n, dest, Collision::KeepBoth, 5);
+    let Some(disk) = SmallDisk::new() else {
+        assert!(
+            !rustix::process::geteuid().is_root(),
+            "root must be able to mount a tmpfs for this test"
+        );
+        eprintln!("SKIPPED: filling a disk needs the right to mount one");
+        return;
+    };
+    let dest = disk.0.path();
+    for n in 1..=3u8 {
+        let origin = Origin::file("slides", content(n, 200_000));
+        let mut sink = whole(&origin, dest);
+        let placed = sink.commit_version(Collision::KeepBoth, &series(n.into()), 5);
+        assert_eq!(placed.unwrap().path, dest.join("slides"));
+        sink.discard().unwrap();
     }
-    assert!(!make_room(dest, u64::MAX), "it cannot help");
-    assert_eq!(listed(dest).len(), 3);
-    assert!(make_room(dest, 1), "there is room");
-    assert_eq!(listed(dest).len(), 3);
+    let versions = || {
+        list(dest)
+            .iter()
+            .map(|one| one.series.version)
+            .collect::<Vec<_>>()
+    };
+    let free = free_space(dest).unwrap();
+    assert!(
+        !make_room(dest, free + 700_000),
+        "two of them are not enough"
+    );
+    assert_eq!(versions(), [3, 2, 1]);
+    assert!(make_room(dest, free), "there is room");
+    assert_eq!(versions(), [3, 2, 1]);
+    assert!(make_room(dest, free + 100_000));
+    assert_eq!(versions(), [3, 2]);
+    assert!(make_room(dest, free + 300_000));
+    assert_eq!(versions(), [3], "never the one in its place");
 }
 
 const CHILD_DEST: &str = "HANDOUT_TEST_VERSIONS_DEST";
