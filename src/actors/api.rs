@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+use super::report::{BroadcastInfo, Report};
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
@@ -98,6 +100,18 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
+    /// All broadcasts on record.
+    Broadcasts,
+    /// What became of a broadcast, device by device.
+    Report {
+        /// Its id, the beginning of that, its name, or that of its series.
+        what: String,
+        /// Which version of the series; the newest when nothing is said.
+        #[serde(default)]
+        version: Option<u64>,
+    },
+    /// Whether the process does what it is for.
+    Health,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -420,6 +434,12 @@ pub enum Event {
         /// Each receiver.
         receivers: Vec<Receiver>,
     },
+    /// A broadcast on record.
+    BroadcastInfo(BroadcastInfo),
+    /// What became of a broadcast.
+    Report(Box<Report>),
+    /// Whether the process does what it is for.
+    Health(Health),
     /// A short word for people.
     Note {
         /// The word.
