@@ -440,6 +440,26 @@ pub enum Event {
     Report(Box<Report>),
     /// Whether the process does what it is for.
     Health(Health),
+    /// Programs of this machine can ask over HTTP.
+    Serving {
+        /// Where: `http://address:port`, or `unix:/path`.
+        url: String,
+        /// The file with the token.
+        token_file: PathBuf,
+    },
+    /// What a look through the audit log has found.
+    AuditChecked {
+        /// Files that there are.
+        files: usize,
+        /// Lines in them.
+        lines: u64,
+        /// Lines that were not written to their end, and are marked as such.
+        torn: u64,
+        /// Lines that are not as they were written.
+        wrong: u64,
+        /// The first of those, and what is wrong.
+        faults: Vec<String>,
+    },
     /// A short word for people.
     Note {
         /// The word.

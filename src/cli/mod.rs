@@ -14,6 +14,7 @@ mod pair;
 mod peers;
 mod prompt;
 mod receive;
+mod report;
 mod run;
 mod screen;
 mod send;
@@ -22,6 +23,7 @@ mod steer;
 mod text;
 mod transfers;
 mod view;
+mod watch_over;
 
 use std::process::ExitCode;
 
@@ -118,6 +120,9 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Id { what: None } => devices::id(&context),
         Verb::Id { what: Some(what) } => devices::renew(&context, what),
         Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Report(options) => report::run(&context, options),
+        Verb::Health => watch_over::health(&context),
+        Verb::Audit(what) => watch_over::audit(&context, what),
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),

@@ -75,6 +75,8 @@ struct Walk {
     seq: Option<u64>,
     /// A line that cannot be read, about which the next one may say why.
     unread: Option<(PathBuf, u64)>,
+    /// The line before had no end.
+    cut: bool,
 }
 
 impl Walk {
@@ -87,9 +89,7 @@ impl Walk {
             if (&mut reader).take(most).read_until(b'\n', &mut text)? == 0 {
                 return Ok(());
             }
-            if text.last() == Some(&b'\n') {
-                text.pop();
-            }
+            self.cut = text.pop_if(|last| *last == b'\n').is_none();
             self.found.lines += 1;
             match Line::read(&text) {
                 Some(head) => self.line(path, line, &head),
