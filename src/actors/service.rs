@@ -331,7 +331,11 @@ where
     if let Some(discovery) = discovery {
         let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;
     }
-    let flushed = store.send(store::Job::new(|store| store.flush())).await;
+    let flushed = store::Job::new(|store| {
+        store.catch_up();
+        store.flush()
+    });
+    let flushed = store.send(flushed).await;
     if let Ok(Err(error)) = flushed {
         error!(%error, "the store could not be made durable");
     }

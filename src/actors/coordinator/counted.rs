@@ -1,6 +1,7 @@
 //! What the metrics are fed with.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -8,6 +9,7 @@ use actix::prelude::*;
 use super::super::api::Event;
 use super::super::health::Alive;
 use super::super::metrics::Metrics;
+use super::super::store::Job;
 use super::Coordinator;
 use crate::protocol::transfer::{Direction, TransferState};
 
@@ -67,6 +69,15 @@ impl Coordinator {
         metrics
             .devices_authorized
             .set(count(self.all_let_in().len()));
+    }
+
+    /// Writes what the disk did not take before, and counts what still waits.
+    pub(super) fn catch_up_with_the_audit_log(&self) {
+        let metrics = Arc::clone(&self.metrics);
+        self.store.do_send(Job::new(move |store| {
+            let waiting = store.catch_up().try_into().unwrap_or(i64::MAX);
+            metrics.audit_waiting.set(waiting);
+        }));
     }
 }
 

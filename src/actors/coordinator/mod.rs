@@ -427,6 +427,7 @@ impl Coordinator {
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
+            self.catch_up_with_the_audit_log();
         }
     }
 
