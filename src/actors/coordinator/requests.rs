@@ -136,6 +136,10 @@ impl Handler<Ask> for Coordinator {
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
+            Request::Broadcasts => self.on_broadcasts(reply, ctx),
+            Request::Report { what, version } => self.on_report(what, version, reply, ctx),
+            // The node looks at it from outside: see `Node::ask`.
+            Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }
