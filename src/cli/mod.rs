@@ -90,8 +90,8 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Completions { shell } => return completions::run(shell),
-        Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Completions { shell } => return completions::run(shell, screen),
+        Verb::Man { ref verb } => return man::run(verb, screen),
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;

@@ -119,10 +119,11 @@ fn no_destination_and_no_state_folder_may_lie_where_bundles_replace_what_is_ther
 #[test]
 fn limits_and_patterns_can_be_set_from_the_environment_too() {
     let mut machine = Machine::new();
-    machine.set("HANDOUT_RECEIVE__TYPES", "*.pdf, *.docx");
+    machine.set("HANDOUT_RECEIVE__TYPES", "*.pdf, *.{docx,odt}, [ab,]*");
     machine.set("HANDOUT_RECEIVE__QUOTA", "1GB");
     machine.set("HANDOUT_RECEIVE__MAX_FILE", "none");
     let terms = machine.load().unwrap().receive.policy.defaults;
-    assert!(terms.types.fit("B.DOCX"));
+    assert!(terms.types.fit("C.DOCX") && terms.types.fit("c.odt") && terms.types.fit("b"));
+    assert!(!terms.types.fit("c.doc") && !terms.types.fit("docx"));
     assert_eq!((terms.quota, terms.max_file), (Some(1_000_000_000), None));
 }
