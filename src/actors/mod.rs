@@ -5,6 +5,7 @@ pub mod api;
 pub mod control;
 mod coordinator;
 mod discovery;
+pub mod manager;
 mod network;
 mod peer;
 pub mod service;

@@ -31,6 +31,7 @@ use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
 use super::discovery::{Discovery, Goodbye};
+use super::manager::{self, Heart};
 use super::peer::{PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::{network, store};
@@ -97,6 +98,7 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
+    heart: Heart,
     listening: Event,
 }
 
@@ -106,6 +108,11 @@ impl Node {
         let (reply, events) = mpsc::channel(EVENTS);
         self.coordinator.do_send(Ask { request, reply });
         events
+    }
+
+    /// The parts of the node, for asking whether they are alive.
+    pub fn heart(&self) -> Heart {
+        self.heart.clone()
     }
 
     /// Who and where the node is.
@@ -251,7 +258,11 @@ where
         port,
         destination: receives.then(|| settings.receive.policy.defaults.destination.clone()),
     };
+    let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
+    let attending = matches!(mode, Mode::Run | Mode::Receive)
+        .then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
+        heart,
         coordinator: coordinator.clone(),
         listening,
     };
@@ -263,6 +274,10 @@ where
             exit::ERROR
         }
     };
+    if let Some(attending) = attending {
+        attending.abort();
+        manager::stopping();
+    }
     let _ = tokio::time::timeout(FAREWELL, coordinator.send(Farewell)).await;
     if let Some(discovery) = discovery {
         let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;

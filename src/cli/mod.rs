@@ -99,7 +99,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
-    log::start(&settings.log, global.verbose, screen);
+    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    log::start(&settings.log, global.verbose, screen, serves);
     let context = Context {
         settings,
         screen: screen.clone(),

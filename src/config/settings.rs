@@ -189,6 +189,12 @@ section! {
         level: LogLevel,
         /// How they are written.
         format: LogFormat,
+        /// The file that a service writes to; nothing for stderr.
+        file: Option<PathBuf>,
+        /// Most bytes of that file.
+        max_size: u64,
+        /// How many full ones stay beside it.
+        keep: usize,
     }
 }
 
@@ -289,6 +295,9 @@ impl Settings {
                     "log.format",
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
+                file: r.path("log.file"),
+                max_size: r.size("log.max_size", 64 * KIB..=GIB),
+                keep: r.number("log.keep", 0..=100),
             },
             described: Vec::new(),
         };

@@ -10,6 +10,7 @@ mod keys;
 mod leftovers;
 mod pairing;
 mod people;
+mod pulse;
 mod questions;
 mod receiving;
 mod requests;
@@ -48,6 +49,7 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+pub use pulse::{Alive, Pulse};
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
