@@ -4,8 +4,9 @@
 //! the four others ends the process with exit code 1: their state is on disk, and the service
 //! manager starts it again. A half-dead node that looks alive would be worse.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,15 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use crate::config::Settings;
+use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Checkpointing, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::RunId;
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Secret;
 use crate::protocol::negotiation::Settings as NegotiationSettings;
+use crate::protocol::pairing::pin::read_pin;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
@@ -29,7 +32,7 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
-use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
+use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded};
 use super::discovery::{Discovery, Goodbye};
 use super::manager::{self, Heart};
 use super::peer::{PeerContext, random, unix_now};
@@ -38,6 +41,8 @@ use super::{network, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
+/// Bytes of a file with a secret of the kiosk.
+const MAX_SECRET: u64 = 4096;
 /// How often the actors are looked at.
 const WATCH: Duration = Duration::from_millis(500);
 /// What links may take to close at the end.
@@ -77,6 +82,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file with a secret of the kiosk cannot be used.
+    #[error("the kiosk cannot be opened: {}: {fault} (see [kiosk] in the settings)", path.display())]
+    Secret {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// The system gave no threads or sockets.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -90,7 +103,10 @@ pub enum StartError {
 impl StartError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
-        exit::ERROR
+        match self {
+            Self::Secret { .. } => exit::USAGE,
+            _ => exit::ERROR,
+        }
     }
 }
 
@@ -312,7 +328,51 @@ async fn failure(
     }
 }
 
-fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreError> {
+/// What is secret of a kiosk: from the files that its settings name, else from the state folder.
+fn start_of_kiosk(store: &Store, rule: &Kiosk) -> Result<KioskStart, StartError> {
+    let read = |path: &PathBuf| {
+        let mut text = String::new();
+        let file = std::fs::File::open(path);
+        let read = file.and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text));
+        match read {
+            Ok(_) => Ok(text.trim().to_owned()),
+            Err(source) => Err(StartError::Secret {
+                path: path.clone(),
+                fault: source.to_string(),
+            }),
+        }
+    };
+    let secret = match (&rule.secret_file, rule.invite) {
+        (_, false) => None,
+        (None, true) => Some(store.kiosk_secret()?),
+        (Some(path), true) => match read(path)? {
+            text if text.len() < 16 => {
+                return Err(StartError::Secret {
+                    path: path.clone(),
+                    fault: "it must have at least 16 characters that nobody can guess".to_owned(),
+                });
+            }
+            text => Some(Secret::of_text(&text)),
+        },
+    };
+    let pin = match (&rule.pin_file, rule.pin) {
+        (Some(path), KioskPin::File) => {
+            let pin = read_pin(&read(path)?).ok_or_else(|| StartError::Secret {
+                path: path.clone(),
+                fault: "a PIN has six digits".to_owned(),
+            });
+            Some(pin?)
+        }
+        _ => None,
+    };
+    Ok(KioskStart {
+        rule: rule.clone(),
+        secret,
+        pin,
+    })
+}
+
+fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartError> {
     let mut broadcasts = store.broadcasts();
     broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
     let configured = settings.trust.authorized.iter();
@@ -326,8 +386,12 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreE
         floors: store.floors(),
         moves: store.moves(),
     };
+    let kiosk = (mode == Mode::Run && settings.kiosk.is_open())
+        .then(|| start_of_kiosk(store, &settings.kiosk))
+        .transpose()?;
     Ok(Loaded {
         trust,
+        kiosk,
         broadcasts,
         transfers: store.transfers(),
         invites: store.invites(),

@@ -216,6 +216,7 @@ fn table(invites: &[InviteInfo]) -> Table {
             info.uses.to_string(),
             match &info.ended {
                 Some(ended) => ended.clone(),
+                None if info.each_day => "each day".to_owned(),
                 None => seconds(info.seconds as f64),
             },
         ]);
@@ -252,6 +253,7 @@ mod tests {
             left: 12,
             expires: 0,
             seconds: 90,
+            each_day: false,
             group: Some("class-3b\u{1b}".to_owned()),
             roles: None,
             ended: None,

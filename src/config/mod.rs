@@ -4,6 +4,7 @@
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
 mod error;
+mod kiosk;
 mod layers;
 mod reader;
 mod receive;
@@ -19,6 +20,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use error::ConfigError;
+pub use kiosk::{Kiosk, KioskPin};
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,

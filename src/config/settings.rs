@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Setting;
+use super::kiosk::Kiosk;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
+    /// Letting others in by itself.
+    pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
     /// What is written to stderr.
@@ -280,6 +283,7 @@ impl Settings {
                 admins: r.list("trust.admins", "device ids"),
                 plain_peers: r.boolean("trust.plain_peers"),
             },
+            kiosk: Kiosk::read(r),
             transfer: Transfer {
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),

@@ -175,16 +175,19 @@ pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new("a path (~/ needs HOME to be set)", move |value| {
-        let written = text(value)?;
-        if written.is_empty() {
-            return Some(None);
-        }
-        let in_file = file.filter(|file| value.origin() == file.to_str());
-        let base = in_file.and_then(Path::parent);
-        let base = base.unwrap_or(&surroundings.current_dir);
-        surroundings.absolute(written, base).map(Some)
-    })
+    Shape::new(
+        "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)",
+        move |value| {
+            let written = text(value)?;
+            if written.is_empty() {
+                return Some(None);
+            }
+            let in_file = file.filter(|file| value.origin() == file.to_str());
+            let base = in_file.and_then(Path::parent);
+            let base = base.unwrap_or(&surroundings.current_dir);
+            surroundings.absolute(written, base).map(Some)
+        },
+    )
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {

@@ -5,6 +5,7 @@
 //! ```text
 //! lock                   held while the store is open; names the process
 //! identity.key           the device's secret, 0600, and how it came to that key
+//! kiosk.secret           the secret of a kiosk's invite, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
 //! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one
@@ -20,6 +21,7 @@ mod generation;
 mod identity;
 mod invites;
 mod journal;
+mod kiosk;
 mod lock;
 mod pieces;
 mod record;

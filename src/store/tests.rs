@@ -364,6 +364,7 @@ fn so_many_groups_and_invites_are_kept_and_no_more() {
             group: None,
             roles: None,
             revoked: false,
+            standing: None,
         }
     };
     for n in 0..200 {

@@ -7,6 +7,7 @@ mod groups;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
@@ -49,6 +50,8 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
 pub use pulse::{Alive, Pulse};
 
 /// How often progress is sampled and deadlines are looked at.
@@ -68,6 +71,8 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -85,6 +90,7 @@ pub struct Coordinator {
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -286,6 +292,7 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
@@ -299,6 +306,7 @@ impl Coordinator {
             watchers: Vec::new(),
             tidied: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -386,6 +394,7 @@ impl Coordinator {
         self.show_progress();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
         self.drive(ctx);
