@@ -11,6 +11,7 @@ mod peer;
 pub mod service;
 mod signaling;
 mod store;
+mod telling;
 
 #[cfg(test)]
 mod door_tests;

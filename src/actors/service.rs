@@ -19,7 +19,7 @@ use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Checkpointing, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
-use crate::protocol::id::RunId;
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
 use crate::protocol::negotiation::Settings as NegotiationSettings;
@@ -37,11 +37,12 @@ use super::discovery::{Discovery, Goodbye};
 use super::manager::{self, Heart};
 use super::peer::{PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
+use super::telling::{self, Telling};
 use super::{network, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
-/// Bytes of a file with a secret of the kiosk.
+/// Bytes of a file with a secret.
 const MAX_SECRET: u64 = 4096;
 /// How often the actors are looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -82,8 +83,8 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file with a secret of the kiosk cannot be used.
-    #[error("the kiosk cannot be opened: {}: {fault} (see [kiosk] in the settings)", path.display())]
+    /// A file with a secret cannot be used.
+    #[error("{} holds no secret that can be used: {fault}; the settings name it", path.display())]
     Secret {
         /// Which.
         path: PathBuf,
@@ -199,6 +200,11 @@ where
     let run = RunId(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
     let ours = identity.device_id();
     let loaded = load(&opened, &settings, mode)?;
+    let serves = matches!(mode, Mode::Run | Mode::Receive);
+    let telling = match serves {
+        true => telling(&settings, &ours)?,
+        false => None,
+    };
     let limits = signaling_limits(&settings);
     let mut signaling = None;
     let mut port = 0;
@@ -275,13 +281,13 @@ where
         destination: receives.then(|| settings.receive.policy.defaults.destination.clone()),
     };
     let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
-    let attending = matches!(mode, Mode::Run | Mode::Receive)
-        .then(|| actix::spawn(manager::attend(heart.clone())));
+    let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
         heart,
         coordinator: coordinator.clone(),
         listening,
     };
+    let telling = telling::start(telling, &node);
     let code = tokio::select! {
         code = work(node) => code,
         part = failure(&coordinator, &store, &signaling, &discovery) => {
@@ -302,7 +308,7 @@ where
     if let Ok(Err(error)) = flushed {
         error!(%error, "the store could not be made durable");
     }
-    drop(socket);
+    drop((socket, telling));
     Ok(code)
 }
 
@@ -328,20 +334,43 @@ async fn failure(
     }
 }
 
+/// A text that a file holds, such as a credential, without the spaces around it.
+fn read_secret(path: &PathBuf) -> Result<String, StartError> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path);
+    let read = file.and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(source) => Err(StartError::Secret {
+            path: path.clone(),
+            fault: source.to_string(),
+        }),
+    }
+}
+
+/// Who is told what is done.
+fn telling(settings: &Settings, ours: &DeviceId) -> Result<Option<Telling>, StartError> {
+    let rule = &settings.notify;
+    let secret = match &rule.secret_file {
+        Some(path) if rule.webhook.is_some() => {
+            let secret = read_secret(path)?;
+            if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(StartError::Secret {
+                    path: path.clone(),
+                    fault: "it must have one line of visible ASCII characters".to_owned(),
+                });
+            }
+            Some(secret)
+        }
+        _ => None,
+    };
+    let device = serde_json::json!({"id": ours, "name": settings.device.name});
+    Ok(Telling::new(rule.clone(), secret, device))
+}
+
 /// What is secret of a kiosk: from the files that its settings name, else from the state folder.
 fn start_of_kiosk(store: &Store, rule: &Kiosk) -> Result<KioskStart, StartError> {
-    let read = |path: &PathBuf| {
-        let mut text = String::new();
-        let file = std::fs::File::open(path);
-        let read = file.and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text));
-        match read {
-            Ok(_) => Ok(text.trim().to_owned()),
-            Err(source) => Err(StartError::Secret {
-                path: path.clone(),
-                fault: source.to_string(),
-            }),
-        }
-    };
+    let read = read_secret;
     let secret = match (&rule.secret_file, rule.invite) {
         (_, false) => None,
         (None, true) => Some(store.kiosk_secret()?),

@@ -103,6 +103,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -356,6 +358,17 @@ pub enum Id {
 pub struct Which {
     /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
     pub id: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
 }
 
 /// `config`

@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod demo;
 mod devices;
+mod doctor;
 mod group;
 mod invite;
 mod log;
@@ -124,6 +125,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
+        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Config(what) => config::run(&context, what),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

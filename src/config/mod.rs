@@ -6,6 +6,7 @@
 mod error;
 mod kiosk;
 mod layers;
+mod notify;
 mod reader;
 mod receive;
 mod settings;
@@ -21,6 +22,7 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use kiosk::{Kiosk, KioskPin};
+pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use settings::{
     Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,

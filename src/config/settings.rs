@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Setting;
 use super::kiosk::Kiosk;
+use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
+    /// Telling people.
+    pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
     pub(super) described: Vec<Setting>,
@@ -290,6 +293,7 @@ impl Settings {
                 retention: r.number("transfer.retention", 0..=5000),
                 disk_retry: r.duration("transfer.disk_retry", ["100ms", "1h"]),
             },
+            notify: Notify::read(r),
             log: Log {
                 level: r.choice(
                     "log.level",
