@@ -555,6 +555,9 @@ pub struct InviteInfo {
     pub expires: u64,
     /// Seconds until then.
     pub seconds: u64,
+    /// It is a kiosk's: it does not end, and the uses are those of a day.
+    #[serde(default)]
+    pub each_day: bool,
     /// The group that they come into.
     pub group: Option<String>,
     /// What they may do.

@@ -6,6 +6,7 @@ pub mod control;
 mod coordinator;
 mod discovery;
 pub mod health;
+pub mod manager;
 pub mod metrics;
 mod network;
 mod peer;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod service;
 mod signaling;
 mod store;
+mod telling;
 
 #[cfg(test)]
 mod door_tests;

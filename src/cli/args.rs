@@ -122,6 +122,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -132,8 +134,8 @@ pub enum Verb {
     },
     /// The manual page, on stdout
     Man {
-        /// The page of this verb
-        verb: Option<String>,
+        /// The page of this verb, such as send, or group add
+        verb: Vec<String>,
     },
 }
 
@@ -235,7 +237,7 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
+    /// To whom: device names, ids, ID@HOST:PORT where discovery does not reach, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
@@ -405,6 +407,17 @@ pub enum Id {
 pub struct Which {
     /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
     pub id: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
 }
 
 /// `config`

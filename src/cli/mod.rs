@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod demo;
 mod devices;
+mod doctor;
 mod group;
 mod invite;
 mod log;
@@ -93,8 +94,8 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Completions { shell } => return completions::run(shell),
-        Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Completions { shell } => return completions::run(shell, screen),
+        Verb::Man { ref verb } => return man::run(verb, screen),
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;
@@ -102,7 +103,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
-    log::start(&settings.log, global.verbose, screen);
+    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    log::start(&settings.log, global.verbose, screen, serves);
     let context = Context {
         settings,
         screen: screen.clone(),
@@ -131,6 +133,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
+        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Config(what) => config::run(&context, what),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

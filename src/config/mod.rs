@@ -7,8 +7,10 @@ mod api;
 mod broadcasts;
 mod error;
 mod groups;
+mod kiosk;
 mod layers;
 mod limits;
+mod notify;
 mod reader;
 mod receive;
 mod settings;
@@ -27,7 +29,9 @@ pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
 pub use groups::GroupRule;
+pub use kiosk::{Kiosk, KioskPin};
 pub use limits::LimitSettings;
+pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,

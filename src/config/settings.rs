@@ -8,7 +8,9 @@ use super::Setting;
 use super::api::ApiAddress;
 use super::broadcasts::{self, BroadcastRule};
 use super::groups::{self, GroupRule};
+use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
+use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -53,12 +55,16 @@ pub struct Settings {
     pub trust: Trust,
     /// How fast bundles go and come.
     pub limits: LimitSettings,
+    /// Letting others in by itself.
+    pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
     /// The audit log.
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Telling people.
+    pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
     /// Groups that the file declares.
@@ -231,6 +237,12 @@ section! {
         level: LogLevel,
         /// How they are written.
         format: LogFormat,
+        /// The file that a service writes to; nothing for stderr.
+        file: Option<PathBuf>,
+        /// Most bytes of that file.
+        max_size: u64,
+        /// How many full ones stay beside it.
+        keep: usize,
     }
 }
 
@@ -317,6 +329,7 @@ impl Settings {
                 plain_peers: r.boolean("trust.plain_peers"),
             },
             limits: LimitSettings::read(r),
+            kiosk: Kiosk::read(r),
             transfer: Transfer {
                 at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
@@ -330,6 +343,7 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            notify: Notify::read(r),
             log: Log {
                 level: r.choice(
                     "log.level",
@@ -339,6 +353,9 @@ impl Settings {
                     "log.format",
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
+                file: r.path("log.file"),
+                max_size: r.size("log.max_size", 64 * KIB..=GIB),
+                keep: r.number("log.keep", 0..=100),
             },
             groups: groups::read(r),
             broadcasts: broadcasts::read(r),

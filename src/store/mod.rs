@@ -7,6 +7,7 @@
 //! groups.json            the groups, a second time
 //! identity.key           the device's secret, 0600, and how it came to that key; .copy for when
 //!                        it is damaged
+//! kiosk.secret           the secret of a kiosk's invite, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
 //! audit.jsonl            what happened, append-only, fsynced; older ones with numbers behind
 //! rosters/               rosters in force, as their admins signed them
@@ -26,6 +27,7 @@ mod health;
 mod identity;
 mod invites;
 mod journal;
+mod kiosk;
 mod lock;
 mod pieces;
 mod plans;

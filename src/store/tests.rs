@@ -419,6 +419,7 @@ fn so_many_groups_and_invites_are_kept_and_no_more() {
             group: None,
             roles: None,
             revoked: false,
+            standing: None,
         }
     };
     for n in 0..200 {
@@ -426,4 +427,39 @@ fn so_many_groups_and_invites_are_kept_and_no_more() {
     }
     let full = store.put_invite(invite(0, 1));
     assert!(matches!(full, Err(StoreError::Full { limit: 200, .. })));
+}
+
+/// Bytes of everything below a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_below(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+#[test]
+fn the_state_folder_stays_small_however_long_one_process_writes_into_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    // Twenty transfers whose progress is made safe again and again: 320 KB each time, 480 MB in all.
+    let mut most = 0;
+    for round in 0..1500_u64 {
+        for n in 0..20 {
+            let record = transfer(n, round, TransferState::Active);
+            let id = record.id;
+            store.put_transfer(record).unwrap();
+            store
+                .put_progress(&id, &vec![round as u8; 16 << 10])
+                .unwrap();
+        }
+        if round % 20 == 0 {
+            store.flush().unwrap();
+            most = most.max(bytes_below(dir.path()));
+        }
+    }
+    println!("at most {} KiB", most >> 10);
+    assert!(most < 64 << 20, "{most} bytes");
 }

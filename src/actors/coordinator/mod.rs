@@ -8,9 +8,11 @@ mod groups;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
+mod pulse;
 mod questions;
 mod receiving;
 mod report;
@@ -53,6 +55,9 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
+pub use pulse::{Alive, Pulse};
 use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
@@ -72,6 +77,8 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -90,6 +97,7 @@ pub struct Coordinator {
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -316,6 +324,7 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
@@ -331,6 +340,7 @@ impl Coordinator {
             tidied: Instant::now(),
             counted: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -428,6 +438,7 @@ impl Coordinator {
         self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
         self.drive(ctx);

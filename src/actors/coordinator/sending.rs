@@ -62,7 +62,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped = scanned
+        let skipped: Vec<String> = scanned
             .skipped
             .iter()
             .map(|(path, why)| {
@@ -71,6 +71,16 @@ impl Coordinator {
             })
             .collect();
         let source = Source::new(scanned, self.identity.clone());
+        if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
+            let more = match skipped.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            let reason = format!(
+                "there is nothing to send, since everything in it was left out: {first}{more}"
+            );
+            return fail(&sending.reply, &reason, exit::ERROR);
+        }
         let record = BroadcastRecord {
             id,
             paths: sending.paths,
