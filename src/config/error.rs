@@ -110,18 +110,6 @@ pub enum ConfigError {
         /// The word that was meant, perhaps.
         nearest: Option<String>,
     },
-    /// A name that something else of its kind has.
-    #[error("{origin}: {key} is {name:?}, as is {first}: give one of them another name")]
-    Duplicate {
-        /// The file.
-        origin: String,
-        /// The key of the second, with its section.
-        key: String,
-        /// The name that both have.
-        name: String,
-        /// The first, with its place.
-        first: String,
-    },
     /// Two values that do not go together.
     #[error(
         "{}: {} ({}) must not be above {} ({}, from {})",
@@ -135,13 +123,15 @@ pub enum ConfigError {
     },
     /// What arrives could replace what must stay.
     #[error(
-        "{}: {} lies in {}, where receive.collision lets what arrives replace what is there: \
+        "{}: {key} ({}) lies in {}, where receive.collision lets what arrives replace what is there: \
          choose \"keep-both\", or another folder",
         place, inner.display(), outer.display()
     )]
     Replaceable {
         /// Where one of them was set.
         place: Box<Place>,
+        /// Which setting that is.
+        key: String,
         /// A destination.
         outer: PathBuf,
         /// The state folder, or another destination.
@@ -186,7 +176,6 @@ impl ConfigError {
             Self::Syntax { origin, .. }
             | Self::UnknownKey { origin, .. }
             | Self::NotASection { origin, .. }
-            | Self::Duplicate { origin, .. }
             | Self::WrongValue { origin, .. } => Some(Place::of(origin)),
             Self::Conflict { low, .. } => Some(low.place()),
             Self::Replaceable { place, .. } => Some((**place).clone()),
@@ -199,14 +188,11 @@ impl ConfigError {
         match self {
             Self::UnknownKey { key, .. }
             | Self::NotASection { key, .. }
-            | Self::Duplicate { key, .. }
+            | Self::Replaceable { key, .. }
             | Self::WrongValue { key, .. } => Some(key),
             Self::Conflict { low, .. } => Some(&low.key),
             Self::NoHome { key, .. } => Some(key),
-            Self::Replaceable { .. }
-            | Self::Unreadable { .. }
-            | Self::Syntax { .. }
-            | Self::Many(_) => None,
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::Many(_) => None,
         }
     }
 

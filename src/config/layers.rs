@@ -12,12 +12,16 @@ use super::document;
 use super::error::ConfigError;
 use super::receive;
 use super::surroundings::Surroundings;
+use super::tables::{ITEMS, List};
+use super::{broadcasts::BROADCASTS, groups::GROUPS};
 
 /// The defaults, with a comment for every key.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// What a value from [`DEFAULTS`] names as its origin.
 pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 const COMMAND_LINE: &str = "the command line";
+/// The lists that stand at the top of a file.
+const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
 const PREFIX: &str = "HANDOUT_";
 /// Config files are written by people.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -66,7 +70,8 @@ impl Known {
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
         let last = key.split_once('.').map_or(key, |(_, last)| last);
-        let names = self.keys().chain(self.0.keys().cloned());
+        let lists = LISTS.iter().map(|list| list.name.to_owned());
+        let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
         ConfigError::UnknownKey {
             origin: origin.to_owned(),
             key: key.chars().take(80).collect(),
@@ -125,7 +130,8 @@ pub(super) fn read_file(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The config file: the one asked for, an absolute path, else the first that exists in the usual places.
+/// The config file: the one asked for, an absolute path, else the first that exists in the usual
+/// places.
 pub(super) fn find_file(
     asked: Option<&Path>,
     surroundings: &Surroundings,
@@ -161,14 +167,19 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
         message: slip.message,
     }));
     for (section, value) in BTreeMap::from_iter(tables) {
-        let has_section = known.0.contains_key(&section);
         let origin = value.origin().unwrap_or_default().to_owned();
+        if let Some(list) = LISTS.iter().find(|list| list.name == section) {
+            let items = list.items_of(&value, errors);
+            layer.put(&section, ITEMS, &origin, items);
+            continue;
+        }
+        let has_section = known.0.contains_key(&section);
         match value.kind {
             ValueKind::Table(table) if has_section => {
                 for (key, value) in BTreeMap::from_iter(table) {
                     let origin = value.origin().unwrap_or_default().to_owned();
                     if (section.as_str(), key.as_str()) == receive::RULES {
-                        let rules = receive::LIST.tables(value, errors);
+                        let rules = receive::LIST.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
                     } else if known.has(&section, &key) {
                         layer.put(&section, &key, &origin, value.kind);

@@ -3,16 +3,19 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod broadcasts;
 mod document;
+mod doubts;
 mod error;
+mod groups;
 mod layers;
-mod lists;
 mod reader;
 mod receive;
 mod renewal;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
@@ -21,7 +24,9 @@ mod tests;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+pub use broadcasts::{BroadcastRule, Priority, Share};
 pub use error::{ConfigError, Place, Warning};
+pub use groups::GroupRule;
 pub use receive::Receive;
 pub use renewal::Change;
 pub use settings::{
@@ -160,6 +165,7 @@ impl Settings {
         settings
             .receive
             .check_overwriting(&settings.state.dir, &mut reader);
+        doubts::look(&settings, &mut reader);
         ConfigError::all(reader.errors)?;
         settings.described = reader.settings;
         settings.warnings = reader.warnings;

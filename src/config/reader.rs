@@ -177,6 +177,14 @@ impl Reader<'_> {
         });
     }
 
+    /// The same, about a setting that has been read.
+    pub(super) fn warn_of(&mut self, key: &'static str, text: impl Into<String>) {
+        let set = self.settings.iter().find(|set| set.key == key);
+        if let Some(place) = set.map(Setting::place) {
+            self.warn(&place.to_string(), key, text);
+        }
+    }
+
     /// Notes a mistake when `first`'s value is above `second`'s.
     pub(super) fn in_order<T: PartialOrd>(
         &mut self,

@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::Value;
-
 use super::error::ConfigError;
-use super::lists::List;
 use super::reader::Reader;
 use super::shapes::{self, Shape};
 use super::surroundings::Surroundings;
+use super::tables::{List, Table};
 use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 
 /// The list of rules, which has no default and stands in a file only.
@@ -33,7 +31,7 @@ const RULE_KEYS: [&str; 13] = [
 /// Rules as they stand in a file. There are at most so many because each is looked at for each
 /// offer.
 pub(super) const LIST: List = List {
-    key: "receive.from",
+    name: "receive.from",
     keys: &RULE_KEYS,
     most: 1000,
 };
@@ -85,9 +83,8 @@ impl Receive {
             collision: r.choice("receive.collision", &COLLISIONS),
             reserve: r.size("receive.reserve", 0..=u64::MAX),
         };
-        let rules = r.tables("receive.from");
-        let rules = rules.iter().enumerate();
-        let rules = rules.map(|(at, rule)| read_rule(r, at + 1, rule)).collect();
+        let rules = LIST.tables(r).into_iter();
+        let rules = rules.map(|rule| read_rule(r, &rule)).collect();
         let policy = Policy { defaults, rules };
         Self {
             enabled,
@@ -124,8 +121,10 @@ impl Receive {
                 let Some(set) = set.find(|set| set.value == shown) else {
                     return;
                 };
+                let (place, key) = (Box::new(set.place()), set.key.to_string());
                 r.errors.push(ConfigError::Replaceable {
-                    place: Box::new(set.place()),
+                    place,
+                    key,
                     outer: outer.clone(),
                     inner: inner.clone(),
                 });
@@ -135,25 +134,23 @@ impl Receive {
     }
 }
 
-fn read_rule(r: &mut Reader<'_>, number: usize, rule: &Value) -> Rule {
-    let (surroundings, file) = (r.surroundings, r.file);
-    let mut rule = LIST.item(r, number, rule);
-    let path = shapes::path(surroundings, file);
+fn read_rule(r: &mut Reader<'_>, rule: &Table) -> Rule {
+    let path = shapes::path(r.surroundings, r.file);
     let not_empty = Shape::new(path.allowed, |value| (path.parse)(value).flatten());
-    let who = rule.must("who", &who());
+    let who = rule.needs(r, "who", &who());
     let changes = Changes {
-        mode: rule.take("mode", &shapes::choice(&MODES)),
-        types: rule.take("types", &shapes::patterns()),
-        refuse_types: rule.take("refuse_types", &shapes::patterns()),
-        max_file: rule.take("max_file", &shapes::limit()),
-        max_bundle: rule.take("max_bundle", &shapes::bytes(1..=u64::MAX)),
-        max_files: rule.take("max_files", &shapes::number(1..=100_000)),
-        quota: rule.take("quota", &shapes::limit()),
-        quota_total: rule.take("quota_total", &shapes::limit()),
-        quota_period: rule.take("quota_period", &shapes::span(PERIOD)),
-        destination: rule.path("destination", &not_empty),
-        collision: rule.take("collision", &shapes::choice(&COLLISIONS)),
-        reserve: rule.take("reserve", &shapes::bytes(0..=u64::MAX)),
+        mode: rule.take(r, "mode", &shapes::choice(&MODES)),
+        types: rule.take(r, "types", &shapes::patterns()),
+        refuse_types: rule.take(r, "refuse_types", &shapes::patterns()),
+        max_file: rule.take(r, "max_file", &shapes::limit()),
+        max_bundle: rule.take(r, "max_bundle", &shapes::bytes(1..=u64::MAX)),
+        max_files: rule.take(r, "max_files", &shapes::number(1..=100_000)),
+        quota: rule.take(r, "quota", &shapes::limit()),
+        quota_total: rule.take(r, "quota_total", &shapes::limit()),
+        quota_period: rule.take(r, "quota_period", &shapes::span(PERIOD)),
+        destination: rule.path(r, "destination", &not_empty),
+        collision: rule.take(r, "collision", &shapes::choice(&COLLISIONS)),
+        reserve: rule.take(r, "reserve", &shapes::bytes(0..=u64::MAX)),
     };
     Rule {
         who: who.unwrap_or_default(),
@@ -163,7 +160,7 @@ fn read_rule(r: &mut Reader<'_>, number: usize, rule: &Value) -> Rule {
 
 /// Whom a rule is for. Nobody needs to be known by that name yet; it only must be a name that a
 /// device or group can have.
-fn who() -> Shape<'static, Vec<String>> {
+pub(super) fn who() -> Shape<'static, Vec<String>> {
     let allowed = "a list of device ids, names of devices, and groups, with at least one";
     let words = shapes::list::<String>("");
     Shape::new(allowed, move |value| {

@@ -10,7 +10,9 @@ use super::{Setting, Settings};
 
 /// Settings, and whole sections, that take effect while the program runs. Those of `network` and
 /// the rest of `signaling` hold for links that are made from then on.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 14] = [
+    "group[",
+    "broadcast[",
     "receive.",
     "swarm.",
     "trust.",
@@ -39,9 +41,9 @@ pub struct Change {
 }
 
 fn is_live(key: &str) -> bool {
-    LIVE.iter().any(|live| match live.strip_suffix('.') {
-        Some(_) => key.starts_with(live),
-        None => key == *live,
+    LIVE.iter().any(|live| match live.ends_with(['.', '[']) {
+        true => key.starts_with(live),
+        false => key == *live,
     })
 }
 
@@ -60,12 +62,15 @@ impl Settings {
             trust,
             transfer,
             log,
+            groups,
+            broadcasts,
             warnings,
             loaded,
             ..
         } = new;
         (next.network, next.receive, next.swarm) = (network, receive, swarm);
         (next.trust, next.transfer) = (trust, transfer);
+        (next.groups, next.broadcasts) = (groups, broadcasts);
         (next.warnings, next.loaded) = (warnings, loaded);
         next.log.level = log.level;
         let kept = &mut next.signaling;

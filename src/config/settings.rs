@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::broadcasts::{self, BroadcastRule};
 use super::error::Warning;
+use super::groups::{self, GroupRule};
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -52,6 +54,10 @@ pub struct Settings {
     pub transfer: Transfer,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
     pub(super) warnings: Vec<Warning>,
     pub(super) loaded: Loaded,
@@ -302,6 +308,8 @@ impl Settings {
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
             warnings: Vec::new(),
             loaded: Loaded::default(),

@@ -612,6 +612,7 @@ fn acknowledge(handle: Handle, status: Decision) -> Acknowledgement {
         status,
         have: None,
         acks: false,
+        pages_first: false,
         root: None,
         code: None,
         reason: None,

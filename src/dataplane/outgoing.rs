@@ -17,6 +17,7 @@ use crate::protocol::frame::{ChunkHeader, Handle, encode_hashes, encode_head, pi
 use crate::protocol::id::{Root, TransferId};
 use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
+use crate::protocol::series::Series;
 use crate::protocol::window::{Window, WindowLimits};
 
 use super::progress::Progress;
@@ -39,6 +40,8 @@ pub struct SendJob {
     pub id: TransferId,
     /// Where its bytes come from, shared by all receivers.
     pub source: Source,
+    /// Of which series it is a version.
+    pub series: Option<Series>,
     /// Where its progress shows.
     pub progress: Arc<Progress>,
 }
@@ -496,6 +499,8 @@ impl Sender<'_> {
             head_size: source.head_bytes().len() as u32,
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
+            series: self.job.series.clone(),
+            pages_first: false,
         }))
     }
 

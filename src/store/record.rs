@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -38,6 +39,9 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// Of which series it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
 }
 
 /// Where a broadcast stands.
@@ -90,6 +94,9 @@ pub struct TransferRecord {
     /// Incoming: what a person was asked about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<Question>,
+    /// Of which series it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
 }
 
 /// Whether a person takes an offered bundle.

@@ -48,6 +48,7 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         stat_digest: None,
         bytes_done: 0,
         question: None,
+        series: None,
     }
 }
 
@@ -61,6 +62,7 @@ fn broadcast(n: u8, state: BroadcastState) -> BroadcastRecord {
         state,
         bundle: None,
         size: 0,
+        series: None,
     }
 }
 

@@ -95,6 +95,7 @@ impl Handler<Ask> for Coordinator {
                             to,
                             devices,
                             wait,
+                            series: None,
                             reply,
                         },
                         ctx,

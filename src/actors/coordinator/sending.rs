@@ -14,6 +14,7 @@ use crate::dataplane::{SendJob, SessionCommand};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
 
@@ -28,6 +29,8 @@ pub(super) struct Sending {
     pub(super) to: Vec<String>,
     pub(super) devices: Vec<DeviceId>,
     pub(super) wait: Option<Duration>,
+    /// Of which series it is a version.
+    pub(super) series: Option<Series>,
     pub(super) reply: mpsc::Sender<Event>,
 }
 
@@ -74,6 +77,7 @@ impl Coordinator {
             state: BroadcastState::Active,
             bundle: Some(source.bundle()),
             size: source.layout().total_size(),
+            series: sending.series,
         };
         let event = Event::Broadcast {
             broadcast: id,
@@ -113,7 +117,8 @@ impl Coordinator {
         broadcast: BroadcastId,
         device: DeviceId,
     ) -> Result<(), getrandom::Error> {
-        let source = &self.broadcasts[&broadcast].source;
+        let Broadcast { source, record, .. } = &self.broadcasts[&broadcast];
+        let series = record.series.clone();
         let (bundle, name) = (source.bundle(), source.head().name.as_str().to_owned());
         let size = source.layout().total_size();
         let running: HashSet<BroadcastId> = self.broadcasts.keys().copied().collect();
@@ -130,6 +135,7 @@ impl Coordinator {
         let id = match left {
             Some(transfer) => {
                 transfer.record.broadcast = Some(broadcast);
+                transfer.record.series = series;
                 // Whoever sends it anew means it to go on.
                 if matches!(transfer.record.state, TransferState::Paused { .. }) {
                     transfer.record.state = TransferState::Pending;
@@ -153,6 +159,7 @@ impl Coordinator {
                     stat_digest: None,
                     bytes_done: 0,
                     question: None,
+                    series,
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -298,6 +305,7 @@ impl Coordinator {
         let job = SendJob {
             id,
             source,
+            series: transfer.record.series.clone(),
             progress: Arc::clone(&transfer.progress),
         };
         self.command(device, Command(SessionCommand::Send(job)));
