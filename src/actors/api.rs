@@ -55,6 +55,16 @@ pub enum Request {
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
     },
+    /// Give files back to a device that hands out, and tell how it goes until all is said.
+    HandIn {
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// A device's id, the beginning of one, or a name; who last sent something here, where
+        /// nothing is said.
+        to: Option<String>,
+        /// How long to wait for it, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
         /// A device's id, the beginning of one, or a name; whoever comes where nothing is said.
@@ -412,6 +422,25 @@ pub enum Event {
         bytes: u64,
         /// Hash over the whole content.
         root: String,
+    },
+    /// A program that was run after an arrival has ended.
+    Ran {
+        /// The transfer that arrived.
+        transfer: TransferId,
+        /// From whom.
+        device_id: DeviceId,
+        /// Where the bundle is.
+        path: PathBuf,
+        /// The program.
+        program: String,
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+        /// How it ended, for people.
+        how: String,
+        /// How long it took, in seconds.
+        seconds: f64,
+        /// The beginning of what it wrote, made harmless.
+        output: String,
     },
     /// How a broadcast ended.
     Summary {

@@ -7,6 +7,7 @@ mod coordinator;
 mod discovery;
 mod network;
 mod peer;
+mod program;
 pub mod service;
 mod signaling;
 mod store;

@@ -63,6 +63,8 @@ pub enum Verb {
     Receive(Receive),
     /// Send files and folders, and wait until everyone has them
     Send(Send),
+    /// Give files back to the device that handed something out, into a folder of your own there
+    HandIn(HandIn),
     /// Show it: a sender and receivers on this machine, as real processes
     Demo(Demo),
     /// Who is here, and who may
@@ -222,6 +224,21 @@ pub struct Send {
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
+    pub wait: Wait,
+}
+
+/// `hand-in`
+#[derive(Debug, Args)]
+pub struct HandIn {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// To which device: a name, an id or its beginning; left out, the one that sent the last thing
+    /// that has arrived here
+    #[arg(long, value_name = "DEVICE")]
+    pub to: Option<String>,
+    /// How long to wait for it: 30s, 2m, 1h, or `forever`
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
     pub wait: Wait,
 }

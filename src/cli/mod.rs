@@ -120,6 +120,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
+        Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),

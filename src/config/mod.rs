@@ -8,6 +8,7 @@ mod document;
 mod doubts;
 mod error;
 mod groups;
+mod hand_in;
 mod layers;
 mod reader;
 mod receive;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 pub use broadcasts::{BroadcastRule, Priority, Share};
 pub use error::{ConfigError, Place, Warning};
 pub use groups::GroupRule;
+pub use hand_in::HandIn;
 pub use receive::Receive;
 pub use renewal::Change;
 pub use settings::{

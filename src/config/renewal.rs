@@ -10,10 +10,11 @@ use super::{Setting, Settings};
 
 /// Settings, and whole sections, that take effect while the program runs. Those of `network` and
 /// the rest of `signaling` hold for links that are made from then on.
-const LIVE: [&str; 14] = [
+const LIVE: [&str; 15] = [
     "group[",
     "broadcast[",
     "receive.",
+    "hand_in.",
     "swarm.",
     "trust.",
     "transfer.",
@@ -58,6 +59,7 @@ impl Settings {
             signaling,
             network,
             receive,
+            hand_in,
             swarm,
             trust,
             transfer,
@@ -69,6 +71,7 @@ impl Settings {
             ..
         } = new;
         (next.network, next.receive, next.swarm) = (network, receive, swarm);
+        next.hand_in = hand_in;
         (next.trust, next.transfer) = (trust, transfer);
         (next.groups, next.broadcasts) = (groups, broadcasts);
         (next.warnings, next.loaded) = (warnings, loaded);

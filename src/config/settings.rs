@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::broadcasts::{self, BroadcastRule};
 use super::error::Warning;
 use super::groups::{self, GroupRule};
+use super::hand_in::HandIn;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Taking what others give back.
+    pub hand_in: HandIn,
     /// Receivers that help each other.
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
@@ -281,6 +284,7 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            hand_in: HandIn::read(r),
             swarm: SwarmSettings {
                 neighbours: r.number("swarm.neighbours", 0..=16),
             },

@@ -12,10 +12,13 @@ use super::error::Place;
 use super::layers::nearest;
 use super::surroundings::Surroundings;
 use super::units::{duration, show_duration, show_size, size};
+use crate::protocol::destination::{PLACES, unknown_place};
 use crate::protocol::policy::Patterns;
 
 /// Most items of a list.
 const MOST: usize = 10_000;
+/// Most arguments of a program.
+const MOST_ARGUMENTS: usize = 100;
 /// Most patterns in a list: each costs memory, and time for each file.
 const MOST_PATTERNS: usize = 1000;
 
@@ -175,6 +178,37 @@ pub(super) fn path<'a>(
         let base = in_file.and_then(Path::parent);
         let base = base.unwrap_or(&surroundings.current_dir);
         surroundings.absolute(written, base).map(Some)
+    })
+}
+
+/// The same, with places for names.
+pub(super) fn destination<'a>(
+    surroundings: &'a Surroundings,
+    file: Option<&'a Path>,
+) -> Shape<'a, Option<PathBuf>> {
+    let path = path(surroundings, file);
+    let places: Vec<_> = PLACES.iter().map(|place| format!("{{{place}}}")).collect();
+    let allowed = format!(
+        "a path (~/ needs HOME to be set), in which names may have {}",
+        places.join(", ")
+    );
+    Shape::new(allowed, move |value| {
+        let path = (path.parse)(value)?;
+        let unknown = path.as_deref().and_then(unknown_place);
+        unknown.is_none().then_some(path)
+    })
+}
+
+/// A program and its arguments.
+pub(super) fn program() -> Shape<'static, Vec<String>> {
+    let words = list::<String>("");
+    let allowed = "a list of an absolute path of a program and its arguments, in which {path}, \
+                   {device} and {broadcast} may stand";
+    Shape::new(allowed, move |value| {
+        let words = (words.parse)(value).filter(|words| words.len() <= MOST_ARGUMENTS)?;
+        let fits = |word: &String| !word.contains('\0');
+        let absolute = words.first().is_none_or(|program| program.starts_with('/'));
+        (absolute && words.iter().all(fits)).then_some(words)
     })
 }
 

@@ -42,6 +42,8 @@ pub struct SendJob {
     pub source: Source,
     /// Of which series it is a version.
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub hand_in: bool,
     /// Where its progress shows.
     pub progress: Arc<Progress>,
 }
@@ -500,6 +502,7 @@ impl Sender<'_> {
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
             series: self.job.series.clone(),
+            hand_in: self.job.hand_in,
             pages_first: false,
         }))
     }

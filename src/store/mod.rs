@@ -39,7 +39,8 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
+    After, Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question,
+    TransferRecord,
 };
 pub use renewal::Renewed;
 

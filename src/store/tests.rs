@@ -49,6 +49,8 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         bytes_done: 0,
         question: None,
         series: None,
+        hand_in: false,
+        after: None,
     }
 }
 
@@ -63,6 +65,7 @@ fn broadcast(n: u8, state: BroadcastState) -> BroadcastRecord {
         bundle: None,
         size: 0,
         series: None,
+        hand_in: false,
     }
 }
 

@@ -2,8 +2,10 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod arrivals;
 mod door;
 mod groups;
+mod handing_in;
 mod introductions;
 mod invites;
 mod keys;
@@ -39,12 +41,13 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{BroadcastRecord, Question, TransferRecord};
+use crate::store::{After, BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use arrivals::Programs;
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
@@ -77,6 +80,7 @@ pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext
 pub struct Coordinator {
     settings: Arc<Settings>,
     changing: Changing,
+    programs: Programs,
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
@@ -292,6 +296,7 @@ impl Coordinator {
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             changing,
+            programs: Programs::default(),
             identity,
             store,
             data_plane,
@@ -392,6 +397,7 @@ impl Coordinator {
         self.tend_door(ctx);
         self.retry_full_disks();
         self.expire_questions();
+        self.run_what_is_due(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
@@ -423,6 +429,8 @@ impl Coordinator {
                     .broadcast
                     .is_none_or(|of| !self.broadcasts.contains_key(&of))
             })
+            // What is still to be run would be forgotten.
+            .filter(|record| record.after != Some(After::Due))
             .map(|record| (counted(record), record.updated, record.id))
             .collect();
         if over.len() <= retention {

@@ -96,6 +96,7 @@ impl Handler<Ask> for Coordinator {
                             devices,
                             wait,
                             series: None,
+                            hand_in: false,
                             reply,
                         },
                         ctx,
@@ -103,6 +104,9 @@ impl Handler<Ask> for Coordinator {
                 }
                 Err((reason, code)) => fail(&reply, &reason, code),
             },
+            Request::HandIn { paths, to, wait_ms } => {
+                self.on_hand_in(paths, to, wait_ms.map(Duration::from_millis), reply, ctx)
+            }
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
