@@ -12,22 +12,20 @@ use std::time::{Duration, Instant};
 
 use actix::WeakAddr;
 use actix::prelude::*;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use crate::config::{Kiosk, KioskPin, Settings};
-use crate::dataplane::{Checkpointing, Pacer, Receptions};
+use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
-use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::pairing::pin::read_pin;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
-use crate::protocol::window::WindowLimits;
 use crate::store::audit::{AuditLimits, Entry as AuditEntry};
 use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
@@ -38,7 +36,7 @@ use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
 use super::metrics::Metrics;
-use super::peer::{PeerContext, random, unix_now};
+use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
 use super::{network, store};
@@ -120,6 +118,7 @@ pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
     vitals: Arc<Vitals>,
     heart: Heart,
+    settings: watch::Receiver<Arc<Settings>>,
     listening: Event,
 }
 
@@ -174,6 +173,11 @@ impl Node {
         self.heart.clone()
     }
 
+    /// The settings that hold, and each change of them.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.clone()
+    }
+
     /// Who and where the node is.
     pub fn listening(&self) -> Event {
         self.listening.clone()
@@ -199,7 +203,7 @@ where
     F: Future<Output = u8> + 'static,
 {
     if mode == Mode::Send {
-        settings.receive.enabled = false;
+        settings = settings.without_receiving();
     }
     let settings = Arc::new(settings);
     let opened = Store::open(&settings.state.dir)?;
@@ -291,8 +295,9 @@ where
             ))
         })
     });
+    let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
-        Arc::clone(&settings),
+        changing,
         identity,
         run,
         (store.clone(), Arc::clone(&metrics)),
@@ -344,6 +349,7 @@ where
         heart,
         coordinator: coordinator.clone(),
         vitals,
+        settings: followed,
         listening,
     };
     let socket = {
@@ -472,12 +478,12 @@ fn start_of_kiosk(store: &Store, rule: &Kiosk) -> Result<KioskStart, StartError>
 fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartError> {
     let mut broadcasts = store.broadcasts();
     broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    let configured = settings.trust.authorized.iter();
+    let (configured, admins) = settings.trust.pages();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
-        admins: settings.trust.admins.clone(),
+        configured,
+        admins,
         groups: store.groups(),
         declared: Vec::new(),
         rosters: store.rosters()?,
@@ -515,34 +521,13 @@ fn peer_context(
     port: u16,
     coordinator: WeakAddr<Coordinator>,
 ) -> PeerContext {
-    let from = &settings.signaling;
-    let backoffs = (0..from.retries).map(|n| from.backoff * 2u32.saturating_pow(n.min(10)));
-    let negotiation = NegotiationSettings {
-        initiator: from.initiator,
-        answer_timeout: from.answer_timeout,
-        backoffs: backoffs.collect(),
-        early_candidates: from.early_candidates,
-        connect_timeout: settings.network.channel_timeout,
-        ..NegotiationSettings::default()
-    };
     PeerContext {
         identity,
         rotations,
         run,
         name: settings.device.name.clone(),
         device_type: settings.device.device_type.as_str().to_owned(),
-        negotiation,
-        skew: from.max_clock_skew.as_secs(),
-        plain_peers: settings.trust.plain_peers,
-        window: WindowLimits {
-            min: settings.network.window_min,
-            max: settings.network.window_max,
-        },
-        stall: settings.network.stall_timeout,
-        checkpoint: Checkpointing {
-            interval: settings.transfer.checkpoint_interval,
-            bytes: settings.transfer.checkpoint_bytes,
-        },
+        live: Mutex::new(Arc::new(Live::of(settings))),
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),
@@ -551,6 +536,5 @@ fn peer_context(
         signaling,
         port,
         coordinator,
-        settings,
     }
 }

@@ -1,7 +1,5 @@
 //! `[[group]]`: devices that the file lets in, under a common name.
 
-use std::collections::BTreeSet;
-
 use super::reader::Reader;
 use super::shapes::{self, Shape};
 use super::tables::List;
@@ -28,7 +26,7 @@ pub struct GroupRule {
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Vec<GroupRule> {
-    let mut names = BTreeSet::new();
+    GROUPS.distinct(r, "name", "the name of one group only");
     let mut groups = Vec::new();
     for table in GROUPS.tables(r) {
         let name = table.needs(r, "name", &name());
@@ -42,14 +40,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Vec<GroupRule> {
         }
         let roles = table.take(r, "roles", &roles());
         let Some(name) = name else { continue };
-        if !names.insert(name.clone()) {
-            table.wrong(
-                r,
-                "name",
-                "the name of one group only",
-                &format!("{name:?} again"),
-            );
-        }
         groups.push(GroupRule {
             name,
             members,
