@@ -11,6 +11,7 @@ use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -56,6 +57,26 @@ pub enum Request {
         /// When it has its turn, how fast it goes, and to how many at a time.
         #[serde(default)]
         share: Share,
+    },
+    /// The same for a version of a series: at the receivers it takes the place of the one before.
+    SendVersion {
+        /// Which series, and which version.
+        series: Series,
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// Device ids, names, groups, or `all`.
+        to: Vec<String>,
+        /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
+    /// All versions that are here of what was received.
+    Versions,
+    /// Put an earlier version in the place of the one that is there.
+    RollBack {
+        /// The name of a series, or the beginning of the id of a transfer that brought one.
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said.
+        to: Option<u64>,
     },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
@@ -413,6 +434,8 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -439,6 +462,28 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
 }
 
 /// How two devices come to know each other.

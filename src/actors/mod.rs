@@ -23,3 +23,5 @@ mod swarm_tests;
 mod tests;
 #[cfg(test)]
 mod trust_tests;
+#[cfg(test)]
+mod version_tests;

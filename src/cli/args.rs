@@ -98,6 +98,17 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// What is here of things that are handed out again and again, and what is kept of before
+    Versions,
+    /// Put an earlier version back in the place of the one that is there
+    Rollback {
+        /// What it is called (`handout versions`), or the beginning of a transfer's id
+        #[arg(value_name = "NAME|TRANSFER")]
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
     /// This device's id, and its key
     Id {
         /// What to do with the key

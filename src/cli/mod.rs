@@ -21,6 +21,7 @@ mod session;
 mod steer;
 mod text;
 mod transfers;
+mod versions;
 mod view;
 
 use std::process::ExitCode;
@@ -118,6 +119,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Id { what: None } => devices::id(&context),
         Verb::Id { what: Some(what) } => devices::renew(&context, what),
         Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Versions => versions::list(&context),
+        Verb::Rollback { what, to } => versions::roll_back(&context, what, to),
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),

@@ -15,6 +15,7 @@ mod receiving;
 mod requests;
 mod sending;
 mod turns;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -109,6 +109,27 @@ impl Handler<Ask> for Coordinator {
                 }
                 Err((reason, code)) => fail(&reply, &reason, code),
             },
+            Request::SendVersion {
+                series,
+                paths,
+                to,
+                wait_ms,
+            } => match self.resolve(&to) {
+                Ok((devices, _)) => {
+                    let sending = Sending {
+                        paths,
+                        to,
+                        devices,
+                        wait: wait_ms.map(Duration::from_millis),
+                        series: Some(series),
+                        reply,
+                    };
+                    self.send(sending, ctx);
+                }
+                Err((reason, code)) => fail(&reply, &reason, code),
+            },
+            Request::Versions => self.on_versions(reply, ctx),
+            Request::RollBack { what, to } => self.on_roll_back(what, to, reply, ctx),
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
