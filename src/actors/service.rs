@@ -4,6 +4,7 @@
 //! the four others ends the process with exit code 1: their state is on disk, and the service
 //! manager starts it again. A half-dead node that looks alive would be worse.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
 use crate::protocol::window::WindowLimits;
-use crate::store::{BroadcastState, Renewed, Store, StoreError};
+use crate::store::{BroadcastState, Group, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
@@ -299,14 +300,24 @@ async fn failure(
 
 fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreError> {
     let mut broadcasts = store.broadcasts();
-    broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    let configured = settings.trust.authorized.iter();
+    broadcasts.retain(|record| {
+        let active = record.state == BroadcastState::Active;
+        // Those of the config file are taken up by it.
+        mode == Mode::Run && active && record.series.is_none()
+    });
+    let members = settings.groups.iter().flat_map(|group| &group.members);
+    let mut configured: HashMap<_, Option<String>> = HashMap::new();
+    for entry in settings.trust.authorized.iter().chain(members) {
+        let name = configured.entry(entry.id.clone()).or_default();
+        *name = name.take().or_else(|| entry.name.clone());
+    }
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
+        configured: configured.into_iter().collect(),
         admins: settings.trust.admins.clone(),
         groups: store.groups(),
+        declared: declared(settings),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
@@ -316,7 +327,23 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreE
         broadcasts,
         transfers: store.transfers(),
         invites: store.invites(),
+        plans: store.plans(),
+        runs_plans: mode == Mode::Run,
     })
+}
+
+/// The groups that the config file declares.
+fn declared(settings: &Settings) -> Vec<Group> {
+    let groups = settings.groups.iter().map(|group| Group {
+        name: group.name.clone(),
+        members: group
+            .members
+            .iter()
+            .map(|member| member.id.clone())
+            .collect(),
+        roles: group.roles,
+    });
+    groups.collect()
 }
 
 fn signaling_limits(settings: &Settings) -> Limits {

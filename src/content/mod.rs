@@ -16,8 +16,8 @@ mod sink_error;
 mod source;
 mod staging;
 mod tree;
-mod watch;
 mod versions;
+mod watch;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
@@ -29,5 +29,5 @@ pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
 pub use staging::{discard_partial, find_partial};
-pub use watch::{NotTaken, Watch, look, take};
 pub use versions::{Listed, RollBackError, check_version, list, make_room, roll_back, takes_place};
+pub use watch::{NotTaken, Watch, look, take};

@@ -10,6 +10,7 @@ mod keys;
 mod leftovers;
 mod pairing;
 mod people;
+mod plans;
 mod questions;
 mod receiving;
 mod requests;
@@ -40,7 +41,7 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{BroadcastRecord, Question, TransferRecord};
+use crate::store::{BroadcastRecord, PlanRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
@@ -50,6 +51,7 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use plans::Plans;
 use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
@@ -69,6 +71,10 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// What is remembered of the config file's broadcasts.
+    pub plans: Vec<PlanRecord>,
+    /// This process hands them out.
+    pub runs_plans: bool,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -91,6 +97,7 @@ pub struct Coordinator {
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
     swarm: Swarm,
+    plans: Plans,
     clones: Clones,
     /// How often changes of others' keys are looked at.
     changes: Rate,
@@ -303,6 +310,7 @@ impl Coordinator {
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
             swarm: Swarm::default(),
+            plans: Plans::new(loaded.plans, loaded.runs_plans),
             watchers: Vec::new(),
             tidied: Instant::now(),
         };
@@ -397,6 +405,7 @@ impl Coordinator {
         self.tend_door(ctx);
         self.retry_full_disks();
         self.expire_questions();
+        self.tick_plans(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
@@ -426,7 +435,7 @@ impl Coordinator {
             .filter(|record| {
                 record
                     .broadcast
-                    .is_none_or(|of| !self.broadcasts.contains_key(&of))
+                    .is_none_or(|of| !self.broadcasts.contains_key(&of) && !self.plans.keeps(of))
             })
             .map(|record| (counted(record), record.updated, record.id))
             .collect();
@@ -651,6 +660,8 @@ impl Actor for Coordinator {
             self.context = Some(context);
             self.add_static_peers(ctx);
             self.discard_leftovers();
+            let rules = self.settings.broadcasts.clone();
+            self.take_up_plans(&rules, ctx);
         }
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);

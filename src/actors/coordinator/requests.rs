@@ -6,6 +6,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::dataplane::{SessionCommand, Stop};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
@@ -121,6 +122,7 @@ impl Handler<Ask> for Coordinator {
                         to,
                         devices,
                         wait: wait_ms.map(Duration::from_millis),
+                        share: Share::default(),
                         series: Some(series),
                         reply,
                     };
@@ -135,6 +137,10 @@ impl Handler<Ask> for Coordinator {
                 records.sort_by_key(|record| (record.updated, record.id));
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
+            }
+            Request::Broadcasts => {
+                let infos = self.plan_infos();
+                answer(&reply, infos);
             }
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
@@ -285,7 +291,10 @@ impl Coordinator {
     }
 
     /// The devices that `--to` means, and notes about those that get nothing.
-    fn resolve(&self, to: &[String]) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+    pub(super) fn resolve(
+        &self,
+        to: &[String],
+    ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
         let (mut devices, mut notes) = (Vec::new(), Vec::new());
         for word in to {
             if word == "all" {
@@ -441,7 +450,7 @@ impl Coordinator {
     }
 
     /// Records that our side stops a transfer, and has the other side told.
-    fn halt(&mut self, stop: Stop) {
+    pub(super) fn halt(&mut self, stop: Stop) {
         let (by, code, reason) = (Side::Ours, stop.code, stop.reason.clone());
         let happened = if stop.for_good {
             TransferEvent::Cancel { by, code, reason }
