@@ -49,7 +49,9 @@ impl Coordinator {
     pub(super) fn pending_in_turn(&self) -> Vec<(DeviceId, TransferId)> {
         let outgoing = self.transfers.values().map(|transfer| &transfer.record);
         let pending = outgoing.filter(|record| {
-            record.direction == Direction::Outgoing && record.state == TransferState::Pending
+            record.direction == Direction::Outgoing
+                && record.state == TransferState::Pending
+                && record.broadcast.is_none_or(|of| !self.plans.rests(of))
         });
         let mut pending: Vec<_> = pending
             .filter_map(|record| {
