@@ -316,7 +316,8 @@ impl Deed {
                 // Another one of that name, with the same bytes and some more.
                 let name = bundle.start.name.clone();
                 let longer = size + 65_536;
-                let mut next = Bundle::new(&bundle.identity, handle + 2, &name, longer, 7);
+                let seed = ChunkHash::of(bundle.start.id.as_bytes()).xxh3;
+                let mut next = Bundle::new(&bundle.identity, handle + 2, &name, longer, seed);
                 next.content[..size].copy_from_slice(&bundle.content);
                 next.start.pages_first = true;
                 let answer = offer(wire, &next).await;
@@ -579,8 +580,9 @@ fn a_hostile_origin_is_named_and_dropped_and_nothing_false_is_written() {
         assert!(after.1 < before.1 + THREADS);
         nothing_false_below(&node.received);
         let mut expected: Vec<_> = (0..served).map(|n| format!("honest-{n}.bin")).collect();
-        // That one was true, until it was complete.
-        expected.push("AfterTheEnd.bin".to_owned());
+        // Those were true, until they were complete.
+        let true_ones = [AfterTheEnd, LiesAboutWhatIsHere, NothingAfterThePages];
+        expected.extend(true_ones.map(|deed| format!("{deed:?}.bin")));
         expected.sort();
         assert_eq!(finished_below(&node.received), expected);
     });
