@@ -116,6 +116,7 @@ impl Coordinator {
                     look.into_actor(self)
                         .map(move |unchanged, coordinator, ctx| {
                             if matches!(unchanged, Ok(true)) {
+                                coordinator.renumber(&offer, root);
                                 let _ = reply.send(OfferReply::Complete { root });
                             } else {
                                 coordinator.decide(&device, offer, None, reply, ctx);
@@ -522,7 +523,13 @@ impl Coordinator {
         let place = |record: &TransferRecord| {
             let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
             let (bundle, path) = (record.bundle, record.destination.clone()?);
-            Some(Earlier { bundle, path, stat })
+            let head = None;
+            Some(Earlier {
+                bundle,
+                path,
+                stat,
+                head,
+            })
         };
         alike
             .into_iter()
