@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::health::Health;
 use super::report::{BroadcastInfo, Report};
+use crate::config::{Change, ConfigError, Warning};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -53,6 +57,39 @@ pub enum Request {
         /// Device ids, names, groups, or `all`.
         to: Vec<String>,
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+        /// When it has its turn, how fast it goes, and to how many at a time.
+        #[serde(default)]
+        share: Share,
+    },
+    /// The same for a version of a series: at the receivers it takes the place of the one before.
+    SendVersion {
+        /// Which series, and which version.
+        series: Series,
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// Device ids, names, groups, or `all`.
+        to: Vec<String>,
+        /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
+    /// All versions that are here of what was received.
+    Versions,
+    /// Put an earlier version in the place of the one that is there.
+    RollBack {
+        /// The name of a series, or the beginning of the id of a transfer that brought one.
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said.
+        to: Option<u64>,
+    },
+    /// Give files back to a device that hands out, and tell how it goes until all is said.
+    HandIn {
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// A device's id, the beginning of one, or a name; who last sent something here, where
+        /// nothing is said.
+        to: Option<String>,
+        /// How long to wait for it, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
     },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
@@ -137,6 +174,8 @@ pub enum Request {
         /// An id, or the beginning of one.
         what: String,
     },
+    /// Read the settings again.
+    Reload,
     /// Everything that happens from now on, until the connection is closed; first, what a person
     /// is being asked.
     Watch,
@@ -423,6 +462,27 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
+    /// A program that was run after an arrival has ended.
+    Ran {
+        /// The transfer that arrived.
+        transfer: TransferId,
+        /// From whom.
+        device_id: DeviceId,
+        /// Where the bundle is.
+        path: PathBuf,
+        /// The program.
+        program: String,
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+        /// How it ended, for people.
+        how: String,
+        /// How long it took, in seconds.
+        seconds: f64,
+        /// The beginning of what it wrote, made harmless.
+        output: String,
+    },
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -460,6 +520,18 @@ pub enum Event {
         /// The first of those, and what is wrong.
         faults: Vec<String>,
     },
+    /// The settings were read again, and hold from now on.
+    Reloaded {
+        /// The file, where there is one.
+        file: Option<PathBuf>,
+        /// What changed.
+        changes: Vec<Change>,
+    },
+    /// The settings were read again and are wrong: those from before still hold.
+    NotReloaded {
+        /// All mistakes.
+        mistakes: Vec<Mistake>,
+    },
     /// A short word for people.
     Note {
         /// The word.
@@ -475,6 +547,76 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
+}
+
+/// A mistake in the settings, or something that is hardly meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// The file, the variable, or the command line.
+    pub source: Option<String>,
+    /// The line of the file, from 1.
+    pub line: Option<usize>,
+    /// The column in it, from 1.
+    pub column: Option<usize>,
+    /// The setting, with its section.
+    pub key: Option<String>,
+    /// All of that, what is wrong, and what to do, for people.
+    pub message: String,
+    /// What was meant, perhaps.
+    pub suggestion: Option<String>,
+}
+
+impl Mistake {
+    /// All mistakes of settings that were not taken.
+    pub fn all(error: &ConfigError) -> Vec<Self> {
+        error.mistakes().iter().map(Self::of).collect()
+    }
+
+    fn of(error: &ConfigError) -> Self {
+        let place = error.place();
+        Self {
+            line: place.as_ref().and_then(|place| place.line),
+            column: place.as_ref().and_then(|place| place.column),
+            source: place.map(|place| place.source),
+            key: error.key().map(str::to_owned),
+            message: printable(&error.to_string()),
+            suggestion: error.suggestion().map(str::to_owned),
+        }
+    }
+
+    /// What is no mistake, but hardly meant.
+    pub fn of_warning(warning: &Warning) -> Self {
+        Self {
+            source: Some(warning.place.source.clone()),
+            line: warning.place.line,
+            column: warning.place.column,
+            key: Some(warning.key.clone()),
+            message: printable(&warning.to_string()),
+            suggestion: None,
+        }
+    }
 }
 
 /// How two devices come to know each other.
@@ -506,6 +648,9 @@ pub struct InviteInfo {
     pub expires: u64,
     /// Seconds until then.
     pub seconds: u64,
+    /// It is a kiosk's: it does not end, and the uses are those of a day.
+    #[serde(default)]
+    pub each_day: bool,
     /// The group that they come into.
     pub group: Option<String>,
     /// What they may do.
@@ -626,6 +771,9 @@ pub struct TransferInfo {
     pub size: u64,
     /// Where it stands.
     pub state: TransferState,
+    /// Pending: what it waits for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// One line of the table at the end.

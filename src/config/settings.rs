@@ -4,12 +4,19 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Setting;
 use super::api::ApiAddress;
+use super::broadcasts::{self, BroadcastRule};
+use super::error::Warning;
+use super::groups::{self, GroupRule};
+use super::hand_in::HandIn;
+use super::kiosk::Kiosk;
+use super::limits::LimitSettings;
+use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use super::{Loaded, Setting};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
@@ -44,19 +51,33 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Taking what others give back.
+    pub hand_in: HandIn,
     /// Receivers that help each other.
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
+    /// How fast bundles go and come.
+    pub limits: LimitSettings,
+    /// Letting others in by itself.
+    pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
     /// The audit log.
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Telling people.
+    pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) loaded: Loaded,
 }
 
 section! {
@@ -176,6 +197,8 @@ section! {
 section! {
     /// `[transfer]`
     Transfer {
+        /// How many transfers may send at a time; 0 for all.
+        at_most: usize,
         /// How often progress is made safe at least.
         checkpoint_interval: Duration,
         /// After how many bytes it is made safe sooner.
@@ -220,6 +243,21 @@ section! {
         level: LogLevel,
         /// How they are written.
         format: LogFormat,
+        /// The file that a service writes to; nothing for stderr.
+        file: Option<PathBuf>,
+        /// Most bytes of that file.
+        max_size: u64,
+        /// How many full ones stay beside it.
+        keep: usize,
+    }
+}
+
+impl Trust {
+    /// Whom the config lets in, with names for people, and whose rosters it takes.
+    pub fn pages(&self) -> (Vec<(DeviceId, Option<String>)>, Vec<DeviceId>) {
+        let configured = self.authorized.iter();
+        let configured = configured.map(|entry| (entry.id.clone(), entry.name.clone()));
+        (configured.collect(), self.admins.clone())
     }
 }
 
@@ -294,6 +332,7 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            hand_in: HandIn::read(r),
             swarm: SwarmSettings {
                 neighbours: r.number("swarm.neighbours", 0..=16),
             },
@@ -305,7 +344,10 @@ impl Settings {
                 admins: r.list("trust.admins", "device ids"),
                 plain_peers: r.boolean("trust.plain_peers"),
             },
+            limits: LimitSettings::read(r),
+            kiosk: Kiosk::read(r),
             transfer: Transfer {
+                at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
                 retention: r.number("transfer.retention", 0..=5000),
@@ -317,6 +359,7 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            notify: Notify::read(r),
             log: Log {
                 level: r.choice(
                     "log.level",
@@ -326,8 +369,15 @@ impl Settings {
                     "log.format",
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
+                file: r.path("log.file"),
+                max_size: r.size("log.max_size", 64 * KIB..=GIB),
+                keep: r.number("log.keep", 0..=100),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
+            warnings: Vec::new(),
+            loaded: Loaded::default(),
         };
         if settings.api.token_file.as_os_str().is_empty() {
             settings.api.token_file = settings.state.dir.join("api.token");

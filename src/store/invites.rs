@@ -74,6 +74,7 @@ mod tests {
             group: Some("class-3b".to_owned()),
             roles: None,
             revoked: false,
+            standing: None,
         };
         let mut store = Store::open(dir.path()).unwrap();
         store.put_invite(invite.clone()).unwrap();

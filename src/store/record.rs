@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
-use crate::protocol::series::Series;
+use crate::protocol::plan::Memory;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -39,9 +41,15 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// When it has its turn, how fast it goes, and to how many at a time.
+    #[serde(default)]
+    pub share: Share,
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
 }
 
 /// Where a broadcast stands.
@@ -100,6 +108,12 @@ pub struct TransferRecord {
     /// How it went, for whoever asks later.
     #[serde(default, flatten)]
     pub account: Account,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
+    /// Incoming: what is run after the arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<After>,
 }
 
 /// How a transfer went.
@@ -116,6 +130,19 @@ pub struct Account {
     pub authorized: Option<String>,
 }
 
+/// A program that is run after an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It is to be run, or was while the process ended.
+    Due,
+    /// It has ended.
+    Ran {
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+    },
+}
+
 /// Whether a person takes an offered bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,6 +154,19 @@ pub enum Question {
     },
     /// Somebody has said yes.
     Accepted,
+}
+
+/// What is remembered of a `[[broadcast]]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Its name.
+    pub name: SeriesName,
+    /// How far it is.
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// The broadcast of its last version; those of its transfers say who has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastId>,
 }
 
 /// A record that lives in a table of its own.
@@ -172,6 +212,7 @@ record!(
     as_bytes
 );
 record!(Group, "groups", 1_000, String, name, as_bytes);
+record!(PlanRecord, "plans", 2_000, SeriesName, name, as_bytes);
 record!(Issued, "invites", 200, InviteId, id, as_bytes);
 
 /// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is

@@ -15,6 +15,7 @@ use super::door::is_known;
 use super::problem::Problem;
 use super::stream::{self, Form};
 use crate::actors::api::{Event, GroupRequest, PairWay, Request, exit};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::Roles;
 
@@ -207,6 +208,8 @@ struct Sending {
     to: Vec<String>,
     #[serde(default)]
     wait_ms: Option<u64>,
+    #[serde(default)]
+    share: Share,
 }
 
 async fn send(request: HttpRequest, body: web::Payload, to: To) -> Answered {
@@ -224,6 +227,7 @@ async fn send(request: HttpRequest, body: web::Payload, to: To) -> Answered {
         paths: sending.paths,
         to: sending.to,
         wait_ms: sending.wait_ms,
+        share: sending.share,
     };
     // How it goes is told by the events and the report; it goes on without us.
     let begun = |event: &Event| matches!(event, Event::Broadcast { .. });

@@ -2,20 +2,27 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod arrivals;
 mod counted;
 mod door;
 mod groups;
+mod handing_in;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
+mod pulse;
 mod questions;
 mod receiving;
+mod reload;
 mod report;
 mod requests;
 mod sending;
+mod turns;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -25,7 +32,7 @@ use std::time::{Duration, Instant};
 use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::config::Settings;
@@ -40,17 +47,23 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{Account, BroadcastRecord, Question, TransferRecord};
+use crate::store::{Account, After, BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
 use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use arrivals::Programs;
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
+pub use pulse::{Alive, Pulse};
+use reload::Changing;
+use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -69,6 +82,8 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -77,6 +92,8 @@ pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext
 /// Owns broadcasts, transfers, peers and their authorizations.
 pub struct Coordinator {
     settings: Arc<Settings>,
+    changing: Changing,
+    programs: Programs,
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
@@ -87,6 +104,7 @@ pub struct Coordinator {
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -150,6 +168,10 @@ struct Transfer {
     began: Option<Instant>,
     finished: Option<Instant>,
     already: bool,
+    /// When its bytes last moved, or it was handed over.
+    moved: Instant,
+    /// What it waits for while it is pending.
+    waits: Option<Waits>,
 }
 
 impl Transfer {
@@ -166,6 +188,8 @@ impl Transfer {
             began: None,
             finished: None,
             already: false,
+            moved: Instant::now(),
+            waits: None,
         }
     }
 
@@ -284,7 +308,7 @@ pub struct Ask {
 impl Coordinator {
     /// A coordinator over what the store held. Without a `make_context` it has no network.
     pub fn new(
-        settings: Arc<Settings>,
+        settings: watch::Sender<Arc<Settings>>,
         identity: Identity,
         run: RunId,
         (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
@@ -292,6 +316,8 @@ impl Coordinator {
         loaded: Loaded,
         make_context: Option<ContextMaker>,
     ) -> Self {
+        let changing = Changing::new(settings);
+        let settings = changing.now();
         let transfers = loaded.transfers.into_iter().map(|mut record| {
             // Whatever was under way when the last process ended is pending again.
             if let Ok(state) = record.state.clone().on(TransferEvent::Disconnect) {
@@ -307,8 +333,11 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
+            changing,
+            programs: Programs::default(),
             identity,
             store,
             data_plane,
@@ -322,6 +351,7 @@ impl Coordinator {
             tidied: Instant::now(),
             counted: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -399,6 +429,7 @@ impl Coordinator {
             bytes: transfer.progress.done().min(record.size),
             size: record.size,
             state: record.state.clone(),
+            waits: transfer.waits_for(),
         })
     }
 
@@ -415,10 +446,13 @@ impl Coordinator {
         self.rebuild_dead_peers();
         self.shut_out_whoever_may_no_longer();
         self.show_progress();
+        self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
+        self.run_what_is_due(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
@@ -452,6 +486,8 @@ impl Coordinator {
                     .broadcast
                     .is_none_or(|of| !self.broadcasts.contains_key(&of))
             })
+            // What is still to be run would be forgotten.
+            .filter(|record| record.after != Some(After::Due))
             .map(|record| (counted(record), record.updated, record.id))
             .collect();
         if over.len() <= retention {
@@ -484,6 +520,7 @@ impl Coordinator {
             let bytes = transfer.progress.done().min(transfer.record.size);
             if bytes != transfer.shown {
                 transfer.shown = bytes;
+                transfer.moved = Instant::now();
                 let event = Event::Progress {
                     transfer: *id,
                     device_id: transfer.record.peer.clone(),

@@ -265,6 +265,7 @@ fn chosen<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::allowance::Share;
     use crate::protocol::series::{Series, SeriesName};
 
     fn record(n: u8, name: &str, series: Option<(&str, u64)>) -> BroadcastRecord {
@@ -277,6 +278,8 @@ mod tests {
             state: BroadcastState::Done,
             bundle: None,
             size: 0,
+            share: Share::default(),
+            hand_in: false,
             series: series.map(|(name, version)| Series {
                 name: SeriesName::new(name).unwrap(),
                 version,
