@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
@@ -52,6 +53,9 @@ pub enum Request {
         to: Vec<String>,
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
+        /// When it has its turn, how fast it goes, and to how many at a time.
+        #[serde(default)]
+        share: Share,
     },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
@@ -589,6 +593,9 @@ pub struct TransferInfo {
     pub size: u64,
     /// Where it stands.
     pub state: TransferState,
+    /// Pending: what it waits for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// One line of the table at the end.

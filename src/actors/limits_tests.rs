@@ -75,6 +75,8 @@ fn offer(n: u8) -> StartTransfer {
         head_size: 100,
         root: None,
         root_sig: None,
+        series: None,
+        pages_first: false,
     }
 }
 
@@ -330,6 +332,7 @@ fn send(file: &Path, to: &str) -> Request {
         paths: vec![file.to_owned()],
         to: vec![to.to_owned()],
         wait_ms: Some(60_000),
+        share: Default::default(),
     }
 }
 
@@ -359,6 +362,7 @@ fn a_receiver_that_asks_for_the_same_again_and_again_is_given_up() {
                         status: Decision::Accepted,
                         have: None,
                         acks: false,
+                        pages_first: false,
                         root: None,
                         code: None,
                         reason: None,

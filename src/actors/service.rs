@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::config::{Kiosk, KioskPin, Settings};
-use crate::dataplane::{Checkpointing, Receptions};
+use crate::dataplane::{Checkpointing, Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::{DeviceId, RunId};
@@ -411,6 +411,7 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
         admins: settings.trust.admins.clone(),
         groups: store.groups(),
+        declared: Vec::new(),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
@@ -475,6 +476,8 @@ fn peer_context(
             bytes: settings.transfer.checkpoint_bytes,
         },
         receptions: Receptions::default(),
+        upload: Pacer::default(),
+        download: Pacer::default(),
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,

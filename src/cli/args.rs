@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config;
+use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::{Roles, UnknownRole};
 
@@ -224,6 +225,15 @@ pub struct Send {
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
     pub wait: Wait,
+    /// The most bytes in a second to all of them together: 5MB/s, 40Mbit/s
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
+    /// To so many devices at a time
+    #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_most: Option<u32>,
+    /// Before other broadcasts, or after them: low, normal or high
+    #[arg(long, value_name = "PRIORITY", default_value_t)]
+    pub priority: Priority,
 }
 
 /// `demo`
@@ -463,6 +473,12 @@ fn wait(text: &str) -> Result<Wait, String> {
     config::duration(text)
         .map(|duration| Wait(Some(duration)))
         .ok_or_else(|| "it must be a time such as 30s or 2m, or forever".to_owned())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    config::rate(text)
+        .filter(|rate| *rate >= Share::MIN_RATE)
+        .ok_or_else(|| "it must be a rate such as 5MB/s or 40Mbit/s, at least 16kB/s".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -348,6 +348,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state,
+            waits: None,
         })
     }
 

@@ -13,6 +13,7 @@ use super::text::{Table, bytes, foreign, seconds, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice, transfer_line};
 use crate::actors::api::{Event, Receiver, Request, exit};
 use crate::actors::service::Mode;
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, TransferId};
 
 /// Sends, and shows how it goes and who has it in the end.
@@ -30,6 +31,11 @@ pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
             .collect::<Result<_, _>>()?,
         to: options.everyone(),
         wait_ms: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        share: Share {
+            priority: options.priority,
+            rate: options.rate,
+            at_most: options.at_most,
+        },
     };
     let view = Sending::new(&context.screen);
     ask(context, Mode::Send, request, view)

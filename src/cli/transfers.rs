@@ -8,7 +8,7 @@ use super::Failure;
 use super::screen::Screen;
 use super::session::{Context, View, ask, client_runtime, follow};
 use super::text::{Table, bytes, foreign, percent};
-use super::view::{MAX_NAME, MAX_TITLE, Plain, reason, state};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, reason, state};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::control::Client;
 use crate::actors::service::Mode;
@@ -107,10 +107,16 @@ fn table(transfers: &[TransferInfo]) -> Table {
             arrow.to_owned(),
             foreign(&info.device_name, MAX_NAME),
             state(info),
-            reason(&info.state).unwrap_or_default(),
+            why(info).unwrap_or_default(),
         ]);
     }
     table
+}
+
+/// Why it stands where it does, or what it waits for.
+fn why(info: &TransferInfo) -> Option<String> {
+    let waits = info.waits.as_deref();
+    reason(&info.state).or_else(|| waits.map(|waits| foreign(waits, MAX_TEXT)))
 }
 
 /// A line for each change, and for progress now and then.
@@ -189,6 +195,7 @@ mod tests {
             bytes: 512,
             size: 1024,
             state: TransferState::Active,
+            waits: None,
         };
         let lines = table(&[info]).lines();
         assert_eq!(

@@ -213,6 +213,7 @@ pub fn state(info: &TransferInfo) -> String {
             let share = percent(info.bytes, info.size);
             format!("{word}, {share} of {}", bytes(info.size))
         }
+        TransferState::Pending if info.waits.is_some() => "waiting".to_owned(),
         _ => word.to_owned(),
     }
 }
@@ -280,6 +281,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state: failed(Code::Other),
+            waits: None,
         };
         let line = transfer_line(&info);
         assert!(!line.chars().any(char::is_control), "{line:?}");

@@ -11,12 +11,16 @@ use config::{FileFormat, Source, Value, ValueKind};
 use super::error::ConfigError;
 use super::receive;
 use super::surroundings::Surroundings;
+use super::tables::{ITEMS, List};
+use super::{broadcasts::BROADCASTS, groups::GROUPS};
 
 /// The defaults, with a comment for every key.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// What a value from [`DEFAULTS`] names as its origin.
 pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 const COMMAND_LINE: &str = "the command line";
+/// The lists that stand at the top of a file.
+const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
 const PREFIX: &str = "HANDOUT_";
 /// Config files are written by people.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -65,7 +69,8 @@ impl Known {
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
         let last = key.split_once('.').map_or(key, |(_, last)| last);
-        let names = self.keys().chain(self.0.keys().cloned());
+        let lists = LISTS.iter().map(|list| list.name.to_owned());
+        let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
         ConfigError::UnknownKey {
             origin: origin.to_owned(),
             key: key.chars().take(80).collect(),
@@ -164,6 +169,11 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
     };
     let origin = path.display().to_string();
     for (section, value) in BTreeMap::from_iter(tables) {
+        if let Some(list) = LISTS.iter().find(|list| list.name == section) {
+            let items = list.items_of(&value, &origin, errors);
+            layer.put(&section, ITEMS, &origin, items);
+            continue;
+        }
         let has_section = known.0.contains_key(&section);
         match value.kind {
             ValueKind::Table(table) if has_section => {

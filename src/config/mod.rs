@@ -3,15 +3,19 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod broadcasts;
 mod error;
+mod groups;
 mod kiosk;
 mod layers;
+mod limits;
 mod notify;
 mod reader;
 mod receive;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
@@ -20,8 +24,11 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
+pub use groups::GroupRule;
 pub use kiosk::{Kiosk, KioskPin};
+pub use limits::LimitSettings;
 pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use settings::{
@@ -29,7 +36,7 @@ pub use settings::{
     SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
-pub(crate) use units::{duration, size};
+pub(crate) use units::{duration, rate, size};
 
 use layers::Layer;
 use reader::Reader;

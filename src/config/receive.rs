@@ -208,7 +208,7 @@ fn read_rule(r: &mut Reader<'_>, number: usize, rule: &Value) -> Rule {
 
 /// Whom a rule is for. Nobody needs to be known by that name yet; it only must be a name that a
 /// device or group can have.
-fn who() -> Shape<'static, Vec<String>> {
+pub(super) fn who() -> Shape<'static, Vec<String>> {
     let allowed = "a list of device ids, names of devices, and groups, with at least one";
     let words = shapes::list::<String>("");
     Shape::new(allowed, move |value| {

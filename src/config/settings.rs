@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Setting;
+use super::broadcasts::{self, BroadcastRule};
+use super::groups::{self, GroupRule};
 use super::kiosk::Kiosk;
+use super::limits::LimitSettings;
 use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
@@ -51,12 +54,18 @@ pub struct Settings {
     pub trust: Trust,
     /// Letting others in by itself.
     pub kiosk: Kiosk,
+    /// How fast bundles go and come.
+    pub limits: LimitSettings,
     /// Keeping track of transfers.
     pub transfer: Transfer,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
 }
 
@@ -177,6 +186,8 @@ section! {
 section! {
     /// `[transfer]`
     Transfer {
+        /// How many transfers may send at a time; 0 for all.
+        at_most: usize,
         /// How often progress is made safe at least.
         checkpoint_interval: Duration,
         /// After how many bytes it is made safe sooner.
@@ -287,7 +298,9 @@ impl Settings {
                 plain_peers: r.boolean("trust.plain_peers"),
             },
             kiosk: Kiosk::read(r),
+            limits: LimitSettings::read(r),
             transfer: Transfer {
+                at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
                 retention: r.number("transfer.retention", 0..=5000),
@@ -307,6 +320,8 @@ impl Settings {
                 max_size: r.size("log.max_size", 64 * KIB..=GIB),
                 keep: r.number("log.keep", 0..=100),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
         };
         let (network, signaling) = (&settings.network, &settings.signaling);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use super::surroundings::Surroundings;
-use super::units::{duration, show_duration, show_size, size};
+use super::units::{duration, rate as rate_of, show_duration, show_size, size};
 use crate::protocol::policy::Patterns;
 
 /// Most items of a list.
@@ -79,6 +79,21 @@ pub(super) fn limit() -> Shape<'static, Option<u64>> {
             _ => (bytes.parse)(value).map(Some),
         },
     )
+}
+
+/// Bytes per second, or no limit.
+pub(super) fn rate(least: u64) -> Shape<'static, Option<u64>> {
+    let allowed = format!(
+        "a rate such as 5MB/s or 40Mbit/s, at least {}/s, or \"none\"",
+        show_size(least)
+    );
+    Shape::new(allowed, move |value| {
+        let written = text(value)?.trim();
+        if written == "none" {
+            return Some(None);
+        }
+        rate_of(written).filter(|rate| *rate >= least).map(Some)
+    })
 }
 
 /// `range` is written as durations are in the file.

@@ -13,6 +13,8 @@ pub(super) struct Surroundings {
     pub variables: BTreeMap<OsString, OsString>,
     /// The host's name; may be empty.
     pub host_name: String,
+    /// The machine's time zone; empty where it is not known.
+    pub time_zone: String,
     /// Where relative paths start that are not from a file.
     pub current_dir: PathBuf,
     /// The config file of the whole machine.
@@ -29,6 +31,7 @@ impl Surroundings {
         Self {
             variables: std::env::vars_os().collect(),
             host_name,
+            time_zone: iana_time_zone::get_timezone().unwrap_or_default(),
             current_dir: std::env::current_dir().unwrap_or_default(),
             machine_file: "/etc/handout/config.toml".into(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod broadcasts;
 mod receive;
 
 /// A machine with a home folder of its own.
@@ -21,6 +22,7 @@ impl Machine {
         let surroundings = Surroundings {
             variables: [("HOME".into(), home.path().into())].into(),
             host_name: "lab-3\n".into(),
+            time_zone: "Europe/Berlin".into(),
             current_dir: home.path().join("here"),
             machine_file: home.path().join("etc/config.toml"),
         };

@@ -14,6 +14,7 @@ mod sink_error;
 mod source;
 mod staging;
 mod tree;
+mod watch;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
@@ -24,3 +25,4 @@ pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
 pub use staging::{discard_partial, find_partial};
+pub use watch::{NotTaken, Watch, look, take};

@@ -106,6 +106,7 @@ pub(super) async fn refuse_offer(channel: &Channel, handle: Handle) -> Result<()
         status: Decision::Refused,
         have: None,
         acks: false,
+        pages_first: false,
         root: None,
         code: Some(Code::Unauthorized),
         reason: Some("this device is not authorized".to_owned()),

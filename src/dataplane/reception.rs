@@ -398,6 +398,8 @@ mod tests {
             head_size: 1,
             root: None,
             root_sig: None,
+            series: None,
+            pages_first: false,
         };
         let all = Receptions::default();
         let (queue, _work) = mpsc::channel(1);

@@ -8,6 +8,7 @@ use super::id::{BundleId, DeviceId, Root, RunId, TransferId};
 use super::identity::{PublicKey, Signature};
 use super::introduction::Introduction;
 use super::names::brief;
+use super::series::Series;
 use super::signal::SignalKind;
 
 /// A text message on the `fileshare` channel.
@@ -179,6 +180,12 @@ pub struct StartTransfer {
     /// The origin's signature of the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_sig: Option<Signature>,
+    /// Of which series it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
+    /// The sender can send all pages before the first chunk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pages_first: bool,
 }
 
 /// The receiver's answer to START_TRANSFER.
@@ -195,6 +202,10 @@ pub struct Acknowledgement {
     /// With `accepted`: ACK messages will come.
     #[serde(default)]
     pub acks: bool,
+    /// With `accepted`: the pages are to come first, then nothing until NEED. Only to a sender
+    /// that can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pages_first: bool,
     /// With `complete`: the root of what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,

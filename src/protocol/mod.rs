@@ -1,6 +1,7 @@
 //! The protocol, pure: no clock, no socket, no disk, no async runtime. docs/PROTOCOL.md is its
 //! specification; state machines take `now` and inputs and return outputs.
 
+pub mod allowance;
 pub mod candidate;
 pub mod chunkset;
 pub mod clones;
@@ -9,6 +10,7 @@ pub mod exchange;
 pub mod frame;
 pub mod framer;
 pub mod handshake;
+pub mod hours;
 pub mod id;
 pub mod identity;
 pub mod introduction;
@@ -19,6 +21,7 @@ pub mod names;
 pub mod negotiation;
 pub mod pairing;
 pub mod peers;
+pub mod plan;
 pub mod policy;
 pub mod proof;
 pub mod rate;
@@ -27,8 +30,10 @@ pub mod roles;
 pub mod roster;
 pub mod rotation;
 pub mod sdp;
+pub mod series;
 pub mod signal;
 pub mod transfer;
 pub mod trust;
+pub mod turns;
 pub mod vouching;
 pub mod window;

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! lock                   held while the store is open; names the process
-//! identity.key           the device's secret, 0600, and how it came to that key
+//! groups.json            the groups, a second time
+//! identity.key           the device's secret, 0600, and how it came to that key; .copy for when
+//!                        it is damaged
 //! kiosk.secret           the secret of a kiosk's invite, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
 //! rosters/               rosters in force, as their admins signed them
@@ -18,12 +20,14 @@ mod db;
 mod error;
 mod files;
 mod generation;
+mod groups;
 mod identity;
 mod invites;
 mod journal;
 mod kiosk;
 mod lock;
 mod pieces;
+mod plans;
 mod record;
 mod renewal;
 mod rosters;
@@ -40,11 +44,13 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, Question, TransferRecord,
+    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord, Question,
+    TransferRecord,
 };
 pub use renewal::Renewed;
 
 use db::Database;
+use groups::GroupsFile;
 use identity::KeyFile;
 use journal::{Change, Entries, Entry, Journal, Subject};
 use lock::Lock;
@@ -82,7 +88,9 @@ pub struct Store {
     broadcasts: Table<BroadcastRecord>,
     transfers: Table<TransferRecord>,
     groups: Table<Group>,
+    groups_file: GroupsFile,
     invites: Table<Issued>,
+    plans: Table<PlanRecord>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
@@ -122,7 +130,9 @@ impl Store {
             broadcasts: Table::load(&database, "broadcasts")?,
             transfers: Table::load(&database, "transfers")?,
             groups: Table::load(&database, "groups")?,
+            groups_file: GroupsFile::of(state_dir),
             invites: Table::load(&database, "invites")?,
+            plans: Table::load(&database, "plans")?,
             progress: database.pieces("progress")?,
             state_dir: state_dir.to_owned(),
             key,
@@ -133,8 +143,30 @@ impl Store {
             store.drop_invites()?;
         }
         store.adopt()?;
+        store.reconcile_groups()?;
+        for roster in store.rosters()? {
+            store.rosters.mend(&roster)?;
+        }
         store.flush()?;
         Ok(store)
+    }
+
+    /// The file of the groups is written after the database: where it is whole, it holds.
+    fn reconcile_groups(&mut self) -> Result<(), StoreError> {
+        let Some(kept) = self.groups_file.read()? else {
+            return self.groups_file.write(&self.groups());
+        };
+        for group in self.groups() {
+            if !kept.iter().any(|other| other.name == group.name) {
+                self.groups.remove(&self.database, &group.name)?;
+            }
+        }
+        for group in kept {
+            if self.group(&group.name) != Some(&group) {
+                self.groups.put(&self.database, group)?;
+            }
+        }
+        Ok(())
     }
 
     /// This device's key pair.
@@ -275,19 +307,22 @@ impl Store {
     pub fn rosters(&self) -> Result<Vec<Roster>, StoreError> {
         let floors = self.floors();
         let mut rosters = self.rosters.all()?;
+        // A file and its copy.
+        let mut known = std::collections::BTreeSet::new();
         rosters.retain(|roster| {
             let fits = floors.iter().any(|floor| {
                 let newer = roster.terms.version > floor.version;
                 floor.is_of(roster) && (newer || floor.digest == roster.digest)
             });
-            if !fits {
-                tracing::warn!(
-                    group = roster.group, admin = %roster.admin, version = roster.terms.version,
-                    "a roster in the state folder was not imported, or is an old one; it counts \
-                     for nothing"
-                );
+            if fits {
+                return known.insert((roster.admin.clone(), roster.group.clone()));
             }
-            fits
+            tracing::warn!(
+                group = roster.group, admin = %roster.admin, version = roster.terms.version,
+                "a roster in the state folder was not imported, or is an old one; it counts for \
+                 nothing"
+            );
+            false
         });
         Ok(rosters)
     }
@@ -454,9 +489,10 @@ impl Store {
         self.progress.remove(&self.database, id.as_bytes())
     }
 
-    /// Puts a group.
+    /// Puts a group. On disk when this returns.
     pub fn put_group(&mut self, group: Group) -> Result<(), StoreError> {
-        self.groups.put(&self.database, group)
+        self.groups.put(&self.database, group)?;
+        self.groups_file.write(&self.groups())
     }
 
     /// A group.
@@ -471,7 +507,9 @@ impl Store {
 
     /// Forgets a group; false where there was none.
     pub fn remove_group(&mut self, name: &str) -> Result<bool, StoreError> {
-        self.groups.remove(&self.database, &name.to_owned())
+        let was_there = self.groups.remove(&self.database, &name.to_owned())?;
+        self.groups_file.write(&self.groups())?;
+        Ok(was_there)
     }
 
     /// Forgets the oldest final transfers and the oldest broadcasts that are over, until at most

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
+use crate::protocol::plan::Memory;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -38,6 +41,12 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// When it has its turn, how fast it goes, and to how many at a time.
+    #[serde(default)]
+    pub share: Share,
+    /// Of which series it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
 }
 
 /// Where a broadcast stands.
@@ -90,6 +99,9 @@ pub struct TransferRecord {
     /// Incoming: what a person was asked about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<Question>,
+    /// Of which series it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
 }
 
 /// Whether a person takes an offered bundle.
@@ -103,6 +115,19 @@ pub enum Question {
     },
     /// Somebody has said yes.
     Accepted,
+}
+
+/// What is remembered of a `[[broadcast]]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Its name.
+    pub name: SeriesName,
+    /// How far it is.
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// The broadcast of its last version; those of its transfers say who has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastId>,
 }
 
 /// A record that lives in a table of its own.
@@ -148,6 +173,7 @@ record!(
     as_bytes
 );
 record!(Group, "groups", 1_000, String, name, as_bytes);
+record!(PlanRecord, "plans", 2_000, SeriesName, name, as_bytes);
 record!(Issued, "invites", 200, InviteId, id, as_bytes);
 
 /// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is

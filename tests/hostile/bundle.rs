@@ -63,6 +63,8 @@ impl Bundle {
             head_size: head.len() as u32,
             root: None,
             root_sig: None,
+            series: None,
+            pages_first: false,
         };
         Self {
             identity: identity.clone(),

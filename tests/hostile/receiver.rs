@@ -208,6 +208,7 @@ fn acknowledgement(handle: Handle) -> Acknowledgement {
         status: Decision::Accepted,
         have: None,
         acks: true,
+        pages_first: false,
         root: None,
         code: None,
         reason: None,

@@ -36,6 +36,7 @@ async fn is_introduced(
         status: Decision::Accepted,
         have: None,
         acks: false,
+        pages_first: false,
         root: None,
         code: None,
         reason: None,

@@ -333,6 +333,7 @@ async fn converse(channel: Channel, mut handshake: Handshake, hello: Message, pl
                     status: Decision::Accepted,
                     have: None,
                     acks: false,
+                    pages_first: false,
                     root: None,
                     code: None,
                     reason: None,

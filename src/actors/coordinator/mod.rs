@@ -16,6 +16,7 @@ mod questions;
 mod receiving;
 mod requests;
 mod sending;
+mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -53,6 +54,7 @@ pub use keys::change_signal;
 use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use pulse::{Alive, Pulse};
+use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -148,6 +150,10 @@ struct Transfer {
     began: Option<Instant>,
     finished: Option<Instant>,
     already: bool,
+    /// When its bytes last moved, or it was handed over.
+    moved: Instant,
+    /// What it waits for while it is pending.
+    waits: Option<Waits>,
 }
 
 impl Transfer {
@@ -162,6 +168,8 @@ impl Transfer {
             began: None,
             finished: None,
             already: false,
+            moved: Instant::now(),
+            waits: None,
         }
     }
 }
@@ -376,6 +384,7 @@ impl Coordinator {
             bytes: transfer.progress.done().min(record.size),
             size: record.size,
             state: record.state.clone(),
+            waits: transfer.waits_for(),
         })
     }
 
@@ -392,6 +401,7 @@ impl Coordinator {
         self.rebuild_dead_peers();
         self.shut_out_whoever_may_no_longer();
         self.show_progress();
+        self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
         self.tend_kiosk(ctx);
@@ -460,6 +470,7 @@ impl Coordinator {
             let bytes = transfer.progress.done().min(transfer.record.size);
             if bytes != transfer.shown {
                 transfer.shown = bytes;
+                transfer.moved = Instant::now();
                 let event = Event::Progress {
                     transfer: *id,
                     device_id: transfer.record.peer.clone(),

@@ -367,6 +367,7 @@ impl Coordinator {
             stat_digest: None,
             bytes_done: 0,
             question: None,
+            series: offer.series.clone(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }

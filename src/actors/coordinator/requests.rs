@@ -84,7 +84,12 @@ impl Handler<Ask> for Coordinator {
                 Ok(device) => self.on_revoke(device, reply, ctx),
                 Err(reason) => fail(&reply, &reason, exit::USAGE),
             },
-            Request::Send { paths, to, wait_ms } => match self.resolve_places(&to, ctx) {
+            Request::Send {
+                paths,
+                to,
+                wait_ms,
+                share,
+            } => match self.resolve_places(&to, ctx) {
                 Ok((devices, notes)) => {
                     for text in notes {
                         offer_event(&reply, &Event::Note { text });
@@ -96,6 +101,8 @@ impl Handler<Ask> for Coordinator {
                             to,
                             devices,
                             wait,
+                            share,
+                            series: None,
                             reply,
                         },
                         ctx,

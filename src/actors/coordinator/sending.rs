@@ -11,15 +11,18 @@ use tracing::{info, warn};
 
 use crate::content::{Scan, Source, scan};
 use crate::dataplane::{SendJob, SessionCommand};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::keep;
+use super::turns::Waits;
 use super::{Broadcast, Coordinator, Transfer, offer_event};
 
 /// A request to send, resolved to devices.
@@ -28,6 +31,9 @@ pub(super) struct Sending {
     pub(super) to: Vec<String>,
     pub(super) devices: Vec<DeviceId>,
     pub(super) wait: Option<Duration>,
+    pub(super) share: Share,
+    /// Of which series it is a version.
+    pub(super) series: Option<Series>,
     pub(super) reply: mpsc::Sender<Event>,
 }
 
@@ -84,6 +90,8 @@ impl Coordinator {
             state: BroadcastState::Active,
             bundle: Some(source.bundle()),
             size: source.layout().total_size(),
+            share: sending.share.checked(),
+            series: sending.series,
         };
         let event = Event::Broadcast {
             broadcast: id,
@@ -123,7 +131,8 @@ impl Coordinator {
         broadcast: BroadcastId,
         device: DeviceId,
     ) -> Result<(), getrandom::Error> {
-        let source = &self.broadcasts[&broadcast].source;
+        let Broadcast { source, record, .. } = &self.broadcasts[&broadcast];
+        let series = record.series.clone();
         let (bundle, name) = (source.bundle(), source.head().name.as_str().to_owned());
         let size = source.layout().total_size();
         let running: HashSet<BroadcastId> = self.broadcasts.keys().copied().collect();
@@ -140,6 +149,7 @@ impl Coordinator {
         let id = match left {
             Some(transfer) => {
                 transfer.record.broadcast = Some(broadcast);
+                transfer.record.series = series;
                 // Whoever sends it anew means it to go on.
                 if matches!(transfer.record.state, TransferState::Paused { .. }) {
                     transfer.record.state = TransferState::Pending;
@@ -163,6 +173,7 @@ impl Coordinator {
                     stat_digest: None,
                     bytes_done: 0,
                     question: None,
+                    series,
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -239,43 +250,44 @@ impl Coordinator {
         if self.context.is_none() {
             return;
         }
-        let mut pending: Vec<(DeviceId, u64, TransferId)> = self
-            .transfers
-            .values()
-            .map(|transfer| &transfer.record)
-            .filter(|record| {
-                record.direction == Direction::Outgoing
-                    && record.state == TransferState::Pending
-                    && record
-                        .broadcast
-                        .is_some_and(|id| self.broadcasts.contains_key(&id))
-            })
-            .map(|record| (record.peer.clone(), record.updated, record.id))
-            .collect();
-        pending.retain(|(device, _, id)| self.may_still_receive(device, *id));
-        pending.sort();
+        let mut pending = self.pending_in_turn();
+        pending.retain(|(device, id)| self.may_still_receive(device, *id));
         let mut wanting: HashSet<DeviceId> =
-            pending.iter().map(|(device, ..)| device.clone()).collect();
+            pending.iter().map(|(device, _)| device.clone()).collect();
         wanting.extend(
             self.swarm
                 .introductions
                 .iter()
                 .map(|entry| entry.peer.clone()),
         );
-        for (device, _, id) in pending {
+        let mut places = self.places();
+        for (device, id) in pending {
             let Some(slot) = self.peers.get_mut(&device) else {
                 self.want(&device, true);
+                self.waits(id, Waits::Device);
                 continue;
             };
             if slot.session.is_none() {
                 if !slot.wanted {
                     self.want(&device, true);
                 }
+                self.waits(id, Waits::Device);
             } else if slot.is_neighbour() {
                 // It has been let in since: as a member it needs a link of its own.
                 self.disconnect(&device);
-            } else if slot.sending.is_none() {
-                slot.sending = Some(id);
+                self.waits(id, Waits::Device);
+            } else if slot.sending.is_some() {
+                self.waits(id, Waits::Link);
+            } else {
+                let (broadcast, share) = self.share_of(id);
+                if let Some(full) = places.full(broadcast, share) {
+                    self.waits(id, Waits::Place(full));
+                    continue;
+                }
+                places.take(Some(broadcast));
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.sending = Some(id);
+                }
                 self.hand_over(&device, id);
             }
         }
@@ -308,8 +320,11 @@ impl Coordinator {
         let job = SendJob {
             id,
             source,
+            series: transfer.record.series.clone(),
             progress: Arc::clone(&transfer.progress),
+            broadcast: transfer.record.broadcast,
         };
+        self.takes_place(id);
         self.command(device, Command(SessionCommand::Send(job)));
         self.advance(id, TransferEvent::Offer);
     }

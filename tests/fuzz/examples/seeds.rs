@@ -21,6 +21,7 @@ use handout_fuzz::protocol::proof::{Subject, Terms, attach};
 use handout_fuzz::protocol::roles::Roles;
 use handout_fuzz::protocol::roster::{self, Draft, Member, Roster};
 use handout_fuzz::protocol::rotation::Rotation;
+use handout_fuzz::protocol::series::Series;
 use handout_fuzz::protocol::signal::{Signal, SignalKind};
 use handout_fuzz::targets::trust::ADMIN;
 use handout_fuzz::targets::{NOW, who, writer_and_reader};
@@ -501,6 +502,7 @@ fn messages() -> Vec<Message> {
         status,
         have: have.clone(),
         acks: true,
+        pages_first: true,
         root: Some(root),
         code: Some(code),
         reason: Some(reason.clone()),
@@ -521,6 +523,11 @@ fn messages() -> Vec<Message> {
         head_size: 200,
         root: Some(root),
         root_sig: Some(sig),
+        series: Some(Series {
+            name: "lessons".parse().unwrap(),
+            version: 7,
+        }),
+        pages_first: true,
     };
     let half = b64(&[5; 32]);
     let mut out = vec![
