@@ -7,10 +7,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+use super::report::{BroadcastInfo, Report};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -57,6 +60,26 @@ pub enum Request {
         #[serde(default)]
         share: Share,
     },
+    /// The same for a version of a series: at the receivers it takes the place of the one before.
+    SendVersion {
+        /// Which series, and which version.
+        series: Series,
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// Device ids, names, groups, or `all`.
+        to: Vec<String>,
+        /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
+    /// All versions that are here of what was received.
+    Versions,
+    /// Put an earlier version in the place of the one that is there.
+    RollBack {
+        /// The name of a series, or the beginning of the id of a transfer that brought one.
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said.
+        to: Option<u64>,
+    },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
         /// A device's id, the beginning of one, or a name; whoever comes where nothing is said.
@@ -102,6 +125,18 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
+    /// All broadcasts on record.
+    Broadcasts,
+    /// What became of a broadcast, device by device.
+    Report {
+        /// Its id, the beginning of that, its name, or that of its series.
+        what: String,
+        /// Which version of the series; the newest when nothing is said.
+        #[serde(default)]
+        version: Option<u64>,
+    },
+    /// Whether the process does what it is for.
+    Health,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -413,6 +448,8 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -423,6 +460,32 @@ pub enum Event {
         size: u64,
         /// Each receiver.
         receivers: Vec<Receiver>,
+    },
+    /// A broadcast on record.
+    BroadcastInfo(BroadcastInfo),
+    /// What became of a broadcast.
+    Report(Box<Report>),
+    /// Whether the process does what it is for.
+    Health(Health),
+    /// Programs of this machine can ask over HTTP.
+    Serving {
+        /// Where: `http://address:port`, or `unix:/path`.
+        url: String,
+        /// The file with the token.
+        token_file: PathBuf,
+    },
+    /// What a look through the audit log has found.
+    AuditChecked {
+        /// Files that there are.
+        files: usize,
+        /// Lines in them.
+        lines: u64,
+        /// Lines that were not written to their end, and are marked as such.
+        torn: u64,
+        /// Lines that are not as they were written.
+        wrong: u64,
+        /// The first of those, and what is wrong.
+        faults: Vec<String>,
     },
     /// A short word for people.
     Note {
@@ -439,6 +502,28 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
 }
 
 /// How two devices come to know each other.

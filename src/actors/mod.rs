@@ -5,9 +5,12 @@ pub mod api;
 pub mod control;
 mod coordinator;
 mod discovery;
+pub mod health;
 pub mod manager;
+pub mod metrics;
 mod network;
 mod peer;
+pub mod report;
 pub mod service;
 mod signaling;
 mod store;
@@ -25,3 +28,5 @@ mod swarm_tests;
 mod tests;
 #[cfg(test)]
 mod trust_tests;
+#[cfg(test)]
+mod version_tests;

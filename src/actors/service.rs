@@ -28,13 +28,16 @@ use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
 use crate::protocol::window::WindowLimits;
+use crate::store::audit::{AuditLimits, Entry as AuditEntry};
 use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded};
 use super::discovery::{Discovery, Goodbye};
+use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
+use super::metrics::Metrics;
 use super::peer::{PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
@@ -115,6 +118,7 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
+    vitals: Arc<Vitals>,
     heart: Heart,
     listening: Event,
 }
@@ -122,9 +126,47 @@ pub struct Node {
 impl Node {
     /// Asks; the answer ends with [`Event::End`].
     pub fn ask(&self, request: Request) -> mpsc::Receiver<Event> {
-        let (reply, events) = mpsc::channel(EVENTS);
-        self.coordinator.do_send(Ask { request, reply });
+        self.ask_with(request, EVENTS)
+    }
+
+    /// Asks, with room for so many events that wait for whoever listens.
+    pub fn ask_with(&self, request: Request, room: usize) -> mpsc::Receiver<Event> {
+        let (reply, events) = mpsc::channel(room);
+        self.hand_over(request, reply);
         events
+    }
+
+    /// Passes a request to whoever answers it.
+    pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
+        let Request::Health = request else {
+            return self.coordinator.do_send(Ask { request, reply });
+        };
+        // Not through the coordinator, which may be what does not answer.
+        let vitals = Arc::clone(&self.vitals);
+        tokio::spawn(async move {
+            let health = vitals.look().await;
+            let code = if health.ok { exit::OK } else { exit::ERROR };
+            for event in [Event::Health(health), Event::End { code }] {
+                if reply.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether the process does what it is for.
+    pub async fn health(&self) -> Health {
+        self.vitals.look().await
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.vitals.metrics
+    }
+
+    /// True until the coordinator has ended.
+    pub fn is_running(&self) -> bool {
+        self.coordinator.connected()
     }
 
     /// The parts of the node, for asking whether they are alive.
@@ -188,7 +230,7 @@ where
 async fn serve<W, F>(
     settings: Arc<Settings>,
     mode: Mode,
-    opened: Store,
+    mut opened: Store,
     data_plane: tokio::runtime::Handle,
     work: W,
 ) -> Result<u8, StartError>
@@ -222,7 +264,19 @@ where
             Signaling::new(server, events, id, limits, handle)
         }));
     }
+    opened.limit_audit(AuditLimits {
+        max_size: settings.audit.max_size,
+        max_age: settings.audit.max_age.as_secs(),
+        keep: settings.audit.keep,
+    });
+    if mode == Mode::Run || mode == Mode::Receive {
+        opened.note(AuditEntry::Started {
+            device_id: ours.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        });
+    }
     let store = store::start(opened);
+    let metrics = Arc::new(Metrics::new());
     let make_context = signaling.clone().map(|signaling| -> ContextMaker {
         let (settings, identity) = (Arc::clone(&settings), identity.clone());
         let data_plane = data_plane.clone();
@@ -241,7 +295,7 @@ where
         Arc::clone(&settings),
         identity,
         run,
-        store.clone(),
+        (store.clone(), Arc::clone(&metrics)),
         data_plane.clone(),
         loaded,
         make_context,
@@ -268,11 +322,15 @@ where
             }));
         }
     }
-    let socket = {
-        let _inside = data_plane.enter();
-        control::serve(&settings.state.dir, coordinator.clone())
-            .inspect_err(|error| warn!(%error, "no local API: other verbs cannot reach this one"))
-    };
+    let vitals = Arc::new(Vitals {
+        coordinator: coordinator.clone(),
+        store: store.clone(),
+        signaling: signaling.clone(),
+        discovery: discovery.clone(),
+        settings: Arc::clone(&settings),
+        metrics,
+        last: tokio::sync::Mutex::new(None),
+    });
     let receives = settings.receive.enabled && mode != Mode::Offline;
     let listening = Event::Listening {
         device_id: ours,
@@ -285,7 +343,13 @@ where
     let node = Node {
         heart,
         coordinator: coordinator.clone(),
+        vitals,
         listening,
+    };
+    let socket = {
+        let _inside = data_plane.enter();
+        control::serve(&settings.state.dir, node.clone())
+            .inspect_err(|error| warn!(%error, "no local API: other verbs cannot reach this one"))
     };
     let telling = telling::start(telling, &node);
     let code = tokio::select! {
@@ -304,7 +368,11 @@ where
     if let Some(discovery) = discovery {
         let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;
     }
-    let flushed = store.send(store::Job::new(|store| store.flush())).await;
+    let flushed = store::Job::new(|store| {
+        store.catch_up();
+        store.flush()
+    });
+    let flushed = store.send(flushed).await;
     if let Ok(Err(error)) = flushed {
         error!(%error, "the store could not be made durable");
     }

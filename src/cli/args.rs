@@ -88,6 +88,13 @@ pub enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// Who still misses a broadcast, and why: exit code 3 when somebody does
+    Report(Report),
+    /// Whether the running service does what it is for: exit code 0, else 1
+    Health,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Stop a transfer or broadcast for now
     Pause(Which),
     /// Go on with a paused transfer or broadcast
@@ -98,6 +105,17 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// What is here of things that are handed out again and again, and what is kept of before
+    Versions,
+    /// Put an earlier version back in the place of the one that is there
+    Rollback {
+        /// What it is called (`handout versions`), or the beginning of a transfer's id
+        #[arg(value_name = "NAME|TRANSFER")]
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
     /// This device's id, and its key
     Id {
         /// What to do with the key
@@ -234,6 +252,27 @@ pub struct Send {
     /// Before other broadcasts, or after them: low, normal or high
     #[arg(long, value_name = "PRIORITY", default_value_t)]
     pub priority: Priority,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// A broadcast's id, the beginning of that, its name, or that of its series; left out, all
+    /// broadcasts are listed
+    pub what: Option<String>,
+    /// Which version of the series, instead of the newest
+    #[arg(long, value_name = "N", requires = "what")]
+    pub version: Option<u64>,
+    /// As a table for spreadsheets
+    #[arg(long, requires = "what", conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Audit {
+    /// Whether every line is as it was written: exit code 6 when one is not
+    Check,
 }
 
 /// `demo`

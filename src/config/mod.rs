@@ -3,6 +3,7 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod api;
 mod broadcasts;
 mod error;
 mod groups;
@@ -24,6 +25,7 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
 pub use groups::GroupRule;
@@ -32,8 +34,8 @@ pub use limits::LimitSettings;
 pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use settings::{
-    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
-    SwarmSettings, Transfer, Trust,
+    Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
+    Signaling, State, SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};

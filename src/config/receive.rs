@@ -16,7 +16,7 @@ use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 /// The list of rules, which has no default and stands in a file only.
 pub(super) const RULES: (&str, &str) = ("receive", "from");
 /// The keys of a rule, in the order in which they are read.
-const RULE_KEYS: [&str; 13] = [
+const RULE_KEYS: [&str; 14] = [
     "who",
     "mode",
     "types",
@@ -30,6 +30,7 @@ const RULE_KEYS: [&str; 13] = [
     "destination",
     "collision",
     "reserve",
+    "keep_versions",
 ];
 /// Most rules: each is looked at for each offer.
 const MAX_RULES: usize = 1000;
@@ -46,6 +47,8 @@ const COLLISIONS: [(&str, Collision); 3] = [
     ("overwrite", Collision::Overwrite),
     ("refuse", Collision::Refuse),
 ];
+/// Earlier versions of a series that may be kept.
+const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 const PERIOD: [&str; 2] = ["1m", "365d"];
 
 /// `[receive]`
@@ -80,6 +83,7 @@ impl Receive {
             destination,
             collision: r.choice("receive.collision", &COLLISIONS),
             reserve: r.size("receive.reserve", 0..=u64::MAX),
+            keep_versions: r.number("receive.keep_versions", VERSIONS),
         };
         let rules = r.tables("receive.from");
         let rules = rules.iter().enumerate();
@@ -199,6 +203,7 @@ fn read_rule(r: &mut Reader<'_>, number: usize, rule: &Value) -> Rule {
         destination: rule.path(&not_empty),
         collision: rule.take("collision", &shapes::choice(&COLLISIONS)),
         reserve: rule.take("reserve", &shapes::bytes(0..=u64::MAX)),
+        keep_versions: rule.take("keep_versions", &shapes::number(VERSIONS)),
     };
     Rule {
         who: who.unwrap_or_default(),

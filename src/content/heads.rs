@@ -56,12 +56,19 @@ impl HeadShelf {
         Ok(())
     }
 
+    /// A head that is kept.
+    pub fn get(&self, bundle: &BundleId) -> Option<Head> {
+        let path = self.path(bundle);
+        if fs::metadata(&path).ok()?.len() > MAX_HEAD as u64 {
+            return None;
+        }
+        Head::decode(&fs::read(path).ok()?).ok()
+    }
+
     /// True when the bundle lies at `path` with exactly the sizes and times of this digest.
     pub fn is_unchanged(&self, bundle: &BundleId, path: &Path, stat: &[u8; 32]) -> bool {
-        let fits = fs::metadata(self.path(bundle)).is_ok_and(|m| m.len() <= MAX_HEAD as u64);
-        let head = fits.then(|| fs::read(self.path(bundle)).ok()).flatten();
-        let head = head.and_then(|bytes| Head::decode(&bytes).ok());
-        head.and_then(|head| stat_digest(path, &head).ok())
+        self.get(bundle)
+            .and_then(|head| stat_digest(path, &head).ok())
             .is_some_and(|now| now == *stat)
     }
 

@@ -137,6 +137,8 @@ terms! {
     collision: Collision,
     /// Bytes that stay free on that disk.
     reserve: u64,
+    /// Earlier versions of a series that are kept.
+    keep_versions: u32,
 }
 
 /// Other terms for some devices.

@@ -2,6 +2,7 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod counted;
 mod door;
 mod groups;
 mod introductions;
@@ -14,9 +15,11 @@ mod people;
 mod pulse;
 mod questions;
 mod receiving;
+mod report;
 mod requests;
 mod sending;
 mod turns;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -41,10 +44,11 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{BroadcastRecord, Question, TransferRecord};
+use crate::store::{Account, BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
+use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
 use door::Door;
@@ -86,6 +90,7 @@ pub struct Coordinator {
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
+    metrics: Arc<Metrics>,
     heads: HeadShelf,
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
@@ -105,6 +110,8 @@ pub struct Coordinator {
     shown: HashSet<DeviceId>,
     watchers: Vec<Watcher>,
     tidied: Instant,
+    /// When what there is was last counted.
+    counted: Instant,
 }
 
 /// A peer actor, and what is known of its link.
@@ -145,7 +152,11 @@ struct Broadcast {
 struct Transfer {
     record: TransferRecord,
     progress: Arc<Progress>,
+    /// Payload bytes that moved in earlier processes.
+    moved_before: u64,
     shown: u64,
+    /// Payload bytes that the metrics have counted.
+    counted: u64,
     /// When its chunks first began to move in this process.
     began: Option<Instant>,
     finished: Option<Instant>,
@@ -162,15 +173,28 @@ impl Transfer {
         progress.restart(record.bytes_done);
         let shown = record.bytes_done;
         Self {
+            moved_before: record.account.moved,
             record,
             progress,
             shown,
+            counted: 0,
             began: None,
             finished: None,
             already: false,
             moved: Instant::now(),
             waits: None,
         }
+    }
+
+    /// Payload bytes that moved over the link, in this process and earlier ones.
+    fn moved(&self) -> u64 {
+        self.moved_before.saturating_add(self.progress.moved())
+    }
+
+    /// How long its chunks have moved, or did.
+    fn took(&self) -> Option<Duration> {
+        let end = self.finished.unwrap_or_else(Instant::now);
+        Some(end - self.began?)
     }
 }
 
@@ -280,7 +304,7 @@ impl Coordinator {
         settings: Arc<Settings>,
         identity: Identity,
         run: RunId,
-        store: Addr<StoreActor>,
+        (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
         data_plane: Handle,
         loaded: Loaded,
         make_context: Option<ContextMaker>,
@@ -306,6 +330,7 @@ impl Coordinator {
             identity,
             store,
             data_plane,
+            metrics,
             context: None,
             make_context,
             peers: HashMap::new(),
@@ -313,6 +338,7 @@ impl Coordinator {
             swarm: Swarm::default(),
             watchers: Vec::new(),
             tidied: Instant::now(),
+            counted: Instant::now(),
         };
         coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
@@ -323,6 +349,7 @@ impl Coordinator {
 
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
+        self.count(event);
         self.watchers
             .retain(|watcher| offer_event(&watcher.events, event));
     }
@@ -340,7 +367,8 @@ impl Coordinator {
                 return false;
             }
         }
-        transfer.record.updated = unix_now();
+        let now = unix_now();
+        transfer.record.updated = now;
         transfer.record.bytes_done = transfer.progress.done();
         if transfer.record.state == TransferState::Active {
             transfer.began.get_or_insert_with(Instant::now);
@@ -348,6 +376,12 @@ impl Coordinator {
         if transfer.record.state.is_final() {
             transfer.finished.get_or_insert_with(Instant::now);
         }
+        let millis = transfer.took().map(|took| took.as_millis());
+        transfer.record.account = Account {
+            moved: transfer.moved(),
+            millis: millis.and_then(|millis| millis.try_into().ok()),
+            authorized: Some(self.trust.why(&transfer.record.peer, now).0),
+        };
         let record = transfer.record.clone();
         // What somebody decided, and what is over, must outlive a kill; the rest is found again.
         let lasts = record.state.is_final()
@@ -411,9 +445,11 @@ impl Coordinator {
         self.finish_broadcasts();
         self.tend_introductions();
         self.tend_clones();
+        self.count_what_there_is();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
+            self.catch_up_with_the_audit_log();
         }
     }
 

@@ -6,6 +6,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::dataplane::{SessionCommand, Stop};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
@@ -110,12 +111,38 @@ impl Handler<Ask> for Coordinator {
                 }
                 Err((reason, code)) => fail(&reply, &reason, code),
             },
+            Request::SendVersion {
+                series,
+                paths,
+                to,
+                wait_ms,
+            } => match self.resolve(&to) {
+                Ok((devices, _)) => {
+                    let sending = Sending {
+                        paths,
+                        to,
+                        devices,
+                        wait: wait_ms.map(Duration::from_millis),
+                        share: Share::default(),
+                        series: Some(series),
+                        reply,
+                    };
+                    self.send(sending, ctx);
+                }
+                Err((reason, code)) => fail(&reply, &reason, code),
+            },
+            Request::Versions => self.on_versions(reply, ctx),
+            Request::RollBack { what, to } => self.on_roll_back(what, to, reply, ctx),
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
+            Request::Broadcasts => self.on_broadcasts(reply, ctx),
+            Request::Report { what, version } => self.on_report(what, version, reply, ctx),
+            // The node looks at it from outside: see `Node::ask`.
+            Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }

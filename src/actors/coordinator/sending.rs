@@ -17,7 +17,7 @@ use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
+use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
@@ -174,6 +174,7 @@ impl Coordinator {
                     bytes_done: 0,
                     question: None,
                     series,
+                    account: Account::default(),
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
