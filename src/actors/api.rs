@@ -7,9 +7,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Change, ConfigError, Warning};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
@@ -127,6 +129,8 @@ pub enum Request {
         /// An id, or the beginning of one.
         what: String,
     },
+    /// Read the settings again.
+    Reload,
     /// Everything that happens from now on, until the connection is closed; first, what a person
     /// is being asked.
     Watch,
@@ -424,6 +428,18 @@ pub enum Event {
         /// Each receiver.
         receivers: Vec<Receiver>,
     },
+    /// The settings were read again, and hold from now on.
+    Reloaded {
+        /// The file, where there is one.
+        file: Option<PathBuf>,
+        /// What changed.
+        changes: Vec<Change>,
+    },
+    /// The settings were read again and are wrong: those from before still hold.
+    NotReloaded {
+        /// All mistakes.
+        mistakes: Vec<Mistake>,
+    },
     /// A short word for people.
     Note {
         /// The word.
@@ -439,6 +455,54 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// A mistake in the settings, or something that is hardly meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// The file, the variable, or the command line.
+    pub source: Option<String>,
+    /// The line of the file, from 1.
+    pub line: Option<usize>,
+    /// The column in it, from 1.
+    pub column: Option<usize>,
+    /// The setting, with its section.
+    pub key: Option<String>,
+    /// All of that, what is wrong, and what to do, for people.
+    pub message: String,
+    /// What was meant, perhaps.
+    pub suggestion: Option<String>,
+}
+
+impl Mistake {
+    /// All mistakes of settings that were not taken.
+    pub fn all(error: &ConfigError) -> Vec<Self> {
+        error.mistakes().iter().map(Self::of).collect()
+    }
+
+    fn of(error: &ConfigError) -> Self {
+        let place = error.place();
+        Self {
+            line: place.as_ref().and_then(|place| place.line),
+            column: place.as_ref().and_then(|place| place.column),
+            source: place.map(|place| place.source),
+            key: error.key().map(str::to_owned),
+            message: printable(&error.to_string()),
+            suggestion: error.suggestion().map(str::to_owned),
+        }
+    }
+
+    /// What is no mistake, but hardly meant.
+    pub fn of_warning(warning: &Warning) -> Self {
+        Self {
+            source: Some(warning.place.source.clone()),
+            line: warning.place.line,
+            column: warning.place.column,
+            key: Some(warning.key.clone()),
+            message: printable(&warning.to_string()),
+            suggestion: None,
+        }
+    }
 }
 
 /// How two devices come to know each other.

@@ -11,27 +11,25 @@ use std::time::{Duration, Instant};
 
 use actix::WeakAddr;
 use actix::prelude::*;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use crate::config::Settings;
-use crate::dataplane::{Checkpointing, Pacer, Receptions};
+use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::RunId;
 use crate::protocol::identity::Identity;
-use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
-use crate::protocol::window::WindowLimits;
 use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
 use super::discovery::{Discovery, Goodbye};
-use super::peer::{PeerContext, random, unix_now};
+use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::{network, store};
 
@@ -97,6 +95,7 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
+    settings: watch::Receiver<Arc<Settings>>,
     listening: Event,
 }
 
@@ -106,6 +105,11 @@ impl Node {
         let (reply, events) = mpsc::channel(EVENTS);
         self.coordinator.do_send(Ask { request, reply });
         events
+    }
+
+    /// The settings that hold, and each change of them.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.clone()
     }
 
     /// Who and where the node is.
@@ -133,7 +137,7 @@ where
     F: Future<Output = u8> + 'static,
 {
     if mode == Mode::Send {
-        settings.receive.enabled = false;
+        settings = settings.without_receiving();
     }
     let settings = Arc::new(settings);
     let opened = Store::open(&settings.state.dir)?;
@@ -208,8 +212,9 @@ where
             ))
         })
     });
+    let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
-        Arc::clone(&settings),
+        changing,
         identity,
         run,
         store.clone(),
@@ -253,6 +258,7 @@ where
     };
     let node = Node {
         coordinator: coordinator.clone(),
+        settings: followed,
         listening,
     };
     let code = tokio::select! {
@@ -300,12 +306,12 @@ async fn failure(
 fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreError> {
     let mut broadcasts = store.broadcasts();
     broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    let configured = settings.trust.authorized.iter();
+    let (configured, admins) = settings.trust.pages();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: configured.map(|e| (e.id.clone(), e.name.clone())).collect(),
-        admins: settings.trust.admins.clone(),
+        configured,
+        admins,
         groups: store.groups(),
         declared: Vec::new(),
         rosters: store.rosters()?,
@@ -339,34 +345,13 @@ fn peer_context(
     port: u16,
     coordinator: WeakAddr<Coordinator>,
 ) -> PeerContext {
-    let from = &settings.signaling;
-    let backoffs = (0..from.retries).map(|n| from.backoff * 2u32.saturating_pow(n.min(10)));
-    let negotiation = NegotiationSettings {
-        initiator: from.initiator,
-        answer_timeout: from.answer_timeout,
-        backoffs: backoffs.collect(),
-        early_candidates: from.early_candidates,
-        connect_timeout: settings.network.channel_timeout,
-        ..NegotiationSettings::default()
-    };
     PeerContext {
         identity,
         rotations,
         run,
         name: settings.device.name.clone(),
         device_type: settings.device.device_type.as_str().to_owned(),
-        negotiation,
-        skew: from.max_clock_skew.as_secs(),
-        plain_peers: settings.trust.plain_peers,
-        window: WindowLimits {
-            min: settings.network.window_min,
-            max: settings.network.window_max,
-        },
-        stall: settings.network.stall_timeout,
-        checkpoint: Checkpointing {
-            interval: settings.transfer.checkpoint_interval,
-            bytes: settings.transfer.checkpoint_bytes,
-        },
+        live: Mutex::new(Arc::new(Live::of(settings))),
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),
@@ -375,6 +360,5 @@ fn peer_context(
         signaling,
         port,
         coordinator,
-        settings,
     }
 }

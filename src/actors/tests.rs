@@ -1,6 +1,7 @@
 //! Whole nodes in one process, over loopback: what a panic costs, and what does not.
 
 mod policy;
+mod turns;
 
 use std::path::Path;
 use std::sync::mpsc;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
@@ -98,6 +98,8 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// Have the running service read its settings again; so does the signal HUP
+    Reload,
     /// This device's id, and its key
     Id {
         /// What to do with the key
@@ -369,12 +371,36 @@ pub struct Which {
 }
 
 /// `config`
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Whether the settings are in order
-    Check,
+    /// Whether the settings are in order: every mistake, with its line and what to do
+    Check {
+        /// The config file, instead of the one that would be used
+        file: Option<PathBuf>,
+    },
     /// Every setting, its value, and where that is from
     Show,
+    /// A config file to begin with, with comments, on stdout
+    Init {
+        /// What this device is for
+        role: InitRole,
+        /// Write it to this file, which must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// What a device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitRole {
+    /// Hands out by hand, and collects
+    Teacher,
+    /// Keeps a room of machines up to date
+    Lab,
+    /// Hands out to whoever comes by, without a keyboard
+    Kiosk,
+    /// Takes what is handed out
+    Receiver,
 }
 
 /// Some of those to send to.

@@ -1,9 +1,12 @@
 //! Logs, on stderr, without tearing the bars that are drawn there.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 use super::screen::Screen;
 use crate::config::{Log, LogFormat, LogLevel};
@@ -11,18 +14,28 @@ use crate::config::{Log, LogFormat, LogLevel};
 /// Starts logging for the whole process: as the settings say, `-v` raises the level, the variable
 /// `RUST_LOG` replaces the filter. Panics are logged, too.
 pub fn start(log: &Log, verbose: u8, screen: &Screen) {
-    let filter = std::env::var("RUST_LOG")
+    let asked = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.trim().is_empty())
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(directives(raised(log.level, verbose))));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Lines(screen.clone()));
+        .and_then(|text| EnvFilter::try_new(text).ok());
+    let fixed = asked.is_some();
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(directives(raised(log.level, verbose))));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines(screen.clone()));
+    if !fixed {
+        let set = move |level| {
+            // Fails only when nothing is logged any more.
+            let _ = handle.reload(EnvFilter::new(directives(raised(level, verbose))));
+        };
+        let _ = CHANGE.set(Box::new(set));
+    }
     // Somebody may have started logging before, in a test: theirs stays.
+    let filtered = tracing_subscriber::registry().with(filter);
     let _ = match log.format {
-        LogFormat::Text => lines.with_ansi(screen.has_colors()).try_init(),
-        LogFormat::Json => lines.json().with_ansi(false).try_init(),
+        LogFormat::Text => filtered
+            .with(lines.with_ansi(screen.has_colors()))
+            .try_init(),
+        LogFormat::Json => filtered.with(lines.json().with_ansi(false)).try_init(),
     };
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
@@ -37,6 +50,16 @@ pub fn start(log: &Log, verbose: u8, screen: &Screen) {
             "internal error; please report it"
         );
     }));
+}
+
+/// How the level is changed; nothing where `RUST_LOG` has set the filter.
+static CHANGE: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
+/// From now on the settings say this level. What `-v` and `RUST_LOG` say counts as before.
+pub fn change(level: LogLevel) {
+    if let Some(change) = CHANGE.get() {
+        change(level);
+    }
 }
 
 fn raised(level: LogLevel, verbose: u8) -> LogLevel {

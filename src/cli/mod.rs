@@ -14,6 +14,7 @@ mod pair;
 mod peers;
 mod prompt;
 mod receive;
+mod reload;
 mod run;
 mod screen;
 mod send;
@@ -31,7 +32,8 @@ use clap::error::ErrorKind;
 use crate::actors::api::{Event, exit};
 use crate::actors::service::StartError;
 use crate::config::{ConfigError, Settings};
-use args::{Cli, Verb};
+use crate::protocol::names::printable;
+use args::{Cli, Config, Verb};
 use screen::Screen;
 use session::Context;
 
@@ -92,14 +94,24 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     match verb {
         Verb::Completions { shell } => return completions::run(shell),
         Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Config(Config::Init { role, output }) => {
+            return config::init(screen, role, output.as_deref());
+        }
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;
+    if let Verb::Config(Config::Check { file }) = &verb {
+        let file = file.as_deref().or(global.config.as_deref());
+        return config::check(screen, file, &overrides);
+    }
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
     log::start(&settings.log, global.verbose, screen);
+    for warning in settings.warnings() {
+        tracing::warn!("{}", printable(&warning.to_string()));
+    }
     let context = Context {
         settings,
         screen: screen.clone(),
@@ -123,7 +135,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
-        Verb::Config(what) => config::run(&context, what),
+        Verb::Reload => steer::reload(&context),
+        Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),
     }

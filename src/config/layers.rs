@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use config::{FileFormat, Source, Value, ValueKind};
+use config::{Source, Value, ValueKind};
 
+use super::document;
 use super::error::ConfigError;
+use super::limits;
 use super::receive;
 use super::surroundings::Surroundings;
 use super::tables::{ITEMS, List};
@@ -21,6 +23,8 @@ pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 const COMMAND_LINE: &str = "the command line";
 /// The lists that stand at the top of a file.
 const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
+/// Lists of tables within sections, which have no default and stand in a file only.
+const RULES: [&List; 2] = [&receive::LIST, &limits::LIST];
 const PREFIX: &str = "HANDOUT_";
 /// Config files are written by people.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -102,7 +106,8 @@ pub(super) fn nearest(
 
 /// The defaults as a layer, and all keys.
 pub(super) fn defaults() -> (Layer, Known) {
-    let tables = parse(DEFAULTS).expect("the embedded defaults are TOML, as a test shows");
+    let (tables, slips) = document::parse(DEFAULT_ORIGIN, DEFAULTS);
+    debug_assert_eq!(slips, [], "the embedded defaults are TOML");
     let mut layer = Layer::default();
     let mut known = BTreeMap::new();
     for (section, value) in tables {
@@ -117,31 +122,33 @@ pub(super) fn defaults() -> (Layer, Known) {
     (layer, Known(known))
 }
 
-/// The config file: the one asked for, else the first that exists in the usual places.
+/// The text of a config file.
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("it has more than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// The config file: the one asked for, an absolute path, else the first that exists in the usual
+/// places.
 pub(super) fn find_file(
     asked: Option<&Path>,
     surroundings: &Surroundings,
 ) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let read = |path: &Path| {
-        let mut text = String::new();
-        let file = File::open(path)?;
-        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(io::Error::other("it has more than 1 MiB"));
-        }
-        Ok(text)
-    };
     let unreadable = |path: &Path, source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     };
     if let Some(path) = asked {
-        let path = surroundings.current_dir.join(path);
-        let text = read(&path).map_err(|source| unreadable(&path, source))?;
-        return Ok(Some((path, text)));
+        let text = read_file(path).map_err(|source| unreadable(path, source))?;
+        return Ok(Some((path.to_owned(), text)));
     }
     for path in surroundings.config_files() {
-        match read(&path) {
+        match read_file(&path) {
             Ok(text) => return Ok(Some((path, text))),
             Err(error)
                 if matches!(
@@ -157,20 +164,15 @@ pub(super) fn find_file(
 /// The file's layer.
 pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<ConfigError>) -> Layer {
     let mut layer = Layer::default();
-    let tables = match parse(text) {
-        Ok(tables) => tables,
-        Err(message) => {
-            errors.push(ConfigError::Syntax {
-                path: path.to_owned(),
-                message,
-            });
-            return layer;
-        }
-    };
-    let origin = path.display().to_string();
+    let (tables, slips) = document::parse(&path.display().to_string(), text);
+    errors.extend(slips.into_iter().map(|slip| ConfigError::Syntax {
+        origin: slip.place.to_string(),
+        message: slip.message,
+    }));
     for (section, value) in BTreeMap::from_iter(tables) {
+        let origin = value.origin().unwrap_or_default().to_owned();
         if let Some(list) = LISTS.iter().find(|list| list.name == section) {
-            let items = list.items_of(&value, &origin, errors);
+            let items = list.items_of(&value, errors);
             layer.put(&section, ITEMS, &origin, items);
             continue;
         }
@@ -178,18 +180,22 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
         match value.kind {
             ValueKind::Table(table) if has_section => {
                 for (key, value) in BTreeMap::from_iter(table) {
-                    if (section.as_str(), key.as_str()) == receive::RULES {
-                        let rules = receive::rules_of(value, &origin, errors);
+                    let origin = value.origin().unwrap_or_default().to_owned();
+                    let name = format!("{section}.{key}");
+                    if let Some(list) = RULES.iter().find(|list| list.name == name) {
+                        let rules = list.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
                     } else if known.has(&section, &key) {
                         layer.put(&section, &key, &origin, value.kind);
-                    } else {
+                    } else if value.kind != ValueKind::Nil {
                         errors.push(known.unknown(&origin, &format!("{section}.{key}")));
                     }
                 }
             }
+            // Nobody knows what stands on a line that is not TOML.
+            ValueKind::Nil => {}
             _ if has_section => errors.push(ConfigError::NotASection {
-                origin: origin.clone(),
+                origin,
                 key: section,
             }),
             _ => errors.push(known.unknown(&origin, &section)),
@@ -235,6 +241,7 @@ pub(super) fn environment(
                 key: dotted,
                 allowed: "UTF-8 text".to_owned(),
                 got: "other bytes".to_owned(),
+                nearest: None,
             }),
         }
     }
@@ -263,10 +270,4 @@ pub(super) fn command_line(
 /// The environment variable of a key.
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
-}
-
-fn parse(text: &str) -> Result<Map, String> {
-    config::File::from_str(text, FileFormat::Toml)
-        .collect()
-        .map_err(|error| error.to_string())
 }

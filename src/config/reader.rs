@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use super::Setting;
-use super::error::ConfigError;
+use super::error::{ConfigError, Place, Warning};
 use super::layers::variable;
 use super::shapes::{self, Shape, show, text};
 use super::surroundings::Surroundings;
@@ -24,6 +24,7 @@ pub(super) struct Reader<'a> {
     /// The config file, where there is one: its relative paths start at its folder.
     pub file: Option<&'a Path>,
     pub errors: Vec<ConfigError>,
+    pub warnings: Vec<Warning>,
     /// What was read, in order.
     pub settings: Vec<Setting>,
 }
@@ -45,19 +46,23 @@ impl Reader<'_> {
         shape: &Shape<'_, T>,
     ) -> Option<T> {
         let parsed = (shape.parse)(value);
-        let origin = value.origin().unwrap_or_default().to_owned();
-        if parsed.is_none() {
+        let origin = value.origin().unwrap_or_default();
+        // What is not even TOML has been noted as such.
+        if parsed.is_none() && value.kind != ValueKind::Nil {
             self.errors.push(ConfigError::WrongValue {
-                origin: origin.clone(),
+                origin: origin.to_owned(),
                 key: key.clone().into_owned(),
                 allowed: shape.allowed.clone(),
                 got: show(value).chars().take(80).collect(),
+                nearest: shape.nearest(value),
             });
         }
+        let place = Place::of(origin);
         self.settings.push(Setting {
             key,
             value: show(value),
-            source: origin,
+            at: place.line.zip(place.column),
+            source: place.source,
         });
         parsed
     }
@@ -160,6 +165,23 @@ impl Reader<'_> {
     pub(super) fn explain(&mut self, effective: &str) {
         if let Some(setting) = self.settings.last_mut() {
             setting.value = format!("{effective:?}");
+        }
+    }
+
+    /// Notes what is no mistake, about a value of `key` from `origin`.
+    pub(super) fn warn(&mut self, origin: &str, key: impl Into<String>, text: impl Into<String>) {
+        self.warnings.push(Warning {
+            place: Place::of(origin),
+            key: key.into(),
+            text: text.into(),
+        });
+    }
+
+    /// The same, about a setting that has been read.
+    pub(super) fn warn_of(&mut self, key: &'static str, text: impl Into<String>) {
+        let set = self.settings.iter().find(|set| set.key == key);
+        if let Some(place) = set.map(Setting::place) {
+            self.warn(&place.to_string(), key, text);
         }
     }
 

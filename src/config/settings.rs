@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Setting;
 use super::broadcasts::{self, BroadcastRule};
+use super::error::Warning;
 use super::groups::{self, GroupRule};
 use super::limits::LimitSettings;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use super::{Loaded, Setting};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
@@ -61,6 +62,8 @@ pub struct Settings {
     /// Broadcasts that the file describes.
     pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) loaded: Loaded,
 }
 
 section! {
@@ -203,6 +206,15 @@ section! {
     }
 }
 
+impl Trust {
+    /// Whom the config lets in, with names for people, and whose rosters it takes.
+    pub fn pages(&self) -> (Vec<(DeviceId, Option<String>)>, Vec<DeviceId>) {
+        let configured = self.authorized.iter();
+        let configured = configured.map(|entry| (entry.id.clone(), entry.name.clone()));
+        (configured.collect(), self.admins.clone())
+    }
+}
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogLevel {
@@ -306,6 +318,8 @@ impl Settings {
             groups: groups::read(r),
             broadcasts: broadcasts::read(r),
             described: Vec::new(),
+            warnings: Vec::new(),
+            loaded: Loaded::default(),
         };
         let (network, signaling) = (&settings.network, &settings.signaling);
         r.in_order(

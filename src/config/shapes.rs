@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
+use super::error::Place;
+use super::layers::nearest;
 use super::surroundings::Surroundings;
 use super::units::{duration, rate as rate_of, show_duration, show_size, size};
 use crate::protocol::policy::Patterns;
@@ -24,6 +26,8 @@ type Parse<'a, T> = Box<dyn Fn(&Value) -> Option<T> + 'a>;
 pub(super) struct Shape<'a, T> {
     /// What the value must be, for people.
     pub allowed: String,
+    /// The words that it may be, where these are few.
+    pub words: Vec<String>,
     /// The value, if it is that.
     pub parse: Parse<'a, T>,
 }
@@ -35,8 +39,20 @@ impl<'a, T> Shape<'a, T> {
     ) -> Self {
         Self {
             allowed: allowed.into(),
+            words: Vec::new(),
             parse: Box::new(parse),
         }
+    }
+
+    fn with_words<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
+        self.words = words.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// The word that was meant, perhaps.
+    pub(super) fn nearest(&self, value: &Value) -> Option<String> {
+        let written = text(value)?.trim().to_lowercase();
+        nearest(&written, &written, self.words.iter().cloned())
     }
 }
 
@@ -46,6 +62,7 @@ pub(super) fn boolean() -> Shape<'static, bool> {
         ValueKind::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
         _ => None,
     })
+    .with_words(["true", "false"])
 }
 
 pub(super) fn number<T: TryFrom<u64> + Display>(range: RangeInclusive<u64>) -> Shape<'static, T> {
@@ -123,6 +140,7 @@ pub(super) fn choice<'a, T: Copy>(choices: &'a [(&'a str, T)]) -> Shape<'a, T> {
         let found = choices.iter().find(|(word, _)| *word == text);
         found.map(|(_, choice)| *choice)
     })
+    .with_words(choices.iter().map(|(word, _)| *word))
 }
 
 /// Anything that is written as text.
@@ -167,7 +185,8 @@ pub(super) fn path<'a>(
         if written.is_empty() {
             return Some(None);
         }
-        let in_file = file.filter(|file| value.origin() == file.to_str());
+        let from = Place::of(value.origin().unwrap_or_default()).source;
+        let in_file = file.filter(|file| *from == *file.to_string_lossy());
         let base = in_file.and_then(Path::parent);
         let base = base.unwrap_or(&surroundings.current_dir);
         surroundings.absolute(written, base).map(Some)

@@ -1,9 +1,11 @@
-//! The device's key file, `<state>/identity.key`.
+//! The device's key file, `<state>/identity.key`, and a copy of it, `<state>/identity.key.copy`.
 //!
 //! Its first line is the secret, 64 hex digits. Each further line is a JSON object: the last
-//! changes of the key, as both keys have signed them, and the key before this one for as long as
-//! there may be decisions that only that one has signed. One file, replaced as a whole: whatever
-//! happens in between, either the old identity is there or the new one.
+//! changes of the key, as both keys have signed them; the key before this one for as long as there
+//! may be decisions that only that one has signed; and a hash of all this, by which damage is
+//! noticed. One file, replaced as a whole: whatever happens in between, either the old identity is
+//! there or the new one. The copy is written after it and counts only where the file is damaged or
+//! lost: without its key a device is a stranger to everybody, and nobody may be there to let it in.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -38,41 +40,90 @@ pub(super) struct KeyFile {
 enum Line {
     Rotation(Rotation),
     Before(PublicKey),
+    /// Of all lines before this one.
+    Hash(String),
 }
 
 fn path_in(state_dir: &Path) -> PathBuf {
     state_dir.join("identity.key")
 }
 
+fn copy_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity.key.copy")
+}
+
+/// What is at a key file's place.
+enum Found {
+    Nothing,
+    /// Something that is no key file, or one that has changed since it was written.
+    Damaged,
+    /// A key file, and whether its secret could be checked.
+    Whole(KeyFile, bool),
+}
+
 /// Reads the key file, or makes a new identity when there is none. `true` says that it was made
 /// now.
 ///
-/// A damaged file is an error: a new key would be a new device, which everyone would have to
-/// authorize again, and that is for a person to decide.
+/// A damaged file without a whole copy is an error: a new key would be a new device, which
+/// everyone would have to authorize again, and that is for a person to decide.
 pub(super) fn load_or_create(state_dir: &Path) -> Result<(KeyFile, bool), StoreError> {
-    let path = path_in(state_dir);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let (path, copy) = (path_in(state_dir), copy_in(state_dir));
+    match (find(&path)?, find(&copy)?) {
+        (Found::Nothing, Found::Nothing) => {
             let made = KeyFile {
                 identity: fresh()?,
                 rotations: Vec::new(),
                 before: None,
             };
             made.write(state_dir)?;
-            return Ok((made, true));
+            Ok((made, true))
         }
-        Err(source) => return Err(StoreError::io("read", &path, source)),
+        (Found::Whole(file, true), there) => {
+            // A change of the key may have been cut off before its copy was made.
+            let same = match &there {
+                Found::Whole(copy, true) => copy.text()? == file.text()?,
+                _ => false,
+            };
+            if !same {
+                file.write(state_dir)?;
+            }
+            Ok((file, false))
+        }
+        (Found::Whole(file, false), Found::Nothing | Found::Damaged | Found::Whole(_, false)) => {
+            file.write(state_dir)?;
+            Ok((file, false))
+        }
+        (_, Found::Whole(file, _)) => {
+            tracing::warn!(
+                path = %path.display(),
+                "the device's key was damaged or lost; its copy takes its place"
+            );
+            file.write(state_dir)?;
+            Ok((file, false))
+        }
+        (Found::Damaged, _) => Err(StoreError::DamagedIdentity { path }),
+        (Found::Nothing, Found::Damaged) => Err(StoreError::DamagedIdentity { path: copy }),
+    }
+}
+
+fn find(path: &Path) -> Result<Found, StoreError> {
+    let failed = |source| StoreError::io("read", path, source);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(source) => return Err(failed(source)),
     };
-    tighten(&path, &file)?;
+    tighten(path, &file)?;
     let mut text = String::new();
-    let damaged = || StoreError::DamagedIdentity { path: path.clone() };
     match file.take(MAX_FILE).read_to_string(&mut text) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged()),
-        Err(source) => return Err(StoreError::io("read", &path, source)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Found::Damaged),
+        Err(source) => return Err(failed(source)),
     }
-    Ok((KeyFile::read(&text).ok_or_else(damaged)?, false))
+    let read = KeyFile::read(&text);
+    Ok(read.map_or(Found::Damaged, |(file, checked)| {
+        Found::Whole(file, checked)
+    }))
 }
 
 /// A key that nobody has had before.
@@ -83,26 +134,33 @@ fn fresh() -> Result<Identity, StoreError> {
 }
 
 impl KeyFile {
-    fn read(text: &str) -> Option<Self> {
-        let mut lines = text.trim_end().lines();
-        let seed = HEXLOWER_PERMISSIVE.decode(lines.next()?.trim_end().as_bytes());
+    /// What a file says, and whether it ends with its hash; files of earlier versions do not.
+    fn read(text: &str) -> Option<(Self, bool)> {
+        let mut lines = text.split_inclusive('\n');
+        let first = lines.next()?;
+        let seed = HEXLOWER_PERMISSIVE.decode(first.trim_end().as_bytes());
         let seed: [u8; 32] = seed.ok()?.try_into().ok()?;
         let mut file = Self {
             identity: Identity::from_seed(&seed),
             rotations: Vec::new(),
             before: None,
         };
+        let (mut read, mut checked) = (first.len(), false);
         for line in lines {
             match serde_json::from_str(line).ok()? {
+                _ if checked => return None,
+                Line::Hash(hash) if hash == hash_of(&text[..read]) => checked = true,
+                Line::Hash(_) => return None,
                 Line::Rotation(rotation) => file.rotations.push(rotation),
                 Line::Before(key) => file.before = Some(key),
             }
+            read += line.len();
         }
         if !file.rotations.is_empty() {
             rotation::ids(&file.rotations, &file.identity.device_id()).ok()?;
             rotation::verify(&file.rotations).ok()?;
         }
-        Some(file)
+        Some((file, checked))
     }
 
     /// What is there once the key has been changed: nothing is on disk yet. With `followed`,
@@ -125,15 +183,23 @@ impl KeyFile {
 
     /// Puts this in the place of what is on disk; the secret that was there is gone then.
     pub(super) fn write(&self, state_dir: &Path) -> Result<(), StoreError> {
-        let path = path_in(state_dir);
-        let failed = |source| StoreError::io("write", &path, source);
+        let text = self.text()?;
+        for path in [path_in(state_dir), copy_in(state_dir)] {
+            write_atomically(&path, text.as_bytes())
+                .map_err(|source| StoreError::io("write", &path, source))?;
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> Result<String, StoreError> {
         let mut text = format!("{}\n", HEXLOWER.encode(&self.identity.seed()));
         let rotations = self.rotations.iter().cloned().map(Line::Rotation);
         for line in rotations.chain(self.before.map(Line::Before)) {
-            text += &serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
-            text.push('\n');
+            put_line(&mut text, &line)?;
         }
-        write_atomically(&path, text.as_bytes()).map_err(failed)
+        let hash = Line::Hash(hash_of(&text));
+        put_line(&mut text, &hash)?;
+        Ok(text)
     }
 
     /// The keys whose signatures on this device's own decisions count.
@@ -141,6 +207,19 @@ impl KeyFile {
         let ours = self.identity.public_key();
         std::iter::once(ours).chain(self.before).collect()
     }
+}
+
+fn hash_of(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn put_line(text: &mut String, line: &Line) -> Result<(), StoreError> {
+    let failed = |error: serde_json::Error| {
+        StoreError::io("write", Path::new("the device's key"), error.into())
+    };
+    *text += &serde_json::to_string(line).map_err(failed)?;
+    text.push('\n');
+    Ok(())
 }
 
 fn tighten(path: &Path, file: &File) -> Result<(), StoreError> {
@@ -174,7 +253,11 @@ mod tests {
         let path = dir.path().join("identity.key");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read(&path).unwrap().len(), 65);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().next().map(str::len), Some(64));
+        assert_eq!(fs::read_to_string(copy_in(dir.path())).unwrap(), text);
+        let mode = fs::metadata(copy_in(dir.path())).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
         let (read, new) = load_or_create(dir.path()).unwrap();
         assert!(!new);
         assert_eq!(read.identity.device_id(), made.identity.device_id());
@@ -232,7 +315,7 @@ mod tests {
             ..file
         };
         for bad in [forged, elsewhere] {
-            bad.write(dir.path()).unwrap();
+            bad.write(dir.path()).unwrap(); // The copy, too.
             let refused = load_or_create(dir.path());
             assert!(matches!(refused, Err(StoreError::DamagedIdentity { .. })));
         }
@@ -258,6 +341,69 @@ mod tests {
                 other => panic!("{other:?}"),
             }
             assert_eq!(fs::read(&path).unwrap(), damage);
+        }
+    }
+
+    #[test]
+    fn a_key_file_that_has_changed_anywhere_is_not_believed_and_its_copy_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, _) = load_or_create(dir.path()).unwrap();
+        let changed = made.next(true, 1).unwrap();
+        changed.write(dir.path()).unwrap();
+        let whole = changed.text().unwrap();
+        let believed = |bytes: &[u8]| {
+            let read = str::from_utf8(bytes).ok().and_then(KeyFile::read);
+            read.is_some_and(|(_, checked)| checked)
+        };
+        assert!(believed(whole.as_bytes()));
+        for at in 0..whole.len() - 1 {
+            for bit in 0..8 {
+                let mut bytes = whole.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                assert!(!believed(&bytes), "byte {at}, bit {bit}");
+            }
+            assert!(!believed(&whole.as_bytes()[..at]), "cut to {at} bytes");
+        }
+        for path in [path_in(dir.path()), copy_in(dir.path())] {
+            for length in [0, 30, 64, 65, 200, whole.len() / 2] {
+                fs::write(&path, &whole[..length]).unwrap();
+                let (read, new) = load_or_create(dir.path()).unwrap();
+                assert!(!new && read.text().unwrap() == whole, "cut to {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_key_file_comes_back_and_one_of_an_earlier_version_gets_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, _) = load_or_create(dir.path()).unwrap();
+        fs::remove_file(path_in(dir.path())).unwrap();
+        let (read, new) = load_or_create(dir.path()).unwrap();
+        assert!(!new);
+        assert_eq!(read.identity.device_id(), made.identity.device_id());
+
+        fs::remove_file(copy_in(dir.path())).unwrap();
+        let seed = HEXLOWER.encode(&made.identity.seed());
+        fs::write(path_in(dir.path()), format!("{seed}\n")).unwrap();
+        load_or_create(dir.path()).unwrap();
+        for path in [path_in(dir.path()), copy_in(dir.path())] {
+            assert_eq!(fs::read_to_string(path).unwrap(), made.text().unwrap());
+        }
+    }
+
+    #[test]
+    fn after_a_change_that_was_cut_off_before_its_copy_the_new_key_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, _) = load_or_create(dir.path()).unwrap();
+        let old = fs::read(copy_in(dir.path())).unwrap();
+        let changed = made.next(true, 1).unwrap();
+        changed.write(dir.path()).unwrap();
+        fs::write(copy_in(dir.path()), old).unwrap();
+        for _ in 0..2 {
+            let (read, _) = load_or_create(dir.path()).unwrap();
+            assert_eq!(read.identity.device_id(), changed.identity.device_id());
+            // The second time from the copy.
+            fs::write(path_in(dir.path()), "").unwrap();
         }
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! lock                   held while the store is open; names the process
-//! identity.key           the device's secret, 0600, and how it came to that key
+//! identity.key           the device's secret, 0600, and how it came to that key; .copy for when
+//!                        it is damaged
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
 //! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one

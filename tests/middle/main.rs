@@ -318,7 +318,16 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
                         Outcome::Delivered => {
                             tally.delivered += 1;
                             let harmless = plan.tricks.iter().all(|trick| trick.harmless());
-                            assert!(harmless, "session {number} {:?} passed", plan.tricks);
+                            let said = || String::from_utf8_lossy(&plan.tap.heard()).into_owned();
+                            assert!(
+                                harmless,
+                                "session {number} {:?} passed (offer touched: {}, answer touched: \
+                                 {}):\n{}",
+                                plan.tricks,
+                                plan.offer,
+                                plan.answer,
+                                said()
+                            );
                         }
                         Outcome::Stopped(why) => *tally.reasons.entry(why).or_default() += 1,
                     }

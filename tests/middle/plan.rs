@@ -64,6 +64,8 @@ pub struct Plan {
 #[derive(Clone)]
 pub struct Seen {
     pub pair: usize,
+    /// In which session.
+    pub session: u64,
     pub signal: Signal,
     /// It never reached its reader.
     pub held_back: bool,

@@ -156,13 +156,17 @@ impl Middle {
             ]
             .iter()
             .any(|trick| self.does(*trick));
-        let (kind, pair) = (signal.kind, self.ends.pair);
+        let (kind, pair, session) = (signal.kind, self.ends.pair, self.plan.number);
         let recall = |fits: &dyn Fn(&Seen) -> bool| self.den.recall(kind, fits);
-        let old = recall(&|seen| seen.pair == pair);
+        // A sender that begins anew within a session makes a second offer. Its answer, given to it
+        // in place of the first one's, would be no old one: it is what the sender waits for.
+        let of_old = |seen: &Seen| seen.pair == pair && seen.session != session;
+        let old = recall(&of_old);
         let other_pair = recall(&|seen| seen.pair != pair);
-        let never_read = recall(&|seen| seen.pair == pair && seen.held_back);
+        let never_read = recall(&|seen| of_old(seen) && seen.held_back);
         self.den.keep(Seen {
             pair,
+            session,
             signal: signal.clone(),
             held_back,
         });

@@ -12,6 +12,7 @@ mod pairing;
 mod people;
 mod questions;
 mod receiving;
+mod reload;
 mod requests;
 mod sending;
 mod turns;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::config::Settings;
@@ -49,6 +50,7 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use reload::Changing;
 use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
@@ -76,6 +78,7 @@ pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext
 /// Owns broadcasts, transfers, peers and their authorizations.
 pub struct Coordinator {
     settings: Arc<Settings>,
+    changing: Changing,
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
@@ -269,7 +272,7 @@ pub struct Ask {
 impl Coordinator {
     /// A coordinator over what the store held. Without a `make_context` it has no network.
     pub fn new(
-        settings: Arc<Settings>,
+        settings: watch::Sender<Arc<Settings>>,
         identity: Identity,
         run: RunId,
         store: Addr<StoreActor>,
@@ -277,6 +280,8 @@ impl Coordinator {
         loaded: Loaded,
         make_context: Option<ContextMaker>,
     ) -> Self {
+        let changing = Changing::new(settings);
+        let settings = changing.now();
         let transfers = loaded.transfers.into_iter().map(|mut record| {
             // Whatever was under way when the last process ended is pending again.
             if let Ok(state) = record.state.clone().on(TransferEvent::Disconnect) {
@@ -294,6 +299,7 @@ impl Coordinator {
             door: Door::new(loaded.invites),
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
+            changing,
             identity,
             store,
             data_plane,

@@ -160,6 +160,16 @@ impl Coordinator {
     /// What the policy says about a device. Names count that this side has given it, not what it
     /// calls itself: it could call itself anything.
     pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
+        self.as_rules_name(device, |whom| self.settings.receive.policy.terms_for(whom))
+    }
+
+    /// What follows from the words by which rules may name a device: its ids, the names that it
+    /// has here, its groups.
+    pub(super) fn as_rules_name<T>(
+        &self,
+        device: &DeviceId,
+        then: impl FnOnce(&Whom<'_>) -> T,
+    ) -> T {
         let decided = self
             .trust
             .authorization(device)
@@ -172,7 +182,7 @@ impl Coordinator {
         // Rules may name an id that it had before.
         let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
         let groups = self.groups_of(device);
-        self.settings.receive.policy.terms_for(&Whom {
+        then(&Whom {
             id: device.as_str(),
             names: decided
                 .into_iter()

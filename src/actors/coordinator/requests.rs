@@ -137,6 +137,7 @@ impl Handler<Ask> for Coordinator {
             Request::Refuse { what } => {
                 self.each(&what, &ASKED, &reply, ctx, Self::decline_offer);
             }
+            Request::Reload => self.on_reload(reply, ctx),
             Request::Watch => {
                 self.repeat_questions(&reply);
                 self.repeat_alarms(&reply);
