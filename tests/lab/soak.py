@@ -36,6 +36,16 @@ def disk(folder):
     return used, files
 
 
+def parts(folder):
+    """What is in a state folder: each entry with its bytes and files."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        used, files = disk(path) if os.path.isdir(path) else (os.lstat(path).st_blocks * 512, 1)
+        found.append(f"{name} {used / MIB:.2f} MiB in {files}")
+    return ", ".join(found)
+
+
 class Service:
     """One device's service, that can be killed and started again. Samples count from each start."""
 
@@ -184,6 +194,8 @@ def main():
         print(f"{args.minutes:g} minutes, {day.sent} broadcasts, {day.delivered} deliveries, {day.kills} kills")
         print(f"{'':10} {'':12} {'begin':>9} {'middle':>9} {'end':>9} {'most':>9} {'slope':>12}")
         grows = [what for service in day.services for what in verdicts(service)]
+        for service in day.services[:2]:
+            print(f"{service.device.name}'s state folder: {parts(os.path.join(service.device.folder, 'state'))}")
         assert day.delivered > 0, "nothing was delivered"
     assert not grows, f"these grow: {', '.join(grows)}"
 
