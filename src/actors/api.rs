@@ -7,11 +7,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+use super::report::{BroadcastInfo, Report};
 use crate::config::{Change, ConfigError, Warning};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -54,6 +58,29 @@ pub enum Request {
         to: Vec<String>,
         /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
         wait_ms: Option<u64>,
+        /// When it has its turn, how fast it goes, and to how many at a time.
+        #[serde(default)]
+        share: Share,
+    },
+    /// The same for a version of a series: at the receivers it takes the place of the one before.
+    SendVersion {
+        /// Which series, and which version.
+        series: Series,
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// Device ids, names, groups, or `all`.
+        to: Vec<String>,
+        /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
+    /// All versions that are here of what was received.
+    Versions,
+    /// Put an earlier version in the place of the one that is there.
+    RollBack {
+        /// The name of a series, or the beginning of the id of a transfer that brought one.
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said.
+        to: Option<u64>,
     },
     /// Give files back to a device that hands out, and tell how it goes until all is said.
     HandIn {
@@ -110,6 +137,18 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
+    /// All broadcasts on record.
+    Broadcasts,
+    /// What became of a broadcast, device by device.
+    Report {
+        /// Its id, the beginning of that, its name, or that of its series.
+        what: String,
+        /// Which version of the series; the newest when nothing is said.
+        #[serde(default)]
+        version: Option<u64>,
+    },
+    /// Whether the process does what it is for.
+    Health,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -442,6 +481,8 @@ pub enum Event {
         /// The beginning of what it wrote, made harmless.
         output: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -464,6 +505,32 @@ pub enum Event {
     NotReloaded {
         /// All mistakes.
         mistakes: Vec<Mistake>,
+    },
+    /// A broadcast on record.
+    BroadcastInfo(BroadcastInfo),
+    /// What became of a broadcast.
+    Report(Box<Report>),
+    /// Whether the process does what it is for.
+    Health(Health),
+    /// Programs of this machine can ask over HTTP.
+    Serving {
+        /// Where: `http://address:port`, or `unix:/path`.
+        url: String,
+        /// The file with the token.
+        token_file: PathBuf,
+    },
+    /// What a look through the audit log has found.
+    AuditChecked {
+        /// Files that there are.
+        files: usize,
+        /// Lines in them.
+        lines: u64,
+        /// Lines that were not written to their end, and are marked as such.
+        torn: u64,
+        /// Lines that are not as they were written.
+        wrong: u64,
+        /// The first of those, and what is wrong.
+        faults: Vec<String>,
     },
     /// A short word for people.
     Note {
@@ -530,6 +597,28 @@ impl Mistake {
     }
 }
 
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
+}
+
 /// How two devices come to know each other.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -559,6 +648,9 @@ pub struct InviteInfo {
     pub expires: u64,
     /// Seconds until then.
     pub seconds: u64,
+    /// It is a kiosk's: it does not end, and the uses are those of a day.
+    #[serde(default)]
+    pub each_day: bool,
     /// The group that they come into.
     pub group: Option<String>,
     /// What they may do.
@@ -679,6 +771,9 @@ pub struct TransferInfo {
     pub size: u64,
     /// Where it stands.
     pub state: TransferState,
+    /// Pending: what it waits for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// One line of the table at the end.

@@ -333,6 +333,7 @@ fn send(file: &Path, to: &str) -> Request {
         paths: vec![file.to_owned()],
         to: vec![to.to_owned()],
         wait_ms: Some(60_000),
+        share: Default::default(),
     }
 }
 

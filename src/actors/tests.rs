@@ -114,6 +114,7 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
             paths,
             to,
             wait_ms: Some(30_000),
+            share: Default::default(),
         });
         let mut panicked = false;
         while let Some(event) = events.recv().await {

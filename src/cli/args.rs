@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
+use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::{Roles, UnknownRole};
 
@@ -89,6 +90,13 @@ pub enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// Who still misses a broadcast, and why: exit code 3 when somebody does
+    Report(Report),
+    /// Whether the running service does what it is for: exit code 0, else 1
+    Health,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Stop a transfer or broadcast for now
     Pause(Which),
     /// Go on with a paused transfer or broadcast
@@ -101,12 +109,25 @@ pub enum Verb {
     Refuse(Which),
     /// Have the running service read its settings again; so does the signal HUP
     Reload,
+    /// What is here of things that are handed out again and again, and what is kept of before
+    Versions,
+    /// Put an earlier version back in the place of the one that is there
+    Rollback {
+        /// What it is called (`handout versions`), or the beginning of a transfer's id
+        #[arg(value_name = "NAME|TRANSFER")]
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
     /// This device's id, and its key
     Id {
         /// What to do with the key
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -117,8 +138,8 @@ pub enum Verb {
     },
     /// The manual page, on stdout
     Man {
-        /// The page of this verb
-        verb: Option<String>,
+        /// The page of this verb, such as send, or group add
+        verb: Vec<String>,
     },
 }
 
@@ -220,12 +241,42 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
+    /// To whom: device names, ids, ID@HOST:PORT where discovery does not reach, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
     pub wait: Wait,
+    /// The most bytes in a second to all of them together: 5MB/s, 40Mbit/s
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
+    /// To so many devices at a time
+    #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_most: Option<u32>,
+    /// Before other broadcasts, or after them: low, normal or high
+    #[arg(long, value_name = "PRIORITY", default_value_t)]
+    pub priority: Priority,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// A broadcast's id, the beginning of that, its name, or that of its series; left out, all
+    /// broadcasts are listed
+    pub what: Option<String>,
+    /// Which version of the series, instead of the newest
+    #[arg(long, value_name = "N", requires = "what")]
+    pub version: Option<u64>,
+    /// As a table for spreadsheets
+    #[arg(long, requires = "what", conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Audit {
+    /// Whether every line is as it was written: exit code 6 when one is not
+    Check,
 }
 
 /// `hand-in`
@@ -377,6 +428,17 @@ pub struct Which {
     pub id: String,
 }
 
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
+}
+
 /// `config`
 #[derive(Debug, Subcommand)]
 pub enum Config {
@@ -493,6 +555,12 @@ fn wait(text: &str) -> Result<Wait, String> {
     config::duration(text)
         .map(|duration| Wait(Some(duration)))
         .ok_or_else(|| "it must be a time such as 30s or 2m, or forever".to_owned())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    config::rate(text)
+        .filter(|rate| *rate >= Share::MIN_RATE)
+        .ok_or_else(|| "it must be a rate such as 5MB/s or 40Mbit/s, at least 16kB/s".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

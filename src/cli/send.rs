@@ -13,6 +13,7 @@ use super::text::{Table, bytes, foreign, seconds, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice, transfer_line};
 use crate::actors::api::{Event, Receiver, Request, exit};
 use crate::actors::service::Mode;
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, TransferId};
 
 /// Sends, and shows how it goes and who has it in the end.
@@ -21,6 +22,11 @@ pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
         paths: absolute(&options.paths)?,
         to: options.everyone(),
         wait_ms: millis(options.wait),
+        share: Share {
+            priority: options.priority,
+            rate: options.rate,
+            at_most: options.at_most,
+        },
     };
     let view = Sending::new(&context.screen);
     ask(context, Mode::Send, request, view)

@@ -210,6 +210,10 @@ pub fn notice(event: &Event) -> Option<String> {
             };
             format!("warning: {whose} {}", clone_text(clone))
         }
+        Event::Serving { url, token_file } => format!(
+            "HTTP API: {url}, with the token in {}",
+            crate::protocol::names::printable(&token_file.to_string_lossy())
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })
@@ -277,6 +281,7 @@ pub fn state(info: &TransferInfo) -> String {
             let share = percent(info.bytes, info.size);
             format!("{word}, {share} of {}", bytes(info.size))
         }
+        TransferState::Pending if info.waits.is_some() => "waiting".to_owned(),
         _ => word.to_owned(),
     }
 }
@@ -344,6 +349,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state: failed(Code::Other),
+            waits: None,
         };
         let line = transfer_line(&info);
         assert!(!line.chars().any(char::is_control), "{line:?}");

@@ -11,6 +11,7 @@ use super::shapes::{self, Shape, text};
 use super::surroundings::Surroundings;
 use super::tables::{List, Table};
 use super::units::duration;
+use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::hours::{self, Hours};
 use crate::protocol::plan::calendar::{LocalTime, Schedule, Zone};
 use crate::protocol::plan::{Deadline, PathPattern, Start, Terms};
@@ -51,37 +52,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// How often a folder is looked at.
 const RESCAN: Duration = Duration::from_secs(60);
-
-/// Which broadcasts go first where not all can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Priority {
-    /// After all others.
-    Low,
-    /// In their order.
-    #[default]
-    Normal,
-    /// Before all others.
-    High,
-}
-
-impl Priority {
-    const ALL: [(&str, Self); 3] = [
-        ("low", Self::Low),
-        ("normal", Self::Normal),
-        ("high", Self::High),
-    ];
-}
-
-/// What a broadcast may take of what can be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Share {
-    /// Before and after which others.
-    pub priority: Priority,
-    /// Bytes per second to all its devices together; nothing for no limit of its own.
-    pub rate: Option<u64>,
-    /// To so many devices at a time; nothing for no limit of its own.
-    pub at_most: Option<u32>,
-}
 
 /// A broadcast that the file describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +136,9 @@ fn read_one(r: &mut Reader<'_>, table: &Table) -> Option<BroadcastRule> {
         priority: table
             .take(r, "priority", &shapes::choice(&Priority::ALL))
             .unwrap_or_default(),
-        rate: table.take(r, "rate", &shapes::bytes(1024..=u64::MAX)),
+        rate: table
+            .take(r, "rate", &shapes::rate(Share::MIN_RATE))
+            .flatten(),
         at_most: table.take(r, "at_most", &shapes::number(1..=10_000)),
     };
     let enabled = table.take(r, "enabled", &shapes::boolean()).unwrap_or(true);

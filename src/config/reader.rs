@@ -186,11 +186,34 @@ impl Reader<'_> {
         }
     }
 
+    /// An absolute path; nothing where it is empty.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let (surroundings, file) = (self.surroundings, self.file);
+        let path = self.read(key, &shapes::path(surroundings, file));
+        if let Some(path) = &path {
+            self.explain(&path.display().to_string());
+        }
+        path
+    }
+
     /// Notes what the value just read comes to.
     pub(super) fn explain(&mut self, effective: &str) {
         if let Some(setting) = self.settings.last_mut() {
             setting.value = format!("{effective:?}");
         }
+    }
+
+    /// Notes that `key` is wrong because of the value of `at`, which has been read.
+    pub(super) fn wrong(&mut self, at: &str, key: &str, allowed: String, got: String) {
+        let set = self.settings.iter().find(|set| set.key == at);
+        let origin = set.map_or_else(String::new, |set| set.place().to_string());
+        self.errors.push(ConfigError::WrongValue {
+            origin,
+            key: key.to_owned(),
+            allowed,
+            got,
+            nearest: None,
+        });
     }
 
     /// Notes what is no mistake, about a value of `key` from `origin`.

@@ -14,7 +14,7 @@ use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 /// The list of rules, which has no default and stands in a file only.
 pub(super) const RULES: (&str, &str) = ("receive", "from");
 /// The keys of a rule, in the order in which they are read.
-const RULE_KEYS: [&str; 16] = [
+const RULE_KEYS: [&str; 17] = [
     "who",
     "broadcast",
     "mode",
@@ -29,6 +29,7 @@ const RULE_KEYS: [&str; 16] = [
     "destination",
     "collision",
     "reserve",
+    "keep_versions",
     "run",
     "run_timeout",
 ];
@@ -54,6 +55,8 @@ pub(super) const COLLISIONS: [(&str, Collision); 3] = [
 ];
 const RUN_TIMEOUT: [&str; 2] = ["1s", "1d"];
 pub(super) const PERIOD: [&str; 2] = ["1m", "365d"];
+/// Earlier versions of a series that may be kept.
+const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 
 /// `[receive]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +92,7 @@ impl Receive {
             destination,
             collision: r.choice("receive.collision", &COLLISIONS),
             reserve: r.size("receive.reserve", 0..=u64::MAX),
+            keep_versions: r.number("receive.keep_versions", VERSIONS),
             run: r.shaped("receive.run", &shapes::program()),
             run_timeout: r.duration("receive.run_timeout", RUN_TIMEOUT),
         };
@@ -170,6 +174,7 @@ fn read_rule(r: &mut Reader<'_>, rule: &Table) -> Rule {
         destination: rule.path(r, "destination", &not_empty),
         collision: rule.take(r, "collision", &shapes::choice(&COLLISIONS)),
         reserve: rule.take(r, "reserve", &shapes::bytes(0..=u64::MAX)),
+        keep_versions: rule.take(r, "keep_versions", &shapes::number(VERSIONS)),
         run: rule.take(r, "run", &shapes::program()),
         run_timeout: rule.take(r, "run_timeout", &shapes::span(RUN_TIMEOUT)),
     };

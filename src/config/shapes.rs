@@ -11,7 +11,7 @@ use config::{Value, ValueKind};
 use super::error::Place;
 use super::layers::nearest;
 use super::surroundings::Surroundings;
-use super::units::{duration, show_duration, show_size, size};
+use super::units::{duration, rate as rate_of, show_duration, show_size, size};
 use crate::protocol::destination::{PLACES, unknown_place};
 use crate::protocol::policy::Patterns;
 
@@ -101,6 +101,21 @@ pub(super) fn limit() -> Shape<'static, Option<u64>> {
     )
 }
 
+/// Bytes per second, or no limit.
+pub(super) fn rate(least: u64) -> Shape<'static, Option<u64>> {
+    let allowed = format!(
+        "a rate such as 5MB/s or 40Mbit/s, at least {}/s, or \"none\"",
+        show_size(least)
+    );
+    Shape::new(allowed, move |value| {
+        let written = text(value)?.trim();
+        if written == "none" {
+            return Some(None);
+        }
+        rate_of(written).filter(|rate| *rate >= least).map(Some)
+    })
+}
+
 /// `range` is written as durations are in the file.
 pub(super) fn span(range: [&str; 2]) -> Shape<'static, Duration> {
     let [low, high] = range.map(|end| {
@@ -157,9 +172,37 @@ pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
 pub(super) fn patterns() -> Shape<'static, Patterns> {
     let words = list::<String>("patterns for file names such as \"*.pdf\", without /");
     Shape::new(words.allowed, move |value| {
-        let words = (words.parse)(value).filter(|words| words.len() <= MOST_PATTERNS)?;
+        let apart = match text(value) {
+            Some(text) if !text.trim().is_empty() => {
+                let apart = split_outside_braces(text);
+                Value::new(
+                    None,
+                    apart.into_iter().map(String::from).collect::<Vec<_>>(),
+                )
+            }
+            _ => value.clone(),
+        };
+        let words = (words.parse)(&apart).filter(|words| words.len() <= MOST_PATTERNS)?;
         Patterns::new(words)
     })
+}
+
+/// Splits at the commas that are not within `{}` or `[]`: `*.{a,b},*.c` is two patterns.
+fn split_outside_braces(text: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0_u32, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
 }
 
 /// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
@@ -168,17 +211,20 @@ pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new("a path (~/ needs HOME to be set)", move |value| {
-        let written = text(value)?;
-        if written.is_empty() {
-            return Some(None);
-        }
-        let from = Place::of(value.origin().unwrap_or_default()).source;
-        let in_file = file.filter(|file| *from == *file.to_string_lossy());
-        let base = in_file.and_then(Path::parent);
-        let base = base.unwrap_or(&surroundings.current_dir);
-        surroundings.absolute(written, base).map(Some)
-    })
+    Shape::new(
+        "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)",
+        move |value| {
+            let written = text(value)?;
+            if written.is_empty() {
+                return Some(None);
+            }
+            let from = Place::of(value.origin().unwrap_or_default()).source;
+            let in_file = file.filter(|file| *from == *file.to_string_lossy());
+            let base = in_file.and_then(Path::parent);
+            let base = base.unwrap_or(&surroundings.current_dir);
+            surroundings.absolute(written, base).map(Some)
+        },
+    )
 }
 
 /// The same, with places for names.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::assembly::Assembler;
+use super::credit::Account;
 use super::outgoing::{Flow, Shared};
 use super::patience::Patience;
 use super::reception::{BundleKey, Reception, Receptions};
@@ -70,6 +71,7 @@ struct Theirs {
     have: Have,
     set: Option<ChunkSet>,
     assembler: Option<Assembler>,
+    account: Account,
     root: Option<(Root, Signature)>,
 }
 
@@ -210,11 +212,13 @@ impl Exchange {
         match &mut self.theirs {
             Some(theirs) if theirs.handle == have.handle => theirs.have = have,
             _ => {
+                let handle = have.handle;
                 self.theirs = Some(Theirs {
-                    handle: have.handle,
+                    handle,
                     have,
                     set: None,
                     assembler: None,
+                    account: Account::new(&self.shared.credit, handle),
                     root: None,
                 });
             }
@@ -361,10 +365,12 @@ impl Exchange {
                     .take(header, payload)
                     .map_err(SessionError::Neighbour)?;
                 let (handle, bytes) = (header.handle, assembler.taken);
+                theirs.account.took(bytes);
+                let ack = header.ack_now && theirs.account.acknowledge();
                 if let Some(parts) = whole {
                     self.on_chunk(header.index, parts, from).await?;
                 }
-                if header.ack_now {
+                if ack {
                     self.shared.say(&Message::Ack { handle, bytes }).await?;
                 }
                 Ok(())

@@ -21,6 +21,7 @@ use crate::protocol::manifest::{
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 
 use super::assembly::Assembler;
+use super::credit::Account;
 use super::outgoing::Shared;
 use super::reception::{BundleKey, Receptions};
 use super::session::{
@@ -80,6 +81,7 @@ struct Transfer {
     head: Vec<u8>,
     head_size: usize,
     assembler: Assembler,
+    account: Account,
     /// What it said its length is, also when it has come.
     head_said: usize,
     /// Bytes of the whole bundle, as offered.
@@ -89,6 +91,8 @@ struct Transfer {
     /// Pages that may still come in it.
     pages_left: u32,
     ends: u32,
+    /// The sender was asked for all pages before it sends a chunk.
+    pages_first: bool,
     /// Since when the sender owes something: chunks, or the word that there are no more.
     owes: Option<Instant>,
 }
@@ -166,6 +170,7 @@ impl Receiving {
                 checkpoint,
                 heads,
                 progress,
+                earlier,
             } => {
                 let assembler = Assembler::new(start.chunk_size, start.chunks);
                 let bundle = (start.origin.clone(), start.bundle);
@@ -184,6 +189,7 @@ impl Receiving {
                     heads,
                     every,
                     progress,
+                    earlier,
                     _alive: Arc::clone(&self.workers),
                 };
                 let work = sink_worker::spawn(task, self.sinks.clone(), &self.receptions);
@@ -196,11 +202,13 @@ impl Receiving {
                     head,
                     head_size,
                     assembler,
+                    account: Account::new(&self.shared.credit, handle),
                     head_said: head_size,
                     size,
                     due: size,
                     pages_left,
                     ends: 0,
+                    pages_first: false,
                     owes: None,
                 };
                 self.transfers.insert(handle, transfer);
@@ -313,6 +321,10 @@ impl Receiving {
                     ));
                 }
                 transfer.pages_left -= 1;
+                if transfer.pages_left == 0 && transfer.pages_first {
+                    // It waits for what we find of it on our own disk.
+                    transfer.owes = None;
+                }
                 let _ = transfer
                     .work
                     .send(Work::Page {
@@ -347,7 +359,8 @@ impl Receiving {
             };
             let _ = transfer.work.send(work).await;
         }
-        if header.ack_now {
+        transfer.account.took(transfer.assembler.taken);
+        if header.ack_now && transfer.account.acknowledge() {
             let (handle, bytes) = (header.handle, transfer.assembler.taken);
             self.say(&Message::Ack { handle, bytes }).await?;
         }
@@ -417,11 +430,13 @@ impl Receiving {
         };
         let id = transfer.id;
         match event.what {
-            SinkReport::Ready { have } => {
+            SinkReport::Ready { have, pages_first } => {
                 transfer.owes = Some(Instant::now());
+                transfer.pages_first = pages_first;
                 let acknowledgement = Acknowledgement {
                     have: have.map(|set| set.to_b64()),
                     acks: true,
+                    pages_first,
                     ..acknowledge(handle, Decision::Accepted)
                 };
                 self.say(&Message::StartTransferAcknowledged(acknowledgement))

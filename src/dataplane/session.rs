@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::content::HeadShelf;
+use crate::content::{Earlier, HeadShelf};
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::conduct::{Talk, TooMuch};
@@ -25,10 +25,12 @@ use crate::protocol::policy::Terms;
 use crate::protocol::signal::SignalKind;
 use crate::protocol::window::WindowLimits;
 
+use super::credit::{self, Credit};
 use super::guest;
 use super::incoming::{Receiving, Run};
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
+use super::pacing::Pacer;
 use super::progress::Progress;
 use super::reception::{BundleKey, Receptions};
 use super::serving;
@@ -54,6 +56,10 @@ pub struct SessionOptions {
     pub checkpoint: Checkpointing,
     /// What is being received, on whatever link.
     pub receptions: Receptions,
+    /// How fast all links together may send.
+    pub upload: Pacer,
+    /// How fast all links together may receive.
+    pub download: Pacer,
 }
 
 /// When what has arrived is made durable.
@@ -250,6 +256,8 @@ pub enum OfferReply {
         heads: HeadShelf,
         /// Where its progress shows.
         progress: Arc<Progress>,
+        /// Where earlier bundles of the same origin lie, whose chunks may be in it too.
+        earlier: Vec<Earlier>,
     },
     /// It is here already.
     Complete {
@@ -429,8 +437,12 @@ async fn converse(
         }
         Standing::Member | Standing::Neighbour => (standing, Vec::new()),
     };
+    let credit = Arc::new(Credit::new(options.peer.clone(), options.download));
     let shared = Arc::new(Shared {
         channel: channel.clone(),
+        peer: options.peer.clone(),
+        upload: options.upload,
+        credit: Arc::clone(&credit),
         limits: options.window,
         stall: options.stall,
         flow: Mutex::new(None),
@@ -448,6 +460,8 @@ async fn converse(
     let (orders, order_queue) = mpsc::channel(serving::MAX_ORDERS);
     let mut server = tokio::spawn(serving::run(Arc::clone(&shared), order_queue));
     let _ends_too = AbortOnDrop(server.abort_handle());
+    let mut crediting = tokio::spawn(credit::run(Arc::clone(&shared)));
+    let _ends_as_well = AbortOnDrop(crediting.abort_handle());
     let (sink_events, mut from_sinks) = mpsc::channel(64);
     let mut receiving = Receiving::new(
         options.peer.clone(),
@@ -507,6 +521,7 @@ async fn converse(
                 () = receiving.due() => receiving.look()?,
                 ended = &mut sender => return ended_with(ended),
                 ended = &mut server => return ended_with(ended),
+                ended = &mut crediting => return ended_with(ended),
                 message = channel.receive() => match message {
                     None => return Ok(()),
                     Some(Incoming::Binary(bytes)) => {

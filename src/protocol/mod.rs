@@ -1,6 +1,7 @@
 //! The protocol, pure: no clock, no socket, no disk, no async runtime. docs/PROTOCOL.md is its
 //! specification; state machines take `now` and inputs and return outputs.
 
+pub mod allowance;
 pub mod candidate;
 pub mod chunkset;
 pub mod clones;
@@ -34,5 +35,6 @@ pub mod series;
 pub mod signal;
 pub mod transfer;
 pub mod trust;
+pub mod turns;
 pub mod vouching;
 pub mod window;

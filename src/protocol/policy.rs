@@ -137,6 +137,8 @@ terms! {
     collision: Collision,
     /// Bytes that stay free on that disk.
     reserve: u64,
+    /// Earlier versions of a series that are kept.
+    keep_versions: u32,
     /// What is run after a verified arrival: a program by its absolute path, and its arguments
     /// with their places; empty for nothing.
     run: Vec<String>,

@@ -3,20 +3,26 @@
 //! panics is noticed here and built anew.
 
 mod arrivals;
+mod counted;
 mod door;
 mod groups;
 mod handing_in;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
+mod pulse;
 mod questions;
 mod receiving;
 mod reload;
+mod report;
 mod requests;
 mod sending;
+mod turns;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -41,10 +47,11 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{After, BroadcastRecord, Question, TransferRecord};
+use crate::store::{Account, After, BroadcastRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
+use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
 use arrivals::Programs;
@@ -52,7 +59,11 @@ use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
+pub use pulse::{Alive, Pulse};
 use reload::Changing;
+use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -71,6 +82,8 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -84,12 +97,14 @@ pub struct Coordinator {
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
+    metrics: Arc<Metrics>,
     heads: HeadShelf,
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -102,6 +117,8 @@ pub struct Coordinator {
     shown: HashSet<DeviceId>,
     watchers: Vec<Watcher>,
     tidied: Instant,
+    /// When what there is was last counted.
+    counted: Instant,
 }
 
 /// A peer actor, and what is known of its link.
@@ -142,11 +159,19 @@ struct Broadcast {
 struct Transfer {
     record: TransferRecord,
     progress: Arc<Progress>,
+    /// Payload bytes that moved in earlier processes.
+    moved_before: u64,
     shown: u64,
+    /// Payload bytes that the metrics have counted.
+    counted: u64,
     /// When its chunks first began to move in this process.
     began: Option<Instant>,
     finished: Option<Instant>,
     already: bool,
+    /// When its bytes last moved, or it was handed over.
+    moved: Instant,
+    /// What it waits for while it is pending.
+    waits: Option<Waits>,
 }
 
 impl Transfer {
@@ -155,13 +180,28 @@ impl Transfer {
         progress.restart(record.bytes_done);
         let shown = record.bytes_done;
         Self {
+            moved_before: record.account.moved,
             record,
             progress,
             shown,
+            counted: 0,
             began: None,
             finished: None,
             already: false,
+            moved: Instant::now(),
+            waits: None,
         }
+    }
+
+    /// Payload bytes that moved over the link, in this process and earlier ones.
+    fn moved(&self) -> u64 {
+        self.moved_before.saturating_add(self.progress.moved())
+    }
+
+    /// How long its chunks have moved, or did.
+    fn took(&self) -> Option<Duration> {
+        let end = self.finished.unwrap_or_else(Instant::now);
+        Some(end - self.began?)
     }
 }
 
@@ -271,7 +311,7 @@ impl Coordinator {
         settings: watch::Sender<Arc<Settings>>,
         identity: Identity,
         run: RunId,
-        store: Addr<StoreActor>,
+        (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
         data_plane: Handle,
         loaded: Loaded,
         make_context: Option<ContextMaker>,
@@ -293,6 +333,7 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             changing,
@@ -300,6 +341,7 @@ impl Coordinator {
             identity,
             store,
             data_plane,
+            metrics,
             context: None,
             make_context,
             peers: HashMap::new(),
@@ -307,7 +349,9 @@ impl Coordinator {
             swarm: Swarm::default(),
             watchers: Vec::new(),
             tidied: Instant::now(),
+            counted: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -316,6 +360,7 @@ impl Coordinator {
 
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
+        self.count(event);
         self.watchers
             .retain(|watcher| offer_event(&watcher.events, event));
     }
@@ -333,7 +378,8 @@ impl Coordinator {
                 return false;
             }
         }
-        transfer.record.updated = unix_now();
+        let now = unix_now();
+        transfer.record.updated = now;
         transfer.record.bytes_done = transfer.progress.done();
         if transfer.record.state == TransferState::Active {
             transfer.began.get_or_insert_with(Instant::now);
@@ -341,6 +387,12 @@ impl Coordinator {
         if transfer.record.state.is_final() {
             transfer.finished.get_or_insert_with(Instant::now);
         }
+        let millis = transfer.took().map(|took| took.as_millis());
+        transfer.record.account = Account {
+            moved: transfer.moved(),
+            millis: millis.and_then(|millis| millis.try_into().ok()),
+            authorized: Some(self.trust.why(&transfer.record.peer, now).0),
+        };
         let record = transfer.record.clone();
         // What somebody decided, and what is over, must outlive a kill; the rest is found again.
         let lasts = record.state.is_final()
@@ -377,6 +429,7 @@ impl Coordinator {
             bytes: transfer.progress.done().min(record.size),
             size: record.size,
             state: record.state.clone(),
+            waits: transfer.waits_for(),
         })
     }
 
@@ -393,8 +446,10 @@ impl Coordinator {
         self.rebuild_dead_peers();
         self.shut_out_whoever_may_no_longer();
         self.show_progress();
+        self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
         self.run_what_is_due(ctx);
@@ -402,9 +457,11 @@ impl Coordinator {
         self.finish_broadcasts();
         self.tend_introductions();
         self.tend_clones();
+        self.count_what_there_is();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
+            self.catch_up_with_the_audit_log();
         }
     }
 
@@ -463,6 +520,7 @@ impl Coordinator {
             let bytes = transfer.progress.done().min(transfer.record.size);
             if bytes != transfer.shown {
                 transfer.shown = bytes;
+                transfer.moved = Instant::now();
                 let event = Event::Progress {
                     transfer: *id,
                     device_id: transfer.record.peer.clone(),

@@ -7,6 +7,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::content::Earlier;
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::destination::{Filling, fill};
@@ -18,7 +19,7 @@ use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{After, GrantedBy, Question, TransferRecord};
+use crate::store::{Account, After, GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -29,6 +30,9 @@ use super::{Coordinator, Transfer};
 /// Refused offers of one device that are put on record within a minute. Further ones are refused
 /// all the same, but each record costs a write to the disk.
 const REFUSALS_RECORDED: usize = 16;
+
+/// Earlier bundles whose files are looked through for chunks of a new one.
+const MAX_EARLIER: usize = 3;
 
 /// What an offer means to us.
 enum Known {
@@ -156,7 +160,7 @@ impl Coordinator {
             .transfers
             .values()
             .map(|transfer| &transfer.record)
-            .find(|record| {
+            .filter(|record| {
                 record.direction == Direction::Incoming
                     && record.origin == offer.origin
                     && record.bundle == offer.bundle
@@ -164,6 +168,12 @@ impl Coordinator {
                         record.state,
                         TransferState::Cancelled { .. } | TransferState::Failed { .. }
                     )
+            })
+            // Versions of the same sizes are one bundle with different roots.
+            .max_by_key(|record| {
+                let unfinished = record.state != TransferState::Complete;
+                let same = record.root.is_some() && record.root == offer.root;
+                (unfinished, same, record.updated, record.id)
             });
         for record in [same_id, same_bundle].into_iter().flatten() {
             if let TransferState::Paused {
@@ -436,6 +446,7 @@ impl Coordinator {
             series: offer.series.clone(),
             hand_in: offer.hand_in,
             after: None,
+            account: Account::default(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -452,7 +463,7 @@ impl Coordinator {
         record.id = new;
         self.transfers.insert(new, Transfer::of(record.clone()));
         keep(&self.store, "a transfer", move |store| {
-            store.put_transfer(record)
+            store.put_aside(record)
         });
     }
 
@@ -479,13 +490,45 @@ impl Coordinator {
         };
         let progress = Arc::clone(&transfer.progress);
         let heads = self.heads.clone();
+        let earlier = self.earlier_than(offer);
         let accept = OfferReply::Accept {
             terms: Box::new(terms),
             checkpoint,
             heads,
             progress,
+            earlier,
         };
         let _ = reply.send(accept);
+    }
+
+    /// Where earlier bundles lie of which an offered one may be another version: those of its
+    /// series, else those of its name, from the same origin; the newest first. Others are not
+    /// looked at: which of its chunks are here is something that a receiver tells the sender.
+    fn earlier_than(&self, offer: &StartTransfer) -> Vec<Earlier> {
+        let name = offer.series.as_ref().map(|series| &series.name);
+        let mut alike: Vec<&TransferRecord> = self
+            .transfers
+            .values()
+            .map(|transfer| &transfer.record)
+            .filter(|record| record.direction == Direction::Incoming)
+            .filter(|record| record.origin == offer.origin && record.id != offer.id)
+            .filter(|record| record.state == TransferState::Complete)
+            .filter(|record| {
+                let series = record.series.as_ref().map(|series| &series.name);
+                (name.is_some() && series == name) || record.name == offer.name
+            })
+            .collect();
+        alike.sort_by_key(|record| std::cmp::Reverse((record.updated, record.id)));
+        let place = |record: &TransferRecord| {
+            let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
+            let (bundle, path) = (record.bundle, record.destination.clone()?);
+            Some(Earlier { bundle, path, stat })
+        };
+        alike
+            .into_iter()
+            .filter_map(place)
+            .take(MAX_EARLIER)
+            .collect()
     }
 
     pub(super) fn on_received(
@@ -513,9 +556,13 @@ impl Coordinator {
         let (device_id, bytes) = (transfer.record.peer.clone(), transfer.record.size);
         let shown = printable(&path.to_string_lossy());
         info!(transfer = %id, path = %shown, "received");
+        let of_series = transfer.record.series.is_some();
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        if of_series {
+            self.find_versions_again(folder.clone(), ctx);
+        }
         self.emit(&Event::Received {
             transfer: id,
             device_id,

@@ -11,16 +11,18 @@ use tracing::{info, warn};
 
 use crate::content::{Scan, Source, scan};
 use crate::dataplane::{SendJob, SessionCommand};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
+use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::keep;
+use super::turns::Waits;
 use super::{Broadcast, Coordinator, Transfer, offer_event};
 
 /// A request to send, resolved to devices.
@@ -29,6 +31,7 @@ pub(super) struct Sending {
     pub(super) to: Vec<String>,
     pub(super) devices: Vec<DeviceId>,
     pub(super) wait: Option<Duration>,
+    pub(super) share: Share,
     /// Of which series it is a version.
     pub(super) series: Option<Series>,
     /// It is given back to a device that hands out.
@@ -61,7 +64,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped = scanned
+        let skipped: Vec<String> = scanned
             .skipped
             .iter()
             .map(|(path, why)| {
@@ -70,6 +73,16 @@ impl Coordinator {
             })
             .collect();
         let source = Source::new(scanned, self.identity.clone());
+        if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
+            let more = match skipped.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            let reason = format!(
+                "there is nothing to send, since everything in it was left out: {first}{more}"
+            );
+            return fail(&sending.reply, &reason, exit::ERROR);
+        }
         let record = BroadcastRecord {
             id,
             paths: sending.paths,
@@ -79,6 +92,7 @@ impl Coordinator {
             state: BroadcastState::Active,
             bundle: Some(source.bundle()),
             size: source.layout().total_size(),
+            share: sending.share.checked(),
             series: sending.series,
             hand_in: sending.hand_in,
         };
@@ -166,6 +180,7 @@ impl Coordinator {
                     series,
                     hand_in,
                     after: None,
+                    account: Account::default(),
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -242,43 +257,44 @@ impl Coordinator {
         if self.context.is_none() {
             return;
         }
-        let mut pending: Vec<(DeviceId, u64, TransferId)> = self
-            .transfers
-            .values()
-            .map(|transfer| &transfer.record)
-            .filter(|record| {
-                record.direction == Direction::Outgoing
-                    && record.state == TransferState::Pending
-                    && record
-                        .broadcast
-                        .is_some_and(|id| self.broadcasts.contains_key(&id))
-            })
-            .map(|record| (record.peer.clone(), record.updated, record.id))
-            .collect();
-        pending.retain(|(device, _, id)| self.may_still_receive(device, *id));
-        pending.sort();
+        let mut pending = self.pending_in_turn();
+        pending.retain(|(device, id)| self.may_still_receive(device, *id));
         let mut wanting: HashSet<DeviceId> =
-            pending.iter().map(|(device, ..)| device.clone()).collect();
+            pending.iter().map(|(device, _)| device.clone()).collect();
         wanting.extend(
             self.swarm
                 .introductions
                 .iter()
                 .map(|entry| entry.peer.clone()),
         );
-        for (device, _, id) in pending {
+        let mut places = self.places();
+        for (device, id) in pending {
             let Some(slot) = self.peers.get_mut(&device) else {
                 self.want(&device, true);
+                self.waits(id, Waits::Device);
                 continue;
             };
             if slot.session.is_none() {
                 if !slot.wanted {
                     self.want(&device, true);
                 }
+                self.waits(id, Waits::Device);
             } else if slot.is_neighbour() {
                 // It has been let in since: as a member it needs a link of its own.
                 self.disconnect(&device);
-            } else if slot.sending.is_none() {
-                slot.sending = Some(id);
+                self.waits(id, Waits::Device);
+            } else if slot.sending.is_some() {
+                self.waits(id, Waits::Link);
+            } else {
+                let (broadcast, share) = self.share_of(id);
+                if let Some(full) = places.full(broadcast, share) {
+                    self.waits(id, Waits::Place(full));
+                    continue;
+                }
+                places.take(Some(broadcast));
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.sending = Some(id);
+                }
                 self.hand_over(&device, id);
             }
         }
@@ -316,7 +332,9 @@ impl Coordinator {
             series: transfer.record.series.clone(),
             hand_in: transfer.record.hand_in,
             progress: Arc::clone(&transfer.progress),
+            broadcast: transfer.record.broadcast,
         };
+        self.takes_place(id);
         self.command(device, Command(SessionCommand::Send(job)));
         self.advance(id, TransferEvent::Offer);
     }

@@ -320,6 +320,8 @@ impl Peer {
             stall: settled.stall,
             checkpoint: settled.checkpoint,
             receptions: self.context.receptions.clone(),
+            upload: self.context.upload.clone(),
+            download: self.context.download.clone(),
         };
         let (commands, queue) = mpsc::channel(64);
         let (events, news) = mpsc::channel(64);

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use crate::config::Settings;
-use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
+use crate::dataplane::{Checkpointing, Pacer, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
@@ -66,6 +66,10 @@ pub struct PeerContext {
     pub live: Mutex<Arc<Live>>,
     /// What is being received, from whomever.
     pub receptions: Receptions,
+    /// How fast all links together may send.
+    pub upload: Pacer,
+    /// How fast all links together may receive.
+    pub download: Pacer,
     /// The proofs that have been used.
     pub replay: Mutex<ReplayCache>,
     /// The runtime of links and pumps.

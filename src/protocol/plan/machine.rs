@@ -171,6 +171,7 @@ pub struct Plan {
     /// A look, or a beginning, has not been answered.
     busy: bool,
     look_at: Option<Duration>,
+    looked_at: Option<Duration>,
     end: Option<End>,
     unsteady: bool,
 }
@@ -187,6 +188,7 @@ impl Plan {
             spoiled: false,
             busy: false,
             look_at: memory.began.map(|_| now.mono),
+            looked_at: None,
             end: None,
             unsteady: false,
             terms,
@@ -243,10 +245,15 @@ impl Plan {
         let mut outputs = Vec::new();
         match input {
             Input::Tick => {}
-            Input::Stirred if self.terms.watch => self.look_soon(now.mono),
+            Input::Stirred if self.terms.watch => {
+                // A folder where something happens all the time is not looked at all the time.
+                let next = self.looked_at.map_or(now.mono, |at| at + self.terms.settle);
+                self.look_soon(next.max(now.mono));
+            }
             Input::Stirred => {}
             Input::Looked(digest) => {
                 self.busy = false;
+                self.looked_at = Some(now.mono);
                 self.looked(digest, now, &mut outputs);
             }
             Input::Missing(reason) => {

@@ -120,7 +120,7 @@ impl World {
                 }
                 Output::Gate(gate) => {
                     let word = match gate {
-                        Gate::Waiting(_) => "waits",
+                        Gate::Waiting(_) => continue,
                         Gate::Open => "open",
                         Gate::Closed(_) => "closed",
                         Gate::Over => "over",
@@ -479,7 +479,7 @@ fn hours_are_those_of_the_wall_also_over_midnight_and_in_summer_time() {
         [
             "03-28 12:00 closed",
             "03-28 22:00 open",
-            "03-28 22:02 version 1: a",
+            "03-28 22:01 version 1: a",
             "03-29 06:00 closed"
         ]
     );

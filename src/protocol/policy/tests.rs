@@ -25,6 +25,7 @@ fn terms() -> Terms {
         destination: "/in".into(),
         collision: Collision::KeepBoth,
         reserve: 0,
+        keep_versions: 1,
         run: Vec::new(),
         run_timeout: Duration::from_secs(60),
     }

@@ -1,0 +1,297 @@
+//! How fast bytes may go: one allowance that all links share.
+//!
+//! Limits stand one in another: the whole device, the rules that hold now, one broadcast, one
+//! device. Each has a token bucket; a message takes its bytes from every bucket that it passes, at
+//! once, or waits. So over any span of time no level lets through more than its rate times the
+//! span and one [`burst`]; what one level has left is of no use to another.
+//!
+//! Whoever waits is served in the order of start-time fair queueing (Goyal, Vin, Cheng 1996): all
+//! links get the same number of bytes, whatever the sizes of their messages. One that waits for a
+//! bucket of its own does not hold up the others.
+
+mod share;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+pub use share::{Priority, Share};
+
+use super::id::{BroadcastId, DeviceId};
+
+/// Parts of a byte in which a bucket counts: what one byte per second brings in a nanosecond.
+const BYTE: i128 = 1_000_000_000;
+/// Whoever has waited for so long keeps others from everything that it waits for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Lanes that are remembered besides those that wait, before the list is looked through.
+const SPARE: usize = 64;
+
+/// The most that may pass at once at a rate in bytes per second: what it brings in 50 ms, but 4 KiB
+/// to 4 MiB.
+pub fn burst(rate: u64) -> u64 {
+    (rate / 20).clamp(4 << 10, 4 << 20)
+}
+
+/// What holds now. Rates are bytes per second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Everything together.
+    pub whole: Option<u64>,
+    /// Each device.
+    pub per_device: Option<u64>,
+    /// Rules that are in force, under a number that each keeps.
+    pub rules: BTreeMap<usize, RuleLimit>,
+    /// Single broadcasts.
+    pub broadcasts: BTreeMap<BroadcastId, u64>,
+}
+
+impl Limits {
+    /// True when nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A limit for some devices together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleLimit {
+    /// Bytes per second.
+    pub rate: u64,
+    /// Which devices; nothing for all.
+    pub who: Option<BTreeSet<DeviceId>>,
+}
+
+/// On whose account bytes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// The device at the other end.
+    pub device: DeviceId,
+    /// The broadcast of ours that they belong to.
+    pub broadcast: Option<BroadcastId>,
+}
+
+/// Somebody who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Level {
+    Whole,
+    Rule(usize),
+    Broadcast(BroadcastId),
+    Device(DeviceId),
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: u64,
+    /// What may pass, in [`BYTE`]s; below zero what is owed.
+    level: i128,
+    at: Instant,
+}
+
+impl Bucket {
+    fn full(rate: u64, now: Instant) -> Self {
+        let level = i128::from(burst(rate)) * BYTE;
+        Self {
+            rate,
+            level,
+            at: now,
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_nanos();
+        let passed = i128::try_from(passed).unwrap_or(i128::MAX);
+        let more = passed.saturating_mul(i128::from(self.rate));
+        self.level = self.level.saturating_add(more).min(self.most());
+        self.at = self.at.max(now);
+    }
+
+    fn most(&self) -> i128 {
+        i128::from(burst(self.rate)) * BYTE
+    }
+
+    /// How long `bytes` have to wait. More than a burst goes when the bucket is full.
+    fn wait(&self, bytes: u64) -> Duration {
+        let lacks = (i128::from(bytes) * BYTE).min(self.most()) - self.level;
+        if lacks <= 0 {
+            return Duration::ZERO;
+        }
+        let nanos = lacks.unsigned_abs().div_ceil(u128::from(self.rate.max(1)));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    lane: Lane,
+    bytes: u64,
+    since: Instant,
+}
+
+/// What may pass, and who waits for it.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    limits: Limits,
+    buckets: HashMap<Level, Bucket>,
+    /// By the virtual time at which each begins, then by age.
+    waiting: BTreeMap<(u64, Ticket), Waiting>,
+    tickets: u64,
+    /// The virtual time, in bytes, and when each device's last message ends on it.
+    clock: u64,
+    ends: HashMap<DeviceId, u64>,
+}
+
+impl Allowance {
+    /// Other limits hold from `now` on, also for whoever waits. What has passed before counts.
+    pub fn set(&mut self, limits: Limits, now: Instant) {
+        self.limits = limits;
+        let limits = &self.limits;
+        self.buckets.retain(|level, bucket| {
+            bucket.settle(now);
+            let rate = match level {
+                Level::Whole => limits.whole,
+                Level::Rule(number) => limits.rules.get(number).map(|rule| rule.rate),
+                Level::Broadcast(id) => limits.broadcasts.get(id).copied(),
+                Level::Device(_) => limits.per_device,
+            };
+            bucket.rate = rate.unwrap_or_default();
+            bucket.level = bucket.level.min(bucket.most());
+            rate.is_some()
+        });
+    }
+
+    /// What holds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The most bytes that a message on that lane should have, `at_most` or less: the smallest
+    /// burst on its way.
+    pub fn message(&self, lane: &Lane, at_most: u64) -> u64 {
+        let rates = self.levels(lane).map(|(_, rate)| burst(rate));
+        rates.chain([at_most]).min().unwrap_or(at_most)
+    }
+
+    /// Somebody wants to send so many bytes. Whether it may is said by [`Allowance::poll`].
+    pub fn ask(&mut self, lane: Lane, bytes: u64, now: Instant) -> Ticket {
+        let last = self.ends.get(&lane.device).copied().unwrap_or_default();
+        let begins = last.max(self.clock);
+        self.ends.insert(lane.device.clone(), begins + bytes);
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let since = now;
+        let waiting = Waiting { lane, bytes, since };
+        self.waiting.insert((begins, ticket), waiting);
+        ticket
+    }
+
+    /// Somebody no longer waits.
+    pub fn withdraw(&mut self, ticket: Ticket) {
+        self.waiting.retain(|(_, of), _| *of != ticket);
+    }
+
+    /// These bytes have passed without asking; others wait the longer.
+    pub fn charge(&mut self, lane: &Lane, bytes: u64, now: Instant) {
+        let levels: Vec<_> = self.levels(lane).collect();
+        self.take(&levels, bytes, now);
+    }
+
+    /// Who may send at the time `now`, and after how long to ask again where somebody still waits.
+    pub fn poll(&mut self, now: Instant) -> (Vec<Ticket>, Option<Duration>) {
+        let (mut granted, mut claimed, mut next) = (Vec::new(), Vec::<Level>::new(), None);
+        let waiting = std::mem::take(&mut self.waiting);
+        for ((begins, ticket), waits) in waiting {
+            // Who is behind another one in every queue need not be looked at closely.
+            if claimed.contains(&Level::Whole) {
+                self.waiting.insert((begins, ticket), waits);
+                continue;
+            }
+            let levels: Vec<_> = self.levels(&waits.lane).collect();
+            if levels.iter().any(|(level, _)| claimed.contains(level)) {
+                self.waiting.insert((begins, ticket), waits);
+                continue;
+            }
+            let slowest = levels
+                .iter()
+                .map(|(level, rate)| (self.settled(level, *rate, now).wait(waits.bytes), level))
+                .max_by_key(|(wait, _)| *wait);
+            match slowest {
+                Some((wait, slowest)) if !wait.is_zero() => {
+                    next = Some(next.map_or(wait, |next: Duration| next.min(wait)));
+                    if now.saturating_duration_since(waits.since) > PATIENCE {
+                        claimed.extend(levels.iter().map(|(level, _)| level.clone()));
+                    } else {
+                        claimed.push(slowest.clone());
+                    }
+                    self.waiting.insert((begins, ticket), waits);
+                }
+                _ => {
+                    self.take(&levels, waits.bytes, now);
+                    self.clock = self.clock.max(begins);
+                    granted.push(ticket);
+                }
+            }
+        }
+        self.tidy(now);
+        (granted, next)
+    }
+
+    /// The limits that a lane's bytes pass, with their rates.
+    fn levels<'a>(&'a self, lane: &'a Lane) -> impl Iterator<Item = (Level, u64)> {
+        let limits = &self.limits;
+        let of_rules = limits.rules.iter().filter(|(_, rule)| {
+            let who = rule.who.as_ref();
+            who.is_none_or(|who| who.contains(&lane.device))
+        });
+        let broadcast = lane.broadcast.and_then(|id| {
+            let rate = limits.broadcasts.get(&id)?;
+            Some((Level::Broadcast(id), *rate))
+        });
+        let whole = limits.whole.map(|rate| (Level::Whole, rate));
+        let device = limits.per_device;
+        let device = device.map(|rate| (Level::Device(lane.device.clone()), rate));
+        let rules = of_rules.map(|(number, rule)| (Level::Rule(*number), rule.rate));
+        whole
+            .into_iter()
+            .chain(rules)
+            .chain(broadcast)
+            .chain(device)
+    }
+
+    fn settled(&mut self, level: &Level, rate: u64, now: Instant) -> &mut Bucket {
+        let bucket = self
+            .buckets
+            .entry(level.clone())
+            .or_insert_with(|| Bucket::full(rate, now));
+        bucket.settle(now);
+        bucket
+    }
+
+    fn take(&mut self, levels: &[(Level, u64)], bytes: u64, now: Instant) {
+        for (level, rate) in levels {
+            self.settled(level, *rate, now).level -= i128::from(bytes) * BYTE;
+        }
+    }
+
+    /// Forgets what says nothing: buckets that are full, and ends that have passed.
+    fn tidy(&mut self, now: Instant) {
+        if self.ends.len() > self.waiting.len() + SPARE {
+            if self.waiting.is_empty() {
+                let last = self.ends.values().copied().max();
+                self.clock = self.clock.max(last.unwrap_or_default());
+            }
+            let clock = self.clock;
+            self.ends.retain(|_, end| *end > clock);
+        }
+        if self.buckets.len() > self.waiting.len() + SPARE {
+            self.buckets.retain(|_, bucket| {
+                bucket.settle(now);
+                bucket.level < bucket.most()
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
