@@ -205,26 +205,26 @@ fn split_outside_braces(text: &str) -> Vec<&str> {
     parts
 }
 
+const ALLOWED_PATH: &str =
+    "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)";
+
 /// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
 /// the value is from there.
 pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new(
-        "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)",
-        move |value| {
-            let written = text(value)?;
-            if written.is_empty() {
-                return Some(None);
-            }
-            let from = Place::of(value.origin().unwrap_or_default()).source;
-            let in_file = file.filter(|file| *from == *file.to_string_lossy());
-            let base = in_file.and_then(Path::parent);
-            let base = base.unwrap_or(&surroundings.current_dir);
-            surroundings.absolute(written, base).map(Some)
-        },
-    )
+    Shape::new(ALLOWED_PATH, move |value| {
+        let written = text(value)?;
+        if written.is_empty() {
+            return Some(None);
+        }
+        let from = Place::of(value.origin().unwrap_or_default()).source;
+        let in_file = file.filter(|file| *from == *file.to_string_lossy());
+        let base = in_file.and_then(Path::parent);
+        let base = base.unwrap_or(&surroundings.current_dir);
+        surroundings.absolute(written, base).map(Some)
+    })
 }
 
 /// The same, with places for names.
@@ -235,7 +235,7 @@ pub(super) fn destination<'a>(
     let path = path(surroundings, file);
     let places: Vec<_> = PLACES.iter().map(|place| format!("{{{place}}}")).collect();
     let allowed = format!(
-        "a path (~/ needs HOME to be set), in which names may have {}",
+        "{ALLOWED_PATH}, in which names may have {}",
         places.join(", ")
     );
     Shape::new(allowed, move |value| {
