@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+use super::report::{BroadcastInfo, Report};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
@@ -123,8 +125,20 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
-    /// The broadcasts of the config file, as they stand.
+    /// The broadcasts that the config file describes, as they stand, with their devices.
+    Plans,
+    /// All broadcasts on record.
     Broadcasts,
+    /// What became of a broadcast, device by device.
+    Report {
+        /// Its id, the beginning of that, its name, or that of its series.
+        what: String,
+        /// Which version of the series; the newest when nothing is said.
+        #[serde(default)]
+        version: Option<u64>,
+    },
+    /// Whether the process does what it is for.
+    Health,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -451,6 +465,32 @@ pub enum Event {
         /// Each receiver.
         receivers: Vec<Receiver>,
     },
+    /// A broadcast on record.
+    BroadcastInfo(BroadcastInfo),
+    /// What became of a broadcast.
+    Report(Box<Report>),
+    /// Whether the process does what it is for.
+    Health(Health),
+    /// Programs of this machine can ask over HTTP.
+    Serving {
+        /// Where: `http://address:port`, or `unix:/path`.
+        url: String,
+        /// The file with the token.
+        token_file: PathBuf,
+    },
+    /// What a look through the audit log has found.
+    AuditChecked {
+        /// Files that there are.
+        files: usize,
+        /// Lines in them.
+        lines: u64,
+        /// Lines that were not written to their end, and are marked as such.
+        torn: u64,
+        /// Lines that are not as they were written.
+        wrong: u64,
+        /// The first of those, and what is wrong.
+        faults: Vec<String>,
+    },
     /// A short word for people.
     Note {
         /// The word.
@@ -519,6 +559,9 @@ pub struct InviteInfo {
     pub expires: u64,
     /// Seconds until then.
     pub seconds: u64,
+    /// It is a kiosk's: it does not end, and the uses are those of a day.
+    #[serde(default)]
+    pub each_day: bool,
     /// The group that they come into.
     pub group: Option<String>,
     /// What they may do.

@@ -5,11 +5,16 @@ pub mod api;
 pub mod control;
 mod coordinator;
 mod discovery;
+pub mod health;
+pub mod manager;
+pub mod metrics;
 mod network;
 mod peer;
+pub mod report;
 pub mod service;
 mod signaling;
 mod store;
+mod telling;
 
 #[cfg(test)]
 mod door_tests;

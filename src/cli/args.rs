@@ -90,6 +90,13 @@ pub enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// Who still misses a broadcast, and why: exit code 3 when somebody does
+    Report(Report),
+    /// Whether the running service does what it is for: exit code 0, else 1
+    Health,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Stop a transfer or broadcast for now
     Pause(Which),
     /// Go on with a paused transfer or broadcast
@@ -117,6 +124,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -127,8 +136,8 @@ pub enum Verb {
     },
     /// The manual page, on stdout
     Man {
-        /// The page of this verb
-        verb: Option<String>,
+        /// The page of this verb, such as send, or group add
+        verb: Vec<String>,
     },
 }
 
@@ -230,7 +239,7 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
+    /// To whom: device names, ids, ID@HOST:PORT where discovery does not reach, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
@@ -245,6 +254,27 @@ pub struct Send {
     /// Before other broadcasts, or after them: low, normal or high
     #[arg(long, value_name = "PRIORITY", default_value_t)]
     pub priority: Priority,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// A broadcast's id, the beginning of that, its name, or that of its series; left out, all
+    /// broadcasts are listed
+    pub what: Option<String>,
+    /// Which version of the series, instead of the newest
+    #[arg(long, value_name = "N", requires = "what")]
+    pub version: Option<u64>,
+    /// As a table for spreadsheets
+    #[arg(long, requires = "what", conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Audit {
+    /// Whether every line is as it was written: exit code 6 when one is not
+    Check,
 }
 
 /// `demo`
@@ -379,6 +409,17 @@ pub enum Id {
 pub struct Which {
     /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
     pub id: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
 }
 
 /// `config`

@@ -16,7 +16,7 @@ pub fn run(context: &Context) -> Result<u8, Failure> {
         screen: context.screen.clone(),
         any: false,
     };
-    ask(context, Mode::Offline, Request::Broadcasts, view)
+    ask(context, Mode::Offline, Request::Plans, view)
 }
 
 struct Broadcasts {

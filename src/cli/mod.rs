@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod demo;
 mod devices;
+mod doctor;
 mod group;
 mod invite;
 mod log;
@@ -15,6 +16,7 @@ mod pair;
 mod peers;
 mod prompt;
 mod receive;
+mod report;
 mod run;
 mod screen;
 mod send;
@@ -24,6 +26,7 @@ mod text;
 mod transfers;
 mod versions;
 mod view;
+mod watch_over;
 
 use std::process::ExitCode;
 
@@ -92,8 +95,8 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Completions { shell } => return completions::run(shell),
-        Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Completions { shell } => return completions::run(shell, screen),
+        Verb::Man { ref verb } => return man::run(verb, screen),
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;
@@ -101,7 +104,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
-    log::start(&settings.log, global.verbose, screen);
+    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    log::start(&settings.log, global.verbose, screen, serves);
     let context = Context {
         settings,
         screen: screen.clone(),
@@ -123,11 +127,15 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Broadcasts => broadcasts::run(&context),
         Verb::Versions => versions::list(&context),
         Verb::Rollback { what, to } => versions::roll_back(&context, what, to),
+        Verb::Report(options) => report::run(&context, options),
+        Verb::Health => watch_over::health(&context),
+        Verb::Audit(what) => watch_over::audit(&context, what),
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
+        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Config(what) => config::run(&context, what),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

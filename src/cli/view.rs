@@ -146,6 +146,10 @@ pub fn notice(event: &Event) -> Option<String> {
             };
             format!("warning: {whose} {}", clone_text(clone))
         }
+        Event::Serving { url, token_file } => format!(
+            "HTTP API: {url}, with the token in {}",
+            crate::protocol::names::printable(&token_file.to_string_lossy())
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

@@ -3,11 +3,14 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod api;
 mod broadcasts;
 mod error;
 mod groups;
+mod kiosk;
 mod layers;
 mod limits;
+mod notify;
 mod reader;
 mod receive;
 mod settings;
@@ -22,14 +25,17 @@ mod tests;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
 pub use error::ConfigError;
 pub use groups::GroupRule;
+pub use kiosk::{Kiosk, KioskPin};
 pub use limits::LimitSettings;
+pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use settings::{
-    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
-    SwarmSettings, Transfer, Trust,
+    Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
+    Signaling, State, SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};

@@ -156,6 +156,16 @@ impl Reader<'_> {
         }
     }
 
+    /// An absolute path; nothing where it is empty.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let (surroundings, file) = (self.surroundings, self.file);
+        let path = self.read(key, &shapes::path(surroundings, file));
+        if let Some(path) = &path {
+            self.explain(&path.display().to_string());
+        }
+        path
+    }
+
     /// Notes what the value just read comes to.
     pub(super) fn explain(&mut self, effective: &str) {
         if let Some(setting) = self.settings.last_mut() {

@@ -151,9 +151,37 @@ pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
 pub(super) fn patterns() -> Shape<'static, Patterns> {
     let words = list::<String>("patterns for file names such as \"*.pdf\", without /");
     Shape::new(words.allowed, move |value| {
-        let words = (words.parse)(value).filter(|words| words.len() <= MOST_PATTERNS)?;
+        let apart = match text(value) {
+            Some(text) if !text.trim().is_empty() => {
+                let apart = split_outside_braces(text);
+                Value::new(
+                    None,
+                    apart.into_iter().map(String::from).collect::<Vec<_>>(),
+                )
+            }
+            _ => value.clone(),
+        };
+        let words = (words.parse)(&apart).filter(|words| words.len() <= MOST_PATTERNS)?;
         Patterns::new(words)
     })
+}
+
+/// Splits at the commas that are not within `{}` or `[]`: `*.{a,b},*.c` is two patterns.
+fn split_outside_braces(text: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0_u32, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
 }
 
 /// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
@@ -162,16 +190,19 @@ pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new("a path (~/ needs HOME to be set)", move |value| {
-        let written = text(value)?;
-        if written.is_empty() {
-            return Some(None);
-        }
-        let in_file = file.filter(|file| value.origin() == file.to_str());
-        let base = in_file.and_then(Path::parent);
-        let base = base.unwrap_or(&surroundings.current_dir);
-        surroundings.absolute(written, base).map(Some)
-    })
+    Shape::new(
+        "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)",
+        move |value| {
+            let written = text(value)?;
+            if written.is_empty() {
+                return Some(None);
+            }
+            let in_file = file.filter(|file| value.origin() == file.to_str());
+            let base = in_file.and_then(Path::parent);
+            let base = base.unwrap_or(&surroundings.current_dir);
+            surroundings.absolute(written, base).map(Some)
+        },
+    )
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {

@@ -103,10 +103,15 @@ impl Surroundings {
         name
     }
 
-    /// Makes a written path absolute: `~/` is the home folder, relative ones start at `base`.
+    /// Makes a written path absolute: `~/` is the home folder, `$CREDENTIALS_DIRECTORY/` where a
+    /// service manager puts secrets, relative ones start at `base`.
     pub(super) fn absolute(&self, written: &str, base: &Path) -> Option<PathBuf> {
         if written.is_empty() || written.contains('\0') {
             return None;
+        }
+        // What systemd's LoadCredential= gives a service.
+        if let Some(rest) = written.strip_prefix("$CREDENTIALS_DIRECTORY/") {
+            return Some(self.folder("CREDENTIALS_DIRECTORY")?.join(rest));
         }
         match written.strip_prefix('~') {
             Some("") => self.home(),

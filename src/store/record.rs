@@ -102,6 +102,23 @@ pub struct TransferRecord {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// How it went, for whoever asks later.
+    #[serde(default, flatten)]
+    pub account: Account,
+}
+
+/// How a transfer went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Payload bytes that went over the link, in all processes.
+    #[serde(default)]
+    pub moved: u64,
+    /// Milliseconds since its chunks first began to move, in the process that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u64>,
+    /// What let the other device in when this last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorized: Option<String>,
 }
 
 /// Whether a person takes an offered bundle.

@@ -2,17 +2,21 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod counted;
 mod door;
 mod groups;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
 mod plans;
+mod pulse;
 mod questions;
 mod receiving;
+mod report;
 mod requests;
 mod sending;
 mod turns;
@@ -41,17 +45,21 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{BroadcastRecord, PlanRecord, Question, TransferRecord};
+use crate::store::{Account, BroadcastRecord, PlanRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
+use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
 use plans::Plans;
+pub use pulse::{Alive, Pulse};
 use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
@@ -75,6 +83,8 @@ pub struct Loaded {
     pub plans: Vec<PlanRecord>,
     /// This process hands them out.
     pub runs_plans: bool,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -86,12 +96,14 @@ pub struct Coordinator {
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
+    metrics: Arc<Metrics>,
     heads: HeadShelf,
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
@@ -105,6 +117,8 @@ pub struct Coordinator {
     shown: HashSet<DeviceId>,
     watchers: Vec<Watcher>,
     tidied: Instant,
+    /// When what there is was last counted.
+    counted: Instant,
 }
 
 /// A peer actor, and what is known of its link.
@@ -145,7 +159,11 @@ struct Broadcast {
 struct Transfer {
     record: TransferRecord,
     progress: Arc<Progress>,
+    /// Payload bytes that moved in earlier processes.
+    moved_before: u64,
     shown: u64,
+    /// Payload bytes that the metrics have counted.
+    counted: u64,
     /// When its chunks first began to move in this process.
     began: Option<Instant>,
     finished: Option<Instant>,
@@ -162,15 +180,28 @@ impl Transfer {
         progress.restart(record.bytes_done);
         let shown = record.bytes_done;
         Self {
+            moved_before: record.account.moved,
             record,
             progress,
             shown,
+            counted: 0,
             began: None,
             finished: None,
             already: false,
             moved: Instant::now(),
             waits: None,
         }
+    }
+
+    /// Payload bytes that moved over the link, in this process and earlier ones.
+    fn moved(&self) -> u64 {
+        self.moved_before.saturating_add(self.progress.moved())
+    }
+
+    /// How long its chunks have moved, or did.
+    fn took(&self) -> Option<Duration> {
+        let end = self.finished.unwrap_or_else(Instant::now);
+        Some(end - self.began?)
     }
 }
 
@@ -280,7 +311,7 @@ impl Coordinator {
         settings: Arc<Settings>,
         identity: Identity,
         run: RunId,
-        store: Addr<StoreActor>,
+        (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
         data_plane: Handle,
         loaded: Loaded,
         make_context: Option<ContextMaker>,
@@ -300,11 +331,13 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             identity,
             store,
             data_plane,
+            metrics,
             context: None,
             make_context,
             peers: HashMap::new(),
@@ -313,7 +346,9 @@ impl Coordinator {
             plans: Plans::new(loaded.plans, loaded.runs_plans),
             watchers: Vec::new(),
             tidied: Instant::now(),
+            counted: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -322,6 +357,7 @@ impl Coordinator {
 
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
+        self.count(event);
         self.watchers
             .retain(|watcher| offer_event(&watcher.events, event));
     }
@@ -339,7 +375,8 @@ impl Coordinator {
                 return false;
             }
         }
-        transfer.record.updated = unix_now();
+        let now = unix_now();
+        transfer.record.updated = now;
         transfer.record.bytes_done = transfer.progress.done();
         if transfer.record.state == TransferState::Active {
             transfer.began.get_or_insert_with(Instant::now);
@@ -347,6 +384,12 @@ impl Coordinator {
         if transfer.record.state.is_final() {
             transfer.finished.get_or_insert_with(Instant::now);
         }
+        let millis = transfer.took().map(|took| took.as_millis());
+        transfer.record.account = Account {
+            moved: transfer.moved(),
+            millis: millis.and_then(|millis| millis.try_into().ok()),
+            authorized: Some(self.trust.why(&transfer.record.peer, now).0),
+        };
         let record = transfer.record.clone();
         // What somebody decided, and what is over, must outlive a kill; the rest is found again.
         let lasts = record.state.is_final()
@@ -403,6 +446,7 @@ impl Coordinator {
         self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
         self.tick_plans(ctx);
@@ -410,9 +454,11 @@ impl Coordinator {
         self.finish_broadcasts();
         self.tend_introductions();
         self.tend_clones();
+        self.count_what_there_is();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
+            self.catch_up_with_the_audit_log();
         }
     }
 

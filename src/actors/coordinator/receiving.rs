@@ -17,7 +17,7 @@ use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{GrantedBy, Question, TransferRecord};
+use crate::store::{Account, GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -378,6 +378,7 @@ impl Coordinator {
             bytes_done: 0,
             question: None,
             series: offer.series.clone(),
+            account: Account::default(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -394,7 +395,7 @@ impl Coordinator {
         record.id = new;
         self.transfers.insert(new, Transfer::of(record.clone()));
         keep(&self.store, "a transfer", move |store| {
-            store.put_transfer(record)
+            store.put_aside(record)
         });
     }
 

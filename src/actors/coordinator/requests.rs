@@ -18,6 +18,7 @@ use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::{Job, on_disk};
 use super::invites::Wish;
+use super::people::place_in;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher, offer_event};
 
@@ -89,7 +90,7 @@ impl Handler<Ask> for Coordinator {
                 to,
                 wait_ms,
                 share,
-            } => match self.resolve(&to) {
+            } => match self.resolve_places(&to, ctx) {
                 Ok((devices, notes)) => {
                     for text in notes {
                         offer_event(&reply, &Event::Note { text });
@@ -138,10 +139,14 @@ impl Handler<Ask> for Coordinator {
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
-            Request::Broadcasts => {
+            Request::Plans => {
                 let infos = self.plan_infos();
                 answer(&reply, infos);
             }
+            Request::Broadcasts => self.on_broadcasts(reply, ctx),
+            Request::Report { what, version } => self.on_report(what, version, reply, ctx),
+            // The node looks at it from outside: see `Node::ask`.
+            Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }
@@ -288,6 +293,24 @@ impl Coordinator {
         });
         // It may have another key by now.
         found.map(|device| self.trust.current(&device).clone())
+    }
+
+    /// The same as [`Self::resolve`], where words may also say where a device listens.
+    fn resolve_places(
+        &mut self,
+        to: &[String],
+        ctx: &mut Context<Self>,
+    ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+        let places: Vec<_> = to.iter().map(|word| place_in(word)).collect();
+        let devices = to.iter().zip(&places).map(|(word, place)| match place {
+            Some(place) => place.id.to_string(),
+            None => word.clone(),
+        });
+        let resolved = self.resolve(&devices.collect::<Vec<_>>())?;
+        for place in places.into_iter().flatten() {
+            self.look_up_static_peer(place, ctx);
+        }
+        Ok(resolved)
     }
 
     /// The devices that `--to` means, and notes about those that get nothing.

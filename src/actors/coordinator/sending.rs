@@ -17,7 +17,7 @@ use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
+use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
@@ -62,7 +62,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped = scanned
+        let skipped: Vec<String> = scanned
             .skipped
             .iter()
             .map(|(path, why)| {
@@ -71,6 +71,16 @@ impl Coordinator {
             })
             .collect();
         let source = Source::new(scanned, self.identity.clone());
+        if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
+            let more = match skipped.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            let reason = format!(
+                "there is nothing to send, since everything in it was left out: {first}{more}"
+            );
+            return fail(&sending.reply, &reason, exit::ERROR);
+        }
         let record = BroadcastRecord {
             id,
             paths: sending.paths,
@@ -166,6 +176,7 @@ impl Coordinator {
                     bytes_done: 0,
                     question: None,
                     series,
+                    account: Account::default(),
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));

@@ -120,7 +120,7 @@ impl Room {
         let thread = std::thread::spawn(move || {
             let work = move |node: Node| async move {
                 while let Some(reply) = asked.recv().await {
-                    let mut answer = node.ask(Request::Broadcasts);
+                    let mut answer = node.ask(Request::Plans);
                     let mut infos = Vec::new();
                     while let Some(event) = answer.recv().await {
                         if let Event::Plan(info) = event {
