@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::health::Health;
 use super::report::{BroadcastInfo, Report};
+use crate::config::{Change, ConfigError, Warning};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
@@ -79,6 +81,16 @@ pub enum Request {
         what: String,
         /// Which version; the newest before the one that is there, where nothing is said.
         to: Option<u64>,
+    },
+    /// Give files back to a device that hands out, and tell how it goes until all is said.
+    HandIn {
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// A device's id, the beginning of one, or a name; who last sent something here, where
+        /// nothing is said.
+        to: Option<String>,
+        /// How long to wait for it, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
     },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
@@ -164,6 +176,8 @@ pub enum Request {
         /// An id, or the beginning of one.
         what: String,
     },
+    /// Read the settings again.
+    Reload,
     /// Everything that happens from now on, until the connection is closed; first, what a person
     /// is being asked.
     Watch,
@@ -454,6 +468,25 @@ pub enum Event {
     },
     /// A version of a series that is here.
     Version(VersionInfo),
+    /// A program that was run after an arrival has ended.
+    Ran {
+        /// The transfer that arrived.
+        transfer: TransferId,
+        /// From whom.
+        device_id: DeviceId,
+        /// Where the bundle is.
+        path: PathBuf,
+        /// The program.
+        program: String,
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+        /// How it ended, for people.
+        how: String,
+        /// How long it took, in seconds.
+        seconds: f64,
+        /// The beginning of what it wrote, made harmless.
+        output: String,
+    },
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -490,6 +523,18 @@ pub enum Event {
         wrong: u64,
         /// The first of those, and what is wrong.
         faults: Vec<String>,
+    },
+    /// The settings were read again, and hold from now on.
+    Reloaded {
+        /// The file, where there is one.
+        file: Option<PathBuf>,
+        /// What changed.
+        changes: Vec<Change>,
+    },
+    /// The settings were read again and are wrong: those from before still hold.
+    NotReloaded {
+        /// All mistakes.
+        mistakes: Vec<Mistake>,
     },
     /// A short word for people.
     Note {
@@ -528,6 +573,54 @@ pub struct VersionInfo {
     pub changed: bool,
     /// A person went back from it, so it does not come again by itself.
     pub rolled_back: bool,
+}
+
+/// A mistake in the settings, or something that is hardly meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// The file, the variable, or the command line.
+    pub source: Option<String>,
+    /// The line of the file, from 1.
+    pub line: Option<usize>,
+    /// The column in it, from 1.
+    pub column: Option<usize>,
+    /// The setting, with its section.
+    pub key: Option<String>,
+    /// All of that, what is wrong, and what to do, for people.
+    pub message: String,
+    /// What was meant, perhaps.
+    pub suggestion: Option<String>,
+}
+
+impl Mistake {
+    /// All mistakes of settings that were not taken.
+    pub fn all(error: &ConfigError) -> Vec<Self> {
+        error.mistakes().iter().map(Self::of).collect()
+    }
+
+    fn of(error: &ConfigError) -> Self {
+        let place = error.place();
+        Self {
+            line: place.as_ref().and_then(|place| place.line),
+            column: place.as_ref().and_then(|place| place.column),
+            source: place.map(|place| place.source),
+            key: error.key().map(str::to_owned),
+            message: printable(&error.to_string()),
+            suggestion: error.suggestion().map(str::to_owned),
+        }
+    }
+
+    /// What is no mistake, but hardly meant.
+    pub fn of_warning(warning: &Warning) -> Self {
+        Self {
+            source: Some(warning.place.source.clone()),
+            line: warning.place.line,
+            column: warning.place.column,
+            key: Some(warning.key.clone()),
+            message: printable(&warning.to_string()),
+            suggestion: None,
+        }
+    }
 }
 
 /// How two devices come to know each other.

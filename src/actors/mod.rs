@@ -10,6 +10,7 @@ pub mod manager;
 pub mod metrics;
 mod network;
 mod peer;
+mod program;
 pub mod report;
 pub mod service;
 mod signaling;

@@ -4,7 +4,6 @@
 //! the four others ends the process with exit code 1: their state is on disk, and the service
 //! manager starts it again. A half-dead node that looks alive would be worse.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,24 +12,22 @@ use std::time::{Duration, Instant};
 
 use actix::WeakAddr;
 use actix::prelude::*;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use crate::config::{Kiosk, KioskPin, Settings};
-use crate::dataplane::{Checkpointing, Pacer, Receptions};
+use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
-use crate::protocol::negotiation::Settings as NegotiationSettings;
 use crate::protocol::pairing::pin::read_pin;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
-use crate::protocol::window::WindowLimits;
 use crate::store::audit::{AuditLimits, Entry as AuditEntry};
-use crate::store::{BroadcastState, Group, Renewed, Store, StoreError};
+use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
@@ -39,7 +36,7 @@ use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
 use super::metrics::Metrics;
-use super::peer::{PeerContext, random, unix_now};
+use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
 use super::{network, store};
@@ -121,6 +118,7 @@ pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
     vitals: Arc<Vitals>,
     heart: Heart,
+    settings: watch::Receiver<Arc<Settings>>,
     listening: Event,
 }
 
@@ -175,6 +173,11 @@ impl Node {
         self.heart.clone()
     }
 
+    /// The settings that hold, and each change of them.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.clone()
+    }
+
     /// Who and where the node is.
     pub fn listening(&self) -> Event {
         self.listening.clone()
@@ -200,7 +203,7 @@ where
     F: Future<Output = u8> + 'static,
 {
     if mode == Mode::Send {
-        settings.receive.enabled = false;
+        settings = settings.without_receiving();
     }
     let settings = Arc::new(settings);
     let opened = Store::open(&settings.state.dir)?;
@@ -292,8 +295,9 @@ where
             ))
         })
     });
+    let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
-        Arc::clone(&settings),
+        changing,
         identity,
         run,
         (store.clone(), Arc::clone(&metrics)),
@@ -345,6 +349,7 @@ where
         heart,
         coordinator: coordinator.clone(),
         vitals,
+        settings: followed,
         listening,
     };
     let socket = {
@@ -477,19 +482,13 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         // Those of the config file are taken up by it.
         mode == Mode::Run && active && record.series.is_none()
     });
-    let members = settings.groups.iter().flat_map(|group| &group.members);
-    let mut configured: HashMap<_, Option<String>> = HashMap::new();
-    for entry in settings.trust.authorized.iter().chain(members) {
-        let name = configured.entry(entry.id.clone()).or_default();
-        *name = name.take().or_else(|| entry.name.clone());
-    }
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: configured.into_iter().collect(),
+        configured: settings.let_in(),
         admins: settings.trust.admins.clone(),
         groups: store.groups(),
-        declared: declared(settings),
+        declared: settings.declared_groups(),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
@@ -506,20 +505,6 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         plans: store.plans(),
         runs_plans: mode == Mode::Run,
     })
-}
-
-/// The groups that the config file declares.
-fn declared(settings: &Settings) -> Vec<Group> {
-    let groups = settings.groups.iter().map(|group| Group {
-        name: group.name.clone(),
-        members: group
-            .members
-            .iter()
-            .map(|member| member.id.clone())
-            .collect(),
-        roles: group.roles,
-    });
-    groups.collect()
 }
 
 fn signaling_limits(settings: &Settings) -> Limits {
@@ -541,34 +526,13 @@ fn peer_context(
     port: u16,
     coordinator: WeakAddr<Coordinator>,
 ) -> PeerContext {
-    let from = &settings.signaling;
-    let backoffs = (0..from.retries).map(|n| from.backoff * 2u32.saturating_pow(n.min(10)));
-    let negotiation = NegotiationSettings {
-        initiator: from.initiator,
-        answer_timeout: from.answer_timeout,
-        backoffs: backoffs.collect(),
-        early_candidates: from.early_candidates,
-        connect_timeout: settings.network.channel_timeout,
-        ..NegotiationSettings::default()
-    };
     PeerContext {
         identity,
         rotations,
         run,
         name: settings.device.name.clone(),
         device_type: settings.device.device_type.as_str().to_owned(),
-        negotiation,
-        skew: from.max_clock_skew.as_secs(),
-        plain_peers: settings.trust.plain_peers,
-        window: WindowLimits {
-            min: settings.network.window_min,
-            max: settings.network.window_max,
-        },
-        stall: settings.network.stall_timeout,
-        checkpoint: Checkpointing {
-            interval: settings.transfer.checkpoint_interval,
-            bytes: settings.transfer.checkpoint_bytes,
-        },
+        live: Mutex::new(Arc::new(Live::of(settings))),
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),
@@ -577,6 +541,5 @@ fn peer_context(
         signaling,
         port,
         coordinator,
-        settings,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
@@ -64,6 +64,8 @@ pub enum Verb {
     Receive(Receive),
     /// Send files and folders, and wait until everyone has them
     Send(Send),
+    /// Give files back to the device that handed something out, into a folder of your own there
+    HandIn(HandIn),
     /// Show it: a sender and receivers on this machine, as real processes
     Demo(Demo),
     /// Who is here, and who may
@@ -118,6 +120,8 @@ pub enum Verb {
         #[arg(long, value_name = "VERSION")]
         to: Option<u64>,
     },
+    /// Have the running service read its settings again; so does the signal HUP
+    Reload,
     /// This device's id, and its key
     Id {
         /// What to do with the key
@@ -277,6 +281,21 @@ pub enum Audit {
     Check,
 }
 
+/// `hand-in`
+#[derive(Debug, Args)]
+pub struct HandIn {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// To which device: a name, an id or its beginning; left out, the one that sent the last thing
+    /// that has arrived here
+    #[arg(long, value_name = "DEVICE")]
+    pub to: Option<String>,
+    /// How long to wait for it: 30s, 2m, 1h, or `forever`
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
+    pub wait: Wait,
+}
+
 /// `demo`
 #[derive(Debug, Args)]
 pub struct Demo {
@@ -423,12 +442,36 @@ pub struct Doctor {
 }
 
 /// `config`
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Whether the settings are in order
-    Check,
+    /// Whether the settings are in order: every mistake, with its line and what to do
+    Check {
+        /// The config file, instead of the one that would be used
+        file: Option<PathBuf>,
+    },
     /// Every setting, its value, and where that is from
     Show,
+    /// A config file to begin with, with comments, on stdout
+    Init {
+        /// What this device is for
+        role: InitRole,
+        /// Write it to this file, which must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// What a device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitRole {
+    /// Hands out by hand, and collects
+    Teacher,
+    /// Keeps a room of machines up to date
+    Lab,
+    /// Hands out to whoever comes by, without a keyboard
+    Kiosk,
+    /// Takes what is handed out
+    Receiver,
 }
 
 /// Some of those to send to.

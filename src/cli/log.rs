@@ -5,11 +5,13 @@ mod rotating;
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 use super::screen::Screen;
 use crate::config::{Log, LogFormat, LogLevel};
@@ -20,30 +22,36 @@ use rotating::Rotating;
 ///
 /// Only a process that `serves` writes the log file: two would move it away under each other.
 pub fn start(log: &Log, verbose: u8, screen: &Screen, serves: bool) {
-    let filter = std::env::var("RUST_LOG")
+    let asked = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.trim().is_empty())
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(directives(raised(log.level, verbose))));
+        .and_then(|text| EnvFilter::try_new(text).ok());
+    let fixed = asked.is_some();
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(directives(raised(log.level, verbose))));
+    let (filter, handle) = reload::Layer::new(filter);
+    if !fixed {
+        let set = move |level| {
+            // Fails only when nothing is logged any more.
+            let _ = handle.reload(EnvFilter::new(directives(raised(level, verbose))));
+        };
+        let _ = CHANGE.set(Box::new(set));
+    }
     let (place, fault) = Place::choose(log, serves);
     let colors = matches!(place, Place::Screen) && screen.has_colors();
     let journal = matches!(place, Place::Journal);
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Lines {
-            screen: screen.clone(),
-            place,
-        });
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines {
+        screen: screen.clone(),
+        place,
+    });
     // Somebody may have started logging before, in a test: theirs stays.
+    let filtered = tracing_subscriber::registry().with(filter);
     let _ = match log.format {
         // The journal has its own times and levels.
-        LogFormat::Text if journal => lines
-            .with_ansi(false)
-            .without_time()
-            .with_level(false)
+        LogFormat::Text if journal => filtered
+            .with(lines.with_ansi(false).without_time().with_level(false))
             .try_init(),
-        LogFormat::Text => lines.with_ansi(colors).try_init(),
-        LogFormat::Json => lines.json().with_ansi(false).try_init(),
+        LogFormat::Text => filtered.with(lines.with_ansi(colors)).try_init(),
+        LogFormat::Json => filtered.with(lines.json().with_ansi(false)).try_init(),
     };
     if let Some(fault) = fault {
         screen.warn(&fault);
@@ -117,6 +125,16 @@ fn priority(level: Level) -> &'static str {
         Level::WARN => "<4>",
         Level::INFO => "<6>",
         _ => "<7>",
+    }
+}
+
+/// How the level is changed; nothing where `RUST_LOG` has set the filter.
+static CHANGE: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
+/// From now on the settings say this level. What `-v` and `RUST_LOG` say counts as before.
+pub fn change(level: LogLevel) {
+    if let Some(change) = CHANGE.get() {
+        change(level);
     }
 }
 

@@ -16,6 +16,7 @@ mod pair;
 mod peers;
 mod prompt;
 mod receive;
+mod reload;
 mod report;
 mod run;
 mod screen;
@@ -36,7 +37,8 @@ use clap::error::ErrorKind;
 use crate::actors::api::{Event, exit};
 use crate::actors::service::StartError;
 use crate::config::{ConfigError, Settings};
-use args::{Cli, Verb};
+use crate::protocol::names::printable;
+use args::{Cli, Config, Verb};
 use screen::Screen;
 use session::Context;
 
@@ -97,15 +99,25 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     match verb {
         Verb::Completions { shell } => return completions::run(shell, screen),
         Verb::Man { ref verb } => return man::run(verb, screen),
+        Verb::Config(Config::Init { role, output }) => {
+            return config::init(screen, role, output.as_deref());
+        }
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;
+    if let Verb::Config(Config::Check { file }) = &verb {
+        let file = file.as_deref().or(global.config.as_deref());
+        return config::check(screen, file, &overrides);
+    }
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
     let serves = matches!(verb, Verb::Run | Verb::Receive(_));
     log::start(&settings.log, global.verbose, screen, serves);
+    for warning in settings.warnings() {
+        tracing::warn!("{}", printable(&warning.to_string()));
+    }
     let context = Context {
         settings,
         screen: screen.clone(),
@@ -114,6 +126,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
+        Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
@@ -136,7 +149,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
         Verb::Doctor(options) => doctor::run(&context, &options),
-        Verb::Config(what) => config::run(&context, what),
+        Verb::Reload => steer::reload(&context),
+        Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),
     }

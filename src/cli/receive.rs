@@ -10,10 +10,13 @@ use super::Failure;
 use super::args::{Receive, path_text};
 use super::bars::Bars;
 use super::prompt;
+use super::reload;
 use super::screen::Screen;
-use super::session::{Context, View, ask_service, follow, node, show};
+use super::session::{Context, Interrupts, View, ask_service, follow_until, node, show};
 use super::text::{bytes, duration, foreign, speed};
-use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, transfer_line};
+use super::view::{
+    MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, settings_lines, transfer_line,
+};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::service::Mode;
 use crate::protocol::id::{DeviceId, TransferId};
@@ -88,6 +91,17 @@ pub fn serve(
     let screen = context.screen.clone();
     let api = context.settings.api.clone();
     node(context, mode, move |node| async move {
+        let interrupts = match mode {
+            Mode::Run => reload::follow(&node).and_then(|()| Interrupts::of_service()),
+            _ => Interrupts::new(),
+        };
+        let interrupts = match interrupts {
+            Ok(interrupts) => interrupts,
+            Err(error) => {
+                screen.error(&format!("cannot listen for signals: {error}"));
+                return exit::ERROR;
+            }
+        };
         // A service has nobody at its keyboard, whatever stdin is.
         let asks = mode == Mode::Receive && prompt::start(&node, &screen);
         let mut view = Arrivals::new(&screen, once);
@@ -121,7 +135,7 @@ pub fn serve(
             Some(invite) => joining(events, node.ask(Request::Join { invite })),
             None => events,
         };
-        let code = follow(events, &mut view, &screen, exit::OK).await;
+        let code = follow_until(interrupts, events, &mut view, &screen, exit::OK).await;
         if let Some(served) = served {
             served.stop().await;
         }
@@ -337,6 +351,10 @@ impl View for Arrivals {
                 self.on_link(&peer.device_id, line);
             }
             Event::Asked { .. } if self.asks => {}
+            Event::Reloaded { .. } | Event::NotReloaded { .. } => {
+                let lines = settings_lines(event);
+                lines.iter().for_each(|line| self.screen.note(line));
+            }
             Event::Unauthorized { device_id, .. } if !self.is_news(device_id) => {}
             Event::End { .. } => self.bars.clear(),
             Event::NotConnected { device_id, .. } => {

@@ -92,6 +92,7 @@ impl Kiosk {
                 key: "kiosk.pin_file".to_owned(),
                 allowed: "a file with six digits, since kiosk.pin is \"file\"".to_owned(),
                 got: "\"\"".to_owned(),
+                nearest: None,
             });
         }
         let days = kiosk.stay.as_secs().div_ceil(DAY) + 1;
@@ -103,6 +104,7 @@ impl Kiosk {
                     "so short that kiosk.per_day devices a day are at most {MAX_MEMBERS} at once"
                 ),
                 got: format!("{} devices a day for {} days", kiosk.per_day, days - 1),
+                nearest: None,
             });
         }
         kiosk

@@ -112,6 +112,7 @@ impl Notify {
                 key: "notify.webhook".to_owned(),
                 allowed: "https://, or http:// to one of notify.http_hosts".to_owned(),
                 got: format!("http:// to {host:?}"),
+                nearest: None,
             });
         }
         notify

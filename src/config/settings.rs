@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Setting;
 use super::api::ApiAddress;
 use super::broadcasts::{self, BroadcastRule};
+use super::error::Warning;
 use super::groups::{self, GroupRule};
+use super::hand_in::HandIn;
 use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
 use super::notify::Notify;
@@ -15,6 +16,7 @@ use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use super::{Loaded, Setting};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Taking what others give back.
+    pub hand_in: HandIn,
     /// Receivers that help each other.
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
@@ -72,6 +76,8 @@ pub struct Settings {
     /// Broadcasts that the file describes.
     pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) loaded: Loaded,
 }
 
 section! {
@@ -317,6 +323,7 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            hand_in: HandIn::read(r),
             swarm: SwarmSettings {
                 neighbours: r.number("swarm.neighbours", 0..=16),
             },
@@ -360,6 +367,8 @@ impl Settings {
             groups: groups::read(r),
             broadcasts: broadcasts::read(r),
             described: Vec::new(),
+            warnings: Vec::new(),
+            loaded: Loaded::default(),
         };
         if settings.api.token_file.as_os_str().is_empty() {
             settings.api.token_file = settings.state.dir.join("api.token");

@@ -45,6 +45,8 @@ pub struct SendJob {
     pub source: Source,
     /// Of which series it is a version.
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub hand_in: bool,
     /// Where its progress shows.
     pub progress: Arc<Progress>,
     /// The broadcast whose allowance it uses.
@@ -539,6 +541,7 @@ impl Sender<'_> {
             root_sig: root.map(|(_, signature)| signature),
             series: self.job.series.clone(),
             pages_first: true,
+            hand_in: self.job.hand_in,
         }))
     }
 

@@ -346,6 +346,16 @@ impl TrustBook {
         *self.current(device) == self.ours
     }
 
+    /// What the config file says about devices and admins takes the place of what it said.
+    pub fn configure(
+        &mut self,
+        configured: Vec<(DeviceId, Option<String>)>,
+        admins: Vec<DeviceId>,
+    ) {
+        self.configured = configured.into_iter().collect();
+        self.admins = admins.into_iter().collect();
+    }
+
     /// The grounds on which a device is let in; none when it is not. `now` is in Unix seconds.
     pub fn grounds(&self, device: &DeviceId, now: u64) -> Vec<Ground<'_>> {
         if self.is_shut_out(device) {

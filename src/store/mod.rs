@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Account, Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord,
+    Account, After, Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord,
     Question, TransferRecord,
 };
 pub use renewal::Renewed;

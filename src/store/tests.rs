@@ -50,6 +50,8 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         question: None,
         series: None,
         account: Account::default(),
+        hand_in: false,
+        after: None,
     }
 }
 
@@ -65,6 +67,7 @@ fn broadcast(n: u8, state: BroadcastState) -> BroadcastRecord {
         size: 0,
         share: Default::default(),
         series: None,
+        hand_in: false,
     }
 }
 

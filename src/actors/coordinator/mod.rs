@@ -2,9 +2,11 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod arrivals;
 mod counted;
 mod door;
 mod groups;
+mod handing_in;
 mod introductions;
 mod invites;
 mod keys;
@@ -16,6 +18,7 @@ mod plans;
 mod pulse;
 mod questions;
 mod receiving;
+mod reload;
 mod report;
 mod requests;
 mod sending;
@@ -30,7 +33,7 @@ use std::time::{Duration, Instant};
 use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::config::Settings;
@@ -45,13 +48,14 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{Account, BroadcastRecord, PlanRecord, Question, TransferRecord};
+use crate::store::{Account, After, BroadcastRecord, PlanRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
 use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use arrivals::Programs;
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
@@ -60,6 +64,7 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 use plans::Plans;
 pub use pulse::{Alive, Pulse};
+use reload::Changing;
 use turns::Waits;
 
 /// How often progress is sampled and deadlines are looked at.
@@ -93,6 +98,8 @@ pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext
 /// Owns broadcasts, transfers, peers and their authorizations.
 pub struct Coordinator {
     settings: Arc<Settings>,
+    changing: Changing,
+    programs: Programs,
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
@@ -308,7 +315,7 @@ pub struct Ask {
 impl Coordinator {
     /// A coordinator over what the store held. Without a `make_context` it has no network.
     pub fn new(
-        settings: Arc<Settings>,
+        settings: watch::Sender<Arc<Settings>>,
         identity: Identity,
         run: RunId,
         (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
@@ -316,6 +323,8 @@ impl Coordinator {
         loaded: Loaded,
         make_context: Option<ContextMaker>,
     ) -> Self {
+        let changing = Changing::new(settings);
+        let settings = changing.now();
         let transfers = loaded.transfers.into_iter().map(|mut record| {
             // Whatever was under way when the last process ended is pending again.
             if let Ok(state) = record.state.clone().on(TransferEvent::Disconnect) {
@@ -334,6 +343,8 @@ impl Coordinator {
             kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
+            changing,
+            programs: Programs::default(),
             identity,
             store,
             data_plane,
@@ -449,6 +460,7 @@ impl Coordinator {
         self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
+        self.run_what_is_due(ctx);
         self.tick_plans(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
@@ -483,6 +495,8 @@ impl Coordinator {
                     .broadcast
                     .is_none_or(|of| !self.broadcasts.contains_key(&of) && !self.plans.keeps(of))
             })
+            // What is still to be run would be forgotten.
+            .filter(|record| record.after != Some(After::Due))
             .map(|record| (counted(record), record.updated, record.id))
             .collect();
         if over.len() <= retention {

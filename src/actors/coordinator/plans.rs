@@ -521,6 +521,7 @@ fn record_of(
         bundle: Some(source.bundle()),
         size: source.layout().total_size(),
         share: rule.share,
+        hand_in: false,
         series: Some(series),
     }
 }

@@ -10,14 +10,16 @@ use tracing::info;
 use crate::content::Earlier;
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::destination::{Filling, fill};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{Account, GrantedBy, Question, TransferRecord};
+use crate::store::{Account, After, GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -48,6 +50,36 @@ enum Known {
     },
     /// Not a case for the policy; nothing is recorded.
     Barred(Refusal),
+}
+
+/// What of a bundle the policy asks for.
+pub(super) struct About<'a> {
+    name: &'a str,
+    series: Option<&'a Series>,
+    hand_in: bool,
+}
+
+impl<'a> About<'a> {
+    pub(super) fn offer(offer: &'a StartTransfer) -> Self {
+        Self {
+            name: &offer.name,
+            series: offer.series.as_ref(),
+            hand_in: offer.hand_in,
+        }
+    }
+
+    pub(super) fn record(record: &'a TransferRecord) -> Self {
+        Self {
+            name: &record.name,
+            series: record.series.as_ref(),
+            hand_in: record.hand_in,
+        }
+    }
+
+    /// What the sender calls the broadcast; the bundle, where it has no broadcast.
+    pub(super) fn broadcast(&self) -> &'a str {
+        self.series.map_or(self.name, |series| series.name.as_str())
+    }
 }
 
 impl Coordinator {
@@ -102,7 +134,14 @@ impl Coordinator {
         if !self.is_let_in(device) {
             return barred(Code::Unauthorized, "this device is not authorized");
         }
-        if !self.roles_of(device).allow(Roles::SEND) {
+        if offer.hand_in {
+            if !self.settings.hand_in.enabled {
+                return barred(
+                    Code::Declined,
+                    "this device takes nothing back now (hand_in.enabled)",
+                );
+            }
+        } else if !self.roles_of(device).allow(Roles::SEND) {
             return barred(
                 Code::Unauthorized,
                 "this device may not send here (its roles)",
@@ -149,7 +188,8 @@ impl Coordinator {
                 };
             }
         }
-        let takes = self.settings.receive.enabled && self.terms_for(device).mode != Mode::Refuse;
+        let terms = self.terms_for(device, &About::offer(offer));
+        let takes = self.takes(offer.hand_in) && terms.mode != Mode::Refuse;
         match same_bundle {
             None => Known::New,
             Some(record) => match (&record.state, record.root) {
@@ -169,7 +209,33 @@ impl Coordinator {
 
     /// What the policy says about a device. Names count that this side has given it, not what it
     /// calls itself: it could call itself anything.
-    pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
+    pub(super) fn terms_for(&self, device: &DeviceId, about: &About<'_>) -> Terms {
+        let groups = self.groups_of(device);
+        let mut terms = match about.hand_in {
+            true => self.settings.hand_in.terms.clone(),
+            false => self.policy_for(device, &groups, about.broadcast()),
+        };
+        let name = format!("{} ({})", self.name_of(device), device.short());
+        terms.destination = fill(
+            &terms.destination,
+            &Filling {
+                device: &name,
+                group: groups.first().map(String::as_str),
+                broadcast: about.broadcast(),
+                date: &chrono::Local::now().format("%Y-%m-%d").to_string(),
+            },
+        );
+        terms
+    }
+
+    fn takes(&self, hand_in: bool) -> bool {
+        match hand_in {
+            true => self.settings.hand_in.enabled,
+            false => self.settings.receive.enabled,
+        }
+    }
+
+    fn policy_for(&self, device: &DeviceId, groups: &[String], broadcast: &str) -> Terms {
         let decided = self
             .trust
             .authorization(device)
@@ -181,7 +247,6 @@ impl Coordinator {
             .filter_map(|entry| entry.name.as_deref());
         // Rules may name an id that it had before.
         let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
-        let groups = self.groups_of(device);
         self.settings.receive.policy.terms_for(&Whom {
             id: device.as_str(),
             names: decided
@@ -190,6 +255,7 @@ impl Coordinator {
                 .chain(earlier)
                 .collect(),
             groups: groups.iter().map(String::as_str).collect(),
+            broadcast,
         })
     }
 
@@ -201,7 +267,7 @@ impl Coordinator {
         reply: oneshot::Sender<OfferReply>,
         ctx: &mut Context<Self>,
     ) {
-        let mut terms = self.terms_for(device);
+        let mut terms = self.terms_for(device, &About::offer(&offer));
         let known = earlier.and_then(|id| self.transfers.get(&id));
         let known = known.map(|transfer| &transfer.record);
         // What has come lies where it was begun, whatever the policy says by now.
@@ -226,7 +292,7 @@ impl Coordinator {
         };
         let usage = self.usage(device, &terms, [Some(offer.id), earlier]);
         let mut verdict = terms.consider(&considered, &usage);
-        if !self.settings.receive.enabled {
+        if !self.takes(offer.hand_in) {
             let reason = "the receiver takes nothing now (receive.enabled)".to_owned();
             let code = Code::Declined;
             verdict = Verdict::Refuse(Refusal { code, reason });
@@ -379,6 +445,8 @@ impl Coordinator {
             question: None,
             series: offer.series.clone(),
             account: Account::default(),
+            hand_in: offer.hand_in,
+            after: None,
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -472,9 +540,15 @@ impl Coordinator {
         told: Option<oneshot::Sender<()>>,
         ctx: &mut Context<Self>,
     ) {
+        let Some(record) = self.transfers.get(&id).map(|transfer| &transfer.record) else {
+            return;
+        };
+        let terms = self.terms_for(&record.peer, &About::record(record));
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
         };
+        // Recorded with the arrival, so that neither is there without the other.
+        transfer.record.after = (!terms.run.is_empty()).then_some(After::Due);
         transfer.record.root = Some(root);
         transfer.record.destination = Some(path.clone());
         transfer.record.stat_digest = Some(b64(&stat));
@@ -502,12 +576,13 @@ impl Coordinator {
         ctx.spawn(
             recorded
                 .into_actor(self)
-                .map(move |recorded, coordinator, _| {
+                .map(move |recorded, coordinator, ctx| {
                     if matches!(recorded, Ok(Ok(()))) {
                         if let Some(told) = told {
                             let _ = told.send(());
                         }
                         coordinator.discard_in(id, folder);
+                        coordinator.run_what_is_due(ctx);
                     }
                 }),
         );

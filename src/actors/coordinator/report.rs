@@ -279,6 +279,7 @@ mod tests {
             bundle: None,
             size: 0,
             share: Share::default(),
+            hand_in: false,
             series: series.map(|(name, version)| Series {
                 name: SeriesName::new(name).unwrap(),
                 version,

@@ -104,6 +104,7 @@ impl Handler<Ask> for Coordinator {
                             wait,
                             share,
                             series: None,
+                            hand_in: false,
                             reply,
                         },
                         ctx,
@@ -124,6 +125,7 @@ impl Handler<Ask> for Coordinator {
                         devices,
                         wait: wait_ms.map(Duration::from_millis),
                         share: Share::default(),
+                        hand_in: false,
                         series: Some(series),
                         reply,
                     };
@@ -133,6 +135,9 @@ impl Handler<Ask> for Coordinator {
             },
             Request::Versions => self.on_versions(reply, ctx),
             Request::RollBack { what, to } => self.on_roll_back(what, to, reply, ctx),
+            Request::HandIn { paths, to, wait_ms } => {
+                self.on_hand_in(paths, to, wait_ms.map(Duration::from_millis), reply, ctx)
+            }
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
@@ -169,6 +174,7 @@ impl Handler<Ask> for Coordinator {
             Request::Refuse { what } => {
                 self.each(&what, &ASKED, &reply, ctx, Self::decline_offer);
             }
+            Request::Reload => self.on_reload(reply, ctx),
             Request::Watch => {
                 self.repeat_questions(&reply);
                 self.repeat_alarms(&reply);
