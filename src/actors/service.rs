@@ -482,12 +482,11 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         // Those of the config file are taken up by it.
         mode == Mode::Run && active && record.series.is_none()
     });
-    let (configured, admins) = settings.lets_in();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured,
-        admins,
+        configured: settings.let_in(),
+        admins: settings.trust.admins.clone(),
         groups: store.groups(),
         declared: settings.declared_groups(),
         rosters: store.rosters()?,
