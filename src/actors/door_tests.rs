@@ -475,6 +475,7 @@ fn whoever_was_shut_out_is_told_so_when_it_sends_although_the_door_is_open() {
             paths: vec![file],
             to: vec![one.id.to_string()],
             wait_ms: Some(30_000),
+            share: Default::default(),
         });
         assert_eq!(sent.end().await, exit::UNAUTHORIZED, "{:?}", sent.seen);
     });

@@ -106,6 +106,7 @@ impl Room {
                 paths: vec![path],
                 to: vec![to.to_owned()],
                 wait_ms: Some(30_000),
+                share: Default::default(),
             },
         );
         match answer.last() {

@@ -76,6 +76,7 @@ fn offer(n: u8) -> StartTransfer {
         root: None,
         root_sig: None,
         series: None,
+        hand_in: false,
         pages_first: false,
     }
 }
@@ -332,6 +333,7 @@ fn send(file: &Path, to: &str) -> Request {
         paths: vec![file.to_owned()],
         to: vec![to.to_owned()],
         wait_ms: Some(60_000),
+        share: Default::default(),
     }
 }
 

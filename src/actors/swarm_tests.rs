@@ -126,6 +126,7 @@ fn send(node: &Node, file: PathBuf, to: &[&DeviceId]) -> tokio::sync::mpsc::Rece
         paths: vec![file],
         to: to.iter().map(ToString::to_string).collect(),
         wait_ms: None,
+        share: Default::default(),
     })
 }
 

@@ -1,6 +1,8 @@
 //! Whole nodes in one process, over loopback: what a panic costs, and what does not.
 
+mod plans;
 mod policy;
+mod turns;
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -114,6 +116,7 @@ fn a_peer_that_panics_is_built_anew_and_takes_nothing_else_along() {
             paths,
             to,
             wait_ms: Some(30_000),
+            share: Default::default(),
         });
         let mut panicked = false;
         while let Some(event) = events.recv().await {

@@ -140,6 +140,7 @@ impl Pair {
                 paths: vec![file],
                 to: vec!["all".to_owned()],
                 wait_ms: None,
+                share: Default::default(),
             });
             let (mut question, mut last) = (Some(question), None);
             let following = async {
@@ -333,6 +334,7 @@ fn a_device_that_may_only_receive_cannot_send_and_is_told_so() {
             paths: vec![file],
             to: vec!["all".to_owned()],
             wait_ms: Some(60_000),
+            share: Default::default(),
         };
         let events = tokio::time::timeout(PATIENCE, all(node.ask(sending))).await;
         match events.unwrap().last() {

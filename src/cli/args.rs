@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
+use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::{Roles, UnknownRole};
 
@@ -63,6 +64,8 @@ pub enum Verb {
     Receive(Receive),
     /// Send files and folders, and wait until everyone has them
     Send(Send),
+    /// Give files back to the device that handed something out, into a folder of your own there
+    HandIn(HandIn),
     /// Show it: a sender and receivers on this machine, as real processes
     Demo(Demo),
     /// Who is here, and who may
@@ -81,12 +84,21 @@ pub enum Verb {
         /// Its id, the beginning of one, or its name
         device: String,
     },
+    /// What the config file hands out by itself, and who has it
+    Broadcasts,
     /// What is going on, and what was
     Transfers {
         /// Go on telling, until stopped
         #[arg(long)]
         watch: bool,
     },
+    /// Who still misses a broadcast, and why: exit code 3 when somebody does
+    Report(Report),
+    /// Whether the running service does what it is for: exit code 0, else 1
+    Health,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Stop a transfer or broadcast for now
     Pause(Which),
     /// Go on with a paused transfer or broadcast
@@ -97,6 +109,8 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// Have the running service read its settings again; so does the signal HUP
+    Reload,
     /// What is here of things that are handed out again and again, and what is kept of before
     Versions,
     /// Put an earlier version back in the place of the one that is there
@@ -114,6 +128,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -124,8 +140,8 @@ pub enum Verb {
     },
     /// The manual page, on stdout
     Man {
-        /// The page of this verb
-        verb: Option<String>,
+        /// The page of this verb, such as send, or group add
+        verb: Vec<String>,
     },
 }
 
@@ -227,10 +243,55 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
+    /// To whom: device names, ids, ID@HOST:PORT where discovery does not reach, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
+    pub wait: Wait,
+    /// The most bytes in a second to all of them together: 5MB/s, 40Mbit/s
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
+    /// To so many devices at a time
+    #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_most: Option<u32>,
+    /// Before other broadcasts, or after them: low, normal or high
+    #[arg(long, value_name = "PRIORITY", default_value_t)]
+    pub priority: Priority,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// A broadcast's id, the beginning of that, its name, or that of its series; left out, all
+    /// broadcasts are listed
+    pub what: Option<String>,
+    /// Which version of the series, instead of the newest
+    #[arg(long, value_name = "N", requires = "what")]
+    pub version: Option<u64>,
+    /// As a table for spreadsheets
+    #[arg(long, requires = "what", conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Audit {
+    /// Whether every line is as it was written: exit code 6 when one is not
+    Check,
+}
+
+/// `hand-in`
+#[derive(Debug, Args)]
+pub struct HandIn {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// To which device: a name, an id or its beginning; left out, the one that sent the last thing
+    /// that has arrived here
+    #[arg(long, value_name = "DEVICE")]
+    pub to: Option<String>,
+    /// How long to wait for it: 30s, 2m, 1h, or `forever`
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
     pub wait: Wait,
 }
@@ -369,13 +430,48 @@ pub struct Which {
     pub id: String,
 }
 
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
+}
+
 /// `config`
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Whether the settings are in order
-    Check,
+    /// Whether the settings are in order: every mistake, with its line and what to do
+    Check {
+        /// The config file, instead of the one that would be used
+        file: Option<PathBuf>,
+    },
     /// Every setting, its value, and where that is from
     Show,
+    /// A config file to begin with, with comments, on stdout
+    Init {
+        /// What this device is for
+        role: InitRole,
+        /// Write it to this file, which must not be there yet
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// What a device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitRole {
+    /// Hands out by hand, and collects
+    Teacher,
+    /// Keeps a room of machines up to date
+    Lab,
+    /// Hands out to whoever comes by, without a keyboard
+    Kiosk,
+    /// Takes what is handed out
+    Receiver,
 }
 
 /// Some of those to send to.
@@ -461,6 +557,12 @@ fn wait(text: &str) -> Result<Wait, String> {
     config::duration(text)
         .map(|duration| Wait(Some(duration)))
         .ok_or_else(|| "it must be a time such as 30s or 2m, or forever".to_owned())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    config::rate(text)
+        .filter(|rate| *rate >= Share::MIN_RATE)
+        .ok_or_else(|| "it must be a rate such as 5MB/s or 40Mbit/s, at least 16kB/s".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -2,10 +2,12 @@
 
 mod args;
 mod bars;
+mod broadcasts;
 mod completions;
 mod config;
 mod demo;
 mod devices;
+mod doctor;
 mod group;
 mod invite;
 mod log;
@@ -14,6 +16,8 @@ mod pair;
 mod peers;
 mod prompt;
 mod receive;
+mod reload;
+mod report;
 mod run;
 mod screen;
 mod send;
@@ -23,6 +27,7 @@ mod text;
 mod transfers;
 mod versions;
 mod view;
+mod watch_over;
 
 use std::process::ExitCode;
 
@@ -32,7 +37,8 @@ use clap::error::ErrorKind;
 use crate::actors::api::{Event, exit};
 use crate::actors::service::StartError;
 use crate::config::{ConfigError, Settings};
-use args::{Cli, Verb};
+use crate::protocol::names::printable;
+use args::{Cli, Config, Verb};
 use screen::Screen;
 use session::Context;
 
@@ -91,16 +97,27 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Completions { shell } => return completions::run(shell),
-        Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Completions { shell } => return completions::run(shell, screen),
+        Verb::Man { ref verb } => return man::run(verb, screen),
+        Verb::Config(Config::Init { role, output }) => {
+            return config::init(screen, role, output.as_deref());
+        }
         _ => {}
     }
     let mut overrides = global.overrides().map_err(Failure::Usage)?;
+    if let Verb::Config(Config::Check { file }) = &verb {
+        let file = file.as_deref().or(global.config.as_deref());
+        return config::check(screen, file, &overrides);
+    }
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
-    log::start(&settings.log, global.verbose, screen);
+    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    log::start(&settings.log, global.verbose, screen, serves);
+    for warning in settings.warnings() {
+        tracing::warn!("{}", printable(&warning.to_string()));
+    }
     let context = Context {
         settings,
         screen: screen.clone(),
@@ -109,6 +126,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
+        Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
@@ -119,14 +137,20 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Id { what: None } => devices::id(&context),
         Verb::Id { what: Some(what) } => devices::renew(&context, what),
         Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Broadcasts => broadcasts::run(&context),
         Verb::Versions => versions::list(&context),
         Verb::Rollback { what, to } => versions::roll_back(&context, what, to),
+        Verb::Report(options) => report::run(&context, options),
+        Verb::Health => watch_over::health(&context),
+        Verb::Audit(what) => watch_over::audit(&context, what),
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
-        Verb::Config(what) => config::run(&context, what),
+        Verb::Reload => steer::reload(&context),
+        Verb::Doctor(options) => doctor::run(&context, &options),
+        Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),
     }

@@ -167,6 +167,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state,
+            waits: None,
         })
     }
 

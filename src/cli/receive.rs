@@ -10,15 +10,19 @@ use super::Failure;
 use super::args::{Receive, path_text};
 use super::bars::Bars;
 use super::prompt;
+use super::reload;
 use super::screen::Screen;
-use super::session::{Context, View, ask_service, follow, node, show};
+use super::session::{Context, Interrupts, View, ask_service, follow_until, node, show};
 use super::text::{bytes, duration, foreign, speed};
-use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, transfer_line};
+use super::view::{
+    MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, settings_lines, transfer_line,
+};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::service::Mode;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, TransferState};
+use crate::web;
 
 /// Bytes of an invite that is read from a file or stdin.
 const MAX_INVITE: u64 = 4096;
@@ -85,7 +89,19 @@ pub fn serve(
     invite: Option<String>,
 ) -> Result<u8, Failure> {
     let screen = context.screen.clone();
+    let api = context.settings.api.clone();
     node(context, mode, move |node| async move {
+        let interrupts = match mode {
+            Mode::Run => reload::follow(&node).and_then(|()| Interrupts::of_service()),
+            _ => Interrupts::new(),
+        };
+        let interrupts = match interrupts {
+            Ok(interrupts) => interrupts,
+            Err(error) => {
+                screen.error(&format!("cannot listen for signals: {error}"));
+                return exit::ERROR;
+            }
+        };
         // A service has nobody at its keyboard, whatever stdin is.
         let asks = mode == Mode::Receive && prompt::start(&node, &screen);
         let mut view = Arrivals::new(&screen, once);
@@ -95,11 +111,35 @@ pub fn serve(
         if show(&mut view, &screen, &node.listening()).is_err() {
             return exit::ERROR;
         }
+        let served = match mode {
+            Mode::Run => web::start(node.clone(), &api),
+            _ => Ok(None),
+        };
+        let served = match served {
+            Ok(served) => served,
+            Err(error) => {
+                screen.error(&error.to_string());
+                return exit::ERROR;
+            }
+        };
+        if let Some(served) = &served {
+            let event = Event::Serving {
+                url: served.url.clone(),
+                token_file: served.token_file.clone(),
+            };
+            if show(&mut view, &screen, &event).is_err() {
+                return exit::ERROR;
+            }
+        }
         let events = match invite {
             Some(invite) => joining(events, node.ask(Request::Join { invite })),
             None => events,
         };
-        follow(events, &mut view, &screen, exit::OK).await
+        let code = follow_until(interrupts, events, &mut view, &screen, exit::OK).await;
+        if let Some(served) = served {
+            served.stop().await;
+        }
+        code
     })
 }
 
@@ -311,6 +351,10 @@ impl View for Arrivals {
                 self.on_link(&peer.device_id, line);
             }
             Event::Asked { .. } if self.asks => {}
+            Event::Reloaded { .. } | Event::NotReloaded { .. } => {
+                let lines = settings_lines(event);
+                lines.iter().for_each(|line| self.screen.note(line));
+            }
             Event::Unauthorized { device_id, .. } if !self.is_news(device_id) => {}
             Event::End { .. } => self.bars.clear(),
             Event::NotConnected { device_id, .. } => {
@@ -348,6 +392,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state,
+            waits: None,
         })
     }
 

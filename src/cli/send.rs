@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::Send;
+use super::args::{HandIn, Send, Wait};
 use super::bars::Bars;
 use super::screen::Screen;
 use super::session::{Context, View, ask};
@@ -13,26 +13,46 @@ use super::text::{Table, bytes, foreign, seconds, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice, transfer_line};
 use crate::actors::api::{Event, Receiver, Request, exit};
 use crate::actors::service::Mode;
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, TransferId};
 
 /// Sends, and shows how it goes and who has it in the end.
 pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
+    let request = Request::Send {
+        paths: absolute(&options.paths)?,
+        to: options.everyone(),
+        wait_ms: millis(options.wait),
+        share: Share {
+            priority: options.priority,
+            rate: options.rate,
+            at_most: options.at_most,
+        },
+    };
+    let view = Sending::new(&context.screen);
+    ask(context, Mode::Send, request, view)
+}
+
+/// Gives files back, and shows how that goes.
+pub fn hand_in(context: &Context, options: &HandIn) -> Result<u8, Failure> {
+    let request = Request::HandIn {
+        paths: absolute(&options.paths)?,
+        to: options.to.clone(),
+        wait_ms: millis(options.wait),
+    };
+    let view = Sending::new(&context.screen);
+    ask(context, Mode::Send, request, view)
+}
+
+fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let absolute = |path: &PathBuf| {
         std::path::absolute(path)
             .map_err(|error| Failure::Usage(format!("cannot send {:?}: {error}", path.display())))
     };
-    let wait = options.wait.0;
-    let request = Request::Send {
-        paths: options
-            .paths
-            .iter()
-            .map(absolute)
-            .collect::<Result<_, _>>()?,
-        to: options.everyone(),
-        wait_ms: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-    };
-    let view = Sending::new(&context.screen);
-    ask(context, Mode::Send, request, view)
+    paths.iter().map(absolute).collect()
+}
+
+fn millis(Wait(wait): Wait) -> Option<u64> {
+    wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How a broadcast goes.

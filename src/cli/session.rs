@@ -1,7 +1,7 @@
 //! Where requests go: to the service that runs on the state folder, else to a node in this process.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -89,18 +89,28 @@ pub fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Shows the events of an answer until it ends, the view has enough, or somebody interrupts; the
 /// exit code of that.
 pub async fn follow(
+    events: mpsc::Receiver<Event>,
+    view: &mut impl View,
+    screen: &Screen,
+    when_interrupted: u8,
+) -> u8 {
+    match Interrupts::new() {
+        Ok(interrupts) => follow_until(interrupts, events, view, screen, when_interrupted).await,
+        Err(error) => {
+            screen.error(&format!("cannot listen for Ctrl-C: {error}"));
+            exit::ERROR
+        }
+    }
+}
+
+/// The same, until these interrupt.
+pub async fn follow_until(
+    mut interrupts: Interrupts,
     mut events: mpsc::Receiver<Event>,
     view: &mut impl View,
     screen: &Screen,
     when_interrupted: u8,
 ) -> u8 {
-    let mut interrupts = match Interrupts::new() {
-        Ok(interrupts) => interrupts,
-        Err(error) => {
-            screen.error(&format!("cannot listen for Ctrl-C: {error}"));
-            return exit::ERROR;
-        }
-    };
     loop {
         let event = tokio::select! {
             biased;
@@ -145,25 +155,49 @@ fn show_end(view: &mut impl View, screen: &Screen, code: u8) -> u8 {
 
 /// Ctrl-C, and what a service manager or a closed terminal sends.
 #[derive(Debug)]
-pub struct Interrupts([Signal; 3]);
+pub struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    /// A hangup means something else while there is a terminal, or where there never was one.
+    service: bool,
+    terminal: bool,
+}
 
 impl Interrupts {
     /// From now on, signals no longer end the process by themselves.
     pub fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            service: false,
+            terminal: io::stderr().is_terminal(),
+        })
+    }
+
+    /// Those of a service: it goes on when it hears HUP, unless its terminal has gone away.
+    pub fn of_service() -> io::Result<Self> {
+        let service = true;
+        Ok(Self {
+            service,
+            ..Self::new()?
+        })
     }
 
     /// Waits for one.
     pub async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => (),
-            _ = terminate.recv() => (),
-            _ = hangup.recv() => (),
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => {
+                    let lost_terminal = self.terminal && !io::stderr().is_terminal();
+                    if !self.service || lost_terminal {
+                        return;
+                    }
+                }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::args::Which;
-use super::session::{Context, ask};
+use super::session::{Context, ask, ask_service};
 use super::view::Plain;
 use crate::actors::api::Request;
 use crate::actors::service::Mode;
@@ -30,6 +30,19 @@ pub fn accept(context: &Context, Which { id: what }: Which) -> Result<u8, Failur
 /// Does not take it.
 pub fn refuse(context: &Context, Which { id: what }: Which) -> Result<u8, Failure> {
     steer(context, Request::Refuse { what })
+}
+
+/// Has the service read its settings again.
+pub fn reload(context: &Context) -> Result<u8, Failure> {
+    let mut view = Plain::new(&context.screen);
+    let answer = ask_service(context, Request::Reload, &mut view)?;
+    answer.ok_or_else(|| {
+        let state = context.settings.state.dir.display();
+        Failure::Other(format!(
+            "no service runs on {state}, so there is nothing to reload: `handout config check` \
+             says whether the settings are in order"
+        ))
+    })
 }
 
 fn steer(context: &Context, request: Request) -> Result<u8, Failure> {

@@ -5,10 +5,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Failure;
+use super::bars::Bars;
 use super::screen::Screen;
 use super::session::{Context, View, ask, client_runtime, follow};
 use super::text::{Table, bytes, foreign, percent};
-use super::view::{MAX_NAME, MAX_TITLE, Plain, reason, state};
+use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, reason, state};
 use crate::actors::api::{Event, Request, TransferInfo, exit};
 use crate::actors::control::Client;
 use crate::actors::service::Mode;
@@ -107,16 +108,24 @@ fn table(transfers: &[TransferInfo]) -> Table {
             arrow.to_owned(),
             foreign(&info.device_name, MAX_NAME),
             state(info),
-            reason(&info.state).unwrap_or_default(),
+            why(info).unwrap_or_default(),
         ]);
     }
     table
+}
+
+/// Why it stands where it does, or what it waits for.
+fn why(info: &TransferInfo) -> Option<String> {
+    let waits = info.waits.as_deref();
+    reason(&info.state).or_else(|| waits.map(|waits| foreign(waits, MAX_TEXT)))
 }
 
 /// A line for each change, and for progress now and then.
 struct Ticker {
     screen: Screen,
     plain: Plain,
+    /// Where a person watches.
+    bars: Bars,
     names: HashMap<TransferId, String>,
     shown: HashMap<TransferId, Instant>,
 }
@@ -128,6 +137,7 @@ impl Ticker {
         Self {
             screen: screen.clone(),
             plain: Plain::new(screen),
+            bars: Bars::new(screen, false),
             names: HashMap::new(),
             shown: HashMap::new(),
         }
@@ -141,6 +151,7 @@ impl View for Ticker {
         }
         match event {
             Event::Transfer(info) => {
+                self.bars.transfer(info);
                 if info.state.is_final() {
                     self.names.remove(&info.transfer);
                     self.shown.remove(&info.transfer);
@@ -149,6 +160,12 @@ impl View for Ticker {
                     self.names.insert(info.transfer, name);
                 }
                 self.plain.event(event)
+            }
+            Event::Progress {
+                transfer, bytes, ..
+            } if self.screen.has_bars() => {
+                self.bars.progress(*transfer, *bytes);
+                Ok(())
             }
             Event::Progress {
                 transfer,
@@ -165,6 +182,10 @@ impl View for Ticker {
                 let id = &transfer.to_string()[..8];
                 let share = percent(*bytes, *size);
                 self.screen.result(&format!("{name} ({id}): {share}"))
+            }
+            Event::End { .. } => {
+                self.bars.clear();
+                Ok(())
             }
             other => self.plain.event(other),
         }
@@ -189,6 +210,7 @@ mod tests {
             bytes: 512,
             size: 1024,
             state: TransferState::Active,
+            waits: None,
         };
         let lines = table(&[info]).lines();
         assert_eq!(

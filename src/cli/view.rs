@@ -7,6 +7,7 @@ use super::session::View;
 use super::text::{bytes, foreign, percent};
 use crate::actors::api::{CloneInfo, Event, TransferInfo, exit};
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, Side, TransferState};
 
 /// Columns that a device's name may take.
@@ -35,6 +36,12 @@ impl View for Plain {
         match event {
             Event::Id { device_id, .. } => screen.result(device_id.as_str()),
             Event::Transfer(info) => screen.result(&transfer_line(info)),
+            Event::Reloaded { .. } | Event::NotReloaded { .. } => {
+                settings_lines(event)
+                    .iter()
+                    .for_each(|line| screen.note(line));
+                Ok(())
+            }
             other => {
                 if let Some(line) = notice(other) {
                     screen.note(&line);
@@ -42,6 +49,44 @@ impl View for Plain {
                 Ok(())
             }
         }
+    }
+}
+
+/// What became of settings that were read again: a line for each change, or for each mistake.
+pub fn settings_lines(event: &Event) -> Vec<String> {
+    let value = |value: &Option<String>| {
+        let text = value.as_deref().unwrap_or("nothing");
+        foreign(text, MAX_TITLE)
+    };
+    match event {
+        Event::Reloaded { changes, .. } => {
+            let none = changes
+                .is_empty()
+                .then_some("nothing has changed")
+                .into_iter();
+            let head = none.map(|what| format!("settings read again: {what}"));
+            let lines = changes.iter().map(|change| {
+                let (old, new) = (value(&change.old), value(&change.new));
+                let restart = if change.restart {
+                    ", after a restart"
+                } else {
+                    ""
+                };
+                format!(
+                    "setting changed: {}: {old} -> {new}{restart}",
+                    printable(&change.key)
+                )
+            });
+            head.chain(lines).collect()
+        }
+        Event::NotReloaded { mistakes } => {
+            let head = "the settings are wrong; those from before still hold:".to_owned();
+            let lines = mistakes
+                .iter()
+                .map(|mistake| format!("- {}", printable(&mistake.message)));
+            std::iter::once(head).chain(lines).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -73,6 +118,25 @@ pub fn notice(event: &Event) -> Option<String> {
             foreign(&introducer.by_name, MAX_NAME),
             foreign(&introducer.bundle_name, MAX_TITLE)
         ),
+        Event::Ran {
+            path,
+            program,
+            how,
+            output,
+            code,
+            ..
+        } => {
+            let path = printable(&path.to_string_lossy());
+            let output = match (code, output.is_empty()) {
+                (Some(0), _) | (_, true) => String::new(),
+                _ => format!("; it said: {}", foreign(output, MAX_TEXT)),
+            };
+            let program = foreign(program, MAX_TITLE);
+            format!(
+                "run for {path}: {program}: {}{output}",
+                foreign(how, MAX_TEXT)
+            )
+        }
         Event::Asked { transfer, .. } => {
             let id = &transfer.to_string()[..8];
             format!(
@@ -146,6 +210,10 @@ pub fn notice(event: &Event) -> Option<String> {
             };
             format!("warning: {whose} {}", clone_text(clone))
         }
+        Event::Serving { url, token_file } => format!(
+            "HTTP API: {url}, with the token in {}",
+            crate::protocol::names::printable(&token_file.to_string_lossy())
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })
@@ -213,6 +281,7 @@ pub fn state(info: &TransferInfo) -> String {
             let share = percent(info.bytes, info.size);
             format!("{word}, {share} of {}", bytes(info.size))
         }
+        TransferState::Pending if info.waits.is_some() => "waiting".to_owned(),
         _ => word.to_owned(),
     }
 }
@@ -280,6 +349,7 @@ mod tests {
             bytes: 0,
             size: 10,
             state: failed(Code::Other),
+            waits: None,
         };
         let line = transfer_line(&info);
         assert!(!line.chars().any(char::is_control), "{line:?}");

@@ -1,9 +1,54 @@
 //! What is wrong with the settings, said to the person who wrote them.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use super::Setting;
+
+/// Where something was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, the variable, `the command line`, or `the defaults`.
+    pub source: String,
+    /// The line of a file, from 1.
+    pub line: Option<usize>,
+    /// The column in it, in characters from 1.
+    pub column: Option<usize>,
+}
+
+impl Place {
+    /// The place that its text means: `file:line:column`, or one without a line.
+    pub(super) fn of(origin: &str) -> Self {
+        let numbers = || {
+            let (rest, column) = origin.rsplit_once(':')?;
+            let (file, line) = rest.rsplit_once(':')?;
+            Some((file, line.parse().ok()?, column.parse().ok()?))
+        };
+        match numbers() {
+            Some((file, line, column)) => Self {
+                source: file.to_owned(),
+                line: Some(line),
+                column: Some(column),
+            },
+            None => Self {
+                source: origin.to_owned(),
+                line: None,
+                column: None,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        Ok(())
+    }
+}
 
 /// Why the settings were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -16,12 +61,12 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The config file is not TOML.
-    #[error("the config file {} is not valid TOML: {message}", path.display())]
+    /// A line of the config file is not TOML.
+    #[error("{origin}: this is not valid TOML: {message}")]
     Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What the parser says, with line and column.
+        /// The file, with line and column.
+        origin: String,
+        /// What the parser says.
         message: String,
     },
     /// A key that does not exist.
@@ -49,7 +94,10 @@ pub enum ConfigError {
         key: String,
     },
     /// A value that the key cannot have.
-    #[error("{origin}: {key} must be {allowed}, not {got}")]
+    #[error(
+        "{origin}: {key} must be {allowed}, not {got}{}",
+        nearest.as_ref().map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
+    )]
     WrongValue {
         /// The file, the variable, or the command line.
         origin: String,
@@ -59,11 +107,13 @@ pub enum ConfigError {
         allowed: String,
         /// What it was, cut to 80 characters.
         got: String,
+        /// The word that was meant, perhaps.
+        nearest: Option<String>,
     },
     /// Two values that do not go together.
     #[error(
-        "{} ({}, from {}) must not be above {} ({}, from {})",
-        low.key, low.value, low.source, high.key, high.value, high.source
+        "{}: {} ({}) must not be above {} ({}, from {})",
+        low.place(), low.key, low.value, high.key, high.value, high.place()
     )]
     Conflict {
         /// The setting that is too high.
@@ -73,11 +123,15 @@ pub enum ConfigError {
     },
     /// What arrives could replace what must stay.
     #[error(
-        "{} lies in {}, where receive.collision lets what arrives replace what is there: choose \
-         \"keep-both\", or another folder",
-        inner.display(), outer.display()
+        "{}: {key} ({}) lies in {}, where receive.collision lets what arrives replace what is there: \
+         choose \"keep-both\", or another folder",
+        place, inner.display(), outer.display()
     )]
     Replaceable {
+        /// Where one of them was set.
+        place: Box<Place>,
+        /// Which setting that is.
+        key: String,
         /// A destination.
         outer: PathBuf,
         /// The state folder, or another destination.
@@ -103,12 +157,84 @@ fn lines(errors: &[ConfigError]) -> String {
 }
 
 impl ConfigError {
-    /// `Ok` when there are none, and no list around a single one.
+    /// All mistakes: more than one where it is a list.
+    pub fn mistakes(&self) -> &[Self] {
+        match self {
+            Self::Many(all) => all,
+            one => std::slice::from_ref(one),
+        }
+    }
+
+    /// Where the mistake is.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::Unreadable { path, .. } => Some(Place {
+                source: path.display().to_string(),
+                line: None,
+                column: None,
+            }),
+            Self::Syntax { origin, .. }
+            | Self::UnknownKey { origin, .. }
+            | Self::NotASection { origin, .. }
+            | Self::WrongValue { origin, .. } => Some(Place::of(origin)),
+            Self::Conflict { low, .. } => Some(low.place()),
+            Self::Replaceable { place, .. } => Some((**place).clone()),
+            Self::NoHome { .. } | Self::Many(_) => None,
+        }
+    }
+
+    /// The key that it is about, with its section.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::UnknownKey { key, .. }
+            | Self::NotASection { key, .. }
+            | Self::Replaceable { key, .. }
+            | Self::WrongValue { key, .. } => Some(key),
+            Self::Conflict { low, .. } => Some(&low.key),
+            Self::NoHome { key, .. } => Some(key),
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::Many(_) => None,
+        }
+    }
+
+    /// The key or word that was meant, perhaps.
+    pub fn suggestion(&self) -> Option<&str> {
+        match self {
+            Self::UnknownKey { nearest, .. } | Self::WrongValue { nearest, .. } => {
+                nearest.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    /// `Ok` when there are none, and no list around a single one. What stands in a file comes
+    /// first, in the order of its lines.
     pub(super) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        errors.sort_by_key(|error| {
+            let place = error.place();
+            let at = place.and_then(|place| Some((place.line?, place.column?)));
+            at.unwrap_or((usize::MAX, 0))
+        });
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),
             _ => Err(Self::Many(errors)),
         }
+    }
+}
+
+/// Something in the settings that is no mistake, but hardly meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where it is.
+    pub place: Place,
+    /// The key that it is about, with its section.
+    pub key: String,
+    /// What is strange about it, and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.place, self.key, self.text)
     }
 }

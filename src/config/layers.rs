@@ -6,17 +6,25 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use config::{FileFormat, Source, Value, ValueKind};
+use config::{Source, Value, ValueKind};
 
+use super::document;
 use super::error::ConfigError;
+use super::limits;
 use super::receive;
 use super::surroundings::Surroundings;
+use super::tables::{ITEMS, List};
+use super::{broadcasts::BROADCASTS, groups::GROUPS};
 
 /// The defaults, with a comment for every key.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// What a value from [`DEFAULTS`] names as its origin.
 pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 const COMMAND_LINE: &str = "the command line";
+/// The lists that stand at the top of a file.
+const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
+/// Lists of tables within sections, which have no default and stand in a file only.
+const RULES: [&List; 2] = [&receive::LIST, &limits::LIST];
 const PREFIX: &str = "HANDOUT_";
 /// Config files are written by people.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -65,7 +73,9 @@ impl Known {
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
         let last = key.split_once('.').map_or(key, |(_, last)| last);
-        let names = self.keys().chain(self.0.keys().cloned());
+        let lists = LISTS.iter().chain([&&receive::LIST]);
+        let lists = lists.map(|list| list.name.to_owned());
+        let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
         ConfigError::UnknownKey {
             origin: origin.to_owned(),
             key: key.chars().take(80).collect(),
@@ -80,24 +90,32 @@ pub(super) fn nearest(
     key: &str,
     names: impl Iterator<Item = String>,
 ) -> Option<String> {
-    let distance = |name: String| {
+    let own = key.strip_suffix(last).filter(|section| !section.is_empty());
+    let how_far = |name: String| {
         // A key without its section, or in another one, is as near as can be.
         let misplaced = name
             .split_once('.')
             .is_some_and(|(_, known)| key == known || last == known);
-        let distance = strsim::damerau_levenshtein(key, &name);
-        (if misplaced { 1 } else { distance }, name)
+        // What is the same section tells nothing about how near two keys are.
+        let sibling = own.and_then(|section| name.strip_prefix(section));
+        let (written, known) = match sibling {
+            Some(known) => (last, known),
+            None => (key, name.as_str()),
+        };
+        let begun = known.len() > 2 && !written.contains('.') && written.starts_with(known);
+        let distance = match misplaced || begun {
+            true => 1,
+            false => strsim::damerau_levenshtein(written, known),
+        };
+        (distance <= 1 + written.len() / 4).then_some((distance, name))
     };
-    names
-        .map(distance)
-        .min()
-        .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
-        .map(|(_, name)| name)
+    names.filter_map(how_far).min().map(|(_, name)| name)
 }
 
 /// The defaults as a layer, and all keys.
 pub(super) fn defaults() -> (Layer, Known) {
-    let tables = parse(DEFAULTS).expect("the embedded defaults are TOML, as a test shows");
+    let (tables, slips) = document::parse(DEFAULT_ORIGIN, DEFAULTS);
+    debug_assert_eq!(slips, [], "the embedded defaults are TOML");
     let mut layer = Layer::default();
     let mut known = BTreeMap::new();
     for (section, value) in tables {
@@ -112,31 +130,33 @@ pub(super) fn defaults() -> (Layer, Known) {
     (layer, Known(known))
 }
 
-/// The config file: the one asked for, else the first that exists in the usual places.
+/// The text of a config file.
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("it has more than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// The config file: the one asked for, an absolute path, else the first that exists in the usual
+/// places.
 pub(super) fn find_file(
     asked: Option<&Path>,
     surroundings: &Surroundings,
 ) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let read = |path: &Path| {
-        let mut text = String::new();
-        let file = File::open(path)?;
-        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(io::Error::other("it has more than 1 MiB"));
-        }
-        Ok(text)
-    };
     let unreadable = |path: &Path, source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     };
     if let Some(path) = asked {
-        let path = surroundings.current_dir.join(path);
-        let text = read(&path).map_err(|source| unreadable(&path, source))?;
-        return Ok(Some((path, text)));
+        let text = read_file(path).map_err(|source| unreadable(path, source))?;
+        return Ok(Some((path.to_owned(), text)));
     }
     for path in surroundings.config_files() {
-        match read(&path) {
+        match read_file(&path) {
             Ok(text) => return Ok(Some((path, text))),
             Err(error)
                 if matches!(
@@ -152,34 +172,41 @@ pub(super) fn find_file(
 /// The file's layer.
 pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<ConfigError>) -> Layer {
     let mut layer = Layer::default();
-    let tables = match parse(text) {
-        Ok(tables) => tables,
-        Err(message) => {
-            errors.push(ConfigError::Syntax {
-                path: path.to_owned(),
-                message,
-            });
-            return layer;
-        }
-    };
-    let origin = path.display().to_string();
+    let (tables, slips) = document::parse(&path.display().to_string(), text);
+    errors.extend(slips.into_iter().map(|slip| ConfigError::Syntax {
+        origin: slip.place.to_string(),
+        message: slip.message,
+    }));
     for (section, value) in BTreeMap::from_iter(tables) {
+        let origin = value.origin().unwrap_or_default().to_owned();
+        if let Some(list) = LISTS.iter().find(|list| list.name == section) {
+            let items = list.items_of(&value, errors);
+            layer.put(&section, ITEMS, &origin, items);
+            continue;
+        }
         let has_section = known.0.contains_key(&section);
         match value.kind {
             ValueKind::Table(table) if has_section => {
                 for (key, value) in BTreeMap::from_iter(table) {
-                    if (section.as_str(), key.as_str()) == receive::RULES {
-                        let rules = receive::rules_of(value, &origin, errors);
+                    let origin = value.origin().unwrap_or_default().to_owned();
+                    let name = format!("{section}.{key}");
+                    if let Some(list) = RULES.iter().find(|list| list.name == name) {
+                        let rules = list.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
                     } else if known.has(&section, &key) {
-                        layer.put(&section, &key, &origin, value.kind);
+                        let kind = match value.kind {
+                            // Layers are merged table by table; no setting is one.
+                            ValueKind::Table(_) => ValueKind::Array(vec![value]),
+                            kind => kind,
+                        };
+                        layer.put(&section, &key, &origin, kind);
                     } else {
                         errors.push(known.unknown(&origin, &format!("{section}.{key}")));
                     }
                 }
             }
             _ if has_section => errors.push(ConfigError::NotASection {
-                origin: origin.clone(),
+                origin,
                 key: section,
             }),
             _ => errors.push(known.unknown(&origin, &section)),
@@ -225,6 +252,7 @@ pub(super) fn environment(
                 key: dotted,
                 allowed: "UTF-8 text".to_owned(),
                 got: "other bytes".to_owned(),
+                nearest: None,
             }),
         }
     }
@@ -253,10 +281,4 @@ pub(super) fn command_line(
 /// The environment variable of a key.
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
-}
-
-fn parse(text: &str) -> Result<Map, String> {
-    config::File::from_str(text, FileFormat::Toml)
-        .collect()
-        .map_err(|error| error.to_string())
 }

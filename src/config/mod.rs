@@ -3,29 +3,48 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod api;
+mod broadcasts;
+mod document;
+mod doubts;
 mod error;
+mod groups;
+mod hand_in;
+mod kiosk;
 mod layers;
+mod limits;
+mod notify;
 mod reader;
 mod receive;
+mod renewal;
 mod settings;
 mod shapes;
 mod surroundings;
+mod tables;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub use error::ConfigError;
+pub use api::ApiAddress;
+pub use broadcasts::BroadcastRule;
+pub use error::{ConfigError, Place, Warning};
+pub use groups::GroupRule;
+pub use hand_in::HandIn;
+pub use kiosk::{Kiosk, KioskPin};
+pub use limits::{LimitRule, LimitSettings};
+pub use notify::{Notify, Occasion};
 pub use receive::Receive;
+pub use renewal::Change;
 pub use settings::{
-    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
-    SwarmSettings, Transfer, Trust,
+    Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
+    Signaling, State, SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
-pub(crate) use units::{duration, size};
+pub(crate) use units::{duration, rate, size};
 
 use layers::Layer;
 use reader::Reader;
@@ -40,6 +59,31 @@ pub struct Setting {
     pub value: String,
     /// The file, the variable, `the command line`, or `the defaults`.
     pub source: String,
+    /// The line and column in the file.
+    pub at: Option<(usize, usize)>,
+}
+
+impl Setting {
+    /// Where it is from.
+    pub fn place(&self) -> Place {
+        Place {
+            source: self.source.clone(),
+            line: self.at.map(|(line, _)| line),
+            column: self.at.map(|(_, column)| column),
+        }
+    }
+}
+
+/// Where settings were read from, to read them again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Loaded {
+    /// The file that was asked for.
+    asked: Option<PathBuf>,
+    /// The file that was found.
+    file: Option<PathBuf>,
+    /// A digest of its text.
+    digest: Option<[u8; 32]>,
+    overrides: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -62,6 +106,47 @@ impl Settings {
         &self.described
     }
 
+    /// What is no mistake, but hardly meant.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The file that was read, where there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.loaded.file.as_deref()
+    }
+
+    /// A digest of the file as it was read.
+    pub fn file_digest(&self) -> Option<[u8; 32]> {
+        self.loaded.digest
+    }
+
+    /// A digest of a file as it is now; nothing when it cannot be read.
+    pub fn digest_of(file: &Path) -> Option<[u8; 32]> {
+        let text = layers::read_file(file).ok()?;
+        Some(*blake3::hash(text.as_bytes()).as_bytes())
+    }
+
+    /// Reads the same file and the environment again, with the same command line. A file that was
+    /// not there before is found, too.
+    ///
+    /// # Errors
+    /// All mistakes, as [`Settings::load`].
+    pub fn load_again(&self) -> Result<Self, ConfigError> {
+        let Loaded {
+            asked, overrides, ..
+        } = &self.loaded;
+        Self::load(asked.as_deref(), overrides)
+    }
+
+    /// The same settings, but nothing is received, also after they are read again.
+    pub fn without_receiving(mut self) -> Self {
+        self.receive.enabled = false;
+        let never = ("receive.enabled".to_owned(), "false".to_owned());
+        self.loaded.overrides.push(never);
+        self
+    }
+
     fn load_in(
         surroundings: &Surroundings,
         file: Option<&Path>,
@@ -69,7 +154,8 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut errors = Vec::new();
         let (defaults, known) = layers::defaults();
-        let file = layers::find_file(file, surroundings)?;
+        let asked = file.map(|file| surroundings.current_dir.join(file));
+        let file = layers::find_file(asked.as_deref(), surroundings)?;
         let mut layers = vec![defaults.clone()];
         if let Some((path, text)) = &file {
             layers.push(layers::file(path, text, &known, &mut errors));
@@ -82,19 +168,25 @@ impl Settings {
             surroundings,
             file: file.as_ref().map(|(path, _)| path.as_path()),
             errors,
+            warnings: Vec::new(),
             settings: Vec::new(),
         };
         let mut settings = Self::read(&mut reader);
-        let Reader {
-            settings: described,
-            errors,
-            ..
-        } = &mut reader;
-        settings.described = std::mem::take(described);
         settings
             .receive
-            .check_overwriting(&settings.state.dir, errors);
+            .check_overwriting(&settings.state.dir, &mut reader);
+        doubts::look(&settings, &mut reader);
         ConfigError::all(reader.errors)?;
+        settings.described = reader.settings;
+        settings.warnings = reader.warnings;
+        settings.loaded = Loaded {
+            asked,
+            digest: file
+                .as_ref()
+                .map(|(_, text)| *blake3::hash(text.as_bytes()).as_bytes()),
+            file: file.map(|(path, _)| path),
+            overrides: overrides.to_vec(),
+        };
         Ok(settings)
     }
 }

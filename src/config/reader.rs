@@ -10,7 +10,7 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use super::Setting;
-use super::error::ConfigError;
+use super::error::{ConfigError, Place, Warning};
 use super::layers::variable;
 use super::shapes::{self, Shape, show, text};
 use super::surroundings::Surroundings;
@@ -24,6 +24,7 @@ pub(super) struct Reader<'a> {
     /// The config file, where there is one: its relative paths start at its folder.
     pub file: Option<&'a Path>,
     pub errors: Vec<ConfigError>,
+    pub warnings: Vec<Warning>,
     /// What was read, in order.
     pub settings: Vec<Setting>,
 }
@@ -45,21 +46,30 @@ impl Reader<'_> {
         shape: &Shape<'_, T>,
     ) -> Option<T> {
         let parsed = (shape.parse)(value);
-        let origin = value.origin().unwrap_or_default().to_owned();
+        let origin = value.origin().unwrap_or_default();
         if parsed.is_none() {
             self.errors.push(ConfigError::WrongValue {
-                origin: origin.clone(),
+                origin: origin.to_owned(),
                 key: key.clone().into_owned(),
                 allowed: shape.allowed.clone(),
                 got: show(value).chars().take(80).collect(),
+                nearest: shape.nearest(value),
             });
         }
+        let place = Place::of(origin);
         self.settings.push(Setting {
             key,
             value: show(value),
-            source: origin,
+            at: place.line.zip(place.column),
+            source: place.source,
         });
         parsed
+    }
+
+    /// True where lines of the file are not TOML: what is not there may be on them.
+    pub(super) fn has_slips(&self) -> bool {
+        let slip = |error: &ConfigError| matches!(error, ConfigError::Syntax { .. });
+        self.errors.iter().any(slip)
     }
 
     /// The items of a list of tables, as they are written; none where there is no such key.
@@ -138,8 +148,28 @@ impl Reader<'_> {
         key: &'static str,
         otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
     ) -> PathBuf {
-        let (surroundings, file) = (self.surroundings, self.file);
-        let path = self.read(key, &shapes::path(surroundings, file));
+        let shape = shapes::path(self.surroundings, self.file);
+        self.place_or(key, &shape, otherwise)
+    }
+
+    /// The same, with places for names.
+    pub(super) fn destination_or(
+        &mut self,
+        key: &'static str,
+        otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
+    ) -> PathBuf {
+        let shape = shapes::destination(self.surroundings, self.file);
+        self.place_or(key, &shape, otherwise)
+    }
+
+    fn place_or(
+        &mut self,
+        key: &'static str,
+        shape: &Shape<'_, Option<PathBuf>>,
+        otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
+    ) -> PathBuf {
+        let surroundings = self.surroundings;
+        let path = self.read(key, shape);
         let path = path.or_else(|| otherwise(surroundings));
         match path {
             Some(path) => {
@@ -156,10 +186,50 @@ impl Reader<'_> {
         }
     }
 
+    /// An absolute path; nothing where it is empty.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let (surroundings, file) = (self.surroundings, self.file);
+        let path = self.read(key, &shapes::path(surroundings, file));
+        if let Some(path) = &path {
+            self.explain(&path.display().to_string());
+        }
+        path
+    }
+
     /// Notes what the value just read comes to.
     pub(super) fn explain(&mut self, effective: &str) {
         if let Some(setting) = self.settings.last_mut() {
             setting.value = format!("{effective:?}");
+        }
+    }
+
+    /// Notes that `key` is wrong because of the value of `at`, which has been read.
+    pub(super) fn wrong(&mut self, at: &str, key: &str, allowed: String, got: String) {
+        let set = self.settings.iter().find(|set| set.key == at);
+        let origin = set.map_or_else(String::new, |set| set.place().to_string());
+        self.errors.push(ConfigError::WrongValue {
+            origin,
+            key: key.to_owned(),
+            allowed,
+            got,
+            nearest: None,
+        });
+    }
+
+    /// Notes what is no mistake, about a value of `key` from `origin`.
+    pub(super) fn warn(&mut self, origin: &str, key: impl Into<String>, text: impl Into<String>) {
+        self.warnings.push(Warning {
+            place: Place::of(origin),
+            key: key.into(),
+            text: text.into(),
+        });
+    }
+
+    /// The same, about a setting that has been read.
+    pub(super) fn warn_of(&mut self, key: &'static str, text: impl Into<String>) {
+        let set = self.settings.iter().find(|set| set.key == key);
+        if let Some(place) = set.map(Setting::place) {
+            self.warn(&place.to_string(), key, text);
         }
     }
 

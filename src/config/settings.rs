@@ -1,17 +1,27 @@
 //! The settings, one struct per section. `config/default.toml` explains each.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Setting;
+use super::api::ApiAddress;
+use super::broadcasts::{self, BroadcastRule};
+use super::error::Warning;
+use super::groups::{self, GroupRule};
+use super::hand_in::HandIn;
+use super::kiosk::Kiosk;
+use super::limits::LimitSettings;
+use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
+use super::{Loaded, Setting};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
+use crate::protocol::trust::Group;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -43,15 +53,33 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Taking what others give back.
+    pub hand_in: HandIn,
     /// Receivers that help each other.
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
+    /// How fast bundles go and come.
+    pub limits: LimitSettings,
+    /// Letting others in by itself.
+    pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
+    /// The audit log.
+    pub audit: AuditSettings,
+    /// HTTP, for other programs of this machine.
+    pub api: Api,
+    /// Telling people.
+    pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
+    /// Groups that the file declares.
+    pub groups: Vec<GroupRule>,
+    /// Broadcasts that the file describes.
+    pub broadcasts: Vec<BroadcastRule>,
     pub(super) described: Vec<Setting>,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) loaded: Loaded,
 }
 
 section! {
@@ -171,6 +199,8 @@ section! {
 section! {
     /// `[transfer]`
     Transfer {
+        /// How many transfers may send at a time; 0 for all.
+        at_most: usize,
         /// How often progress is made safe at least.
         checkpoint_interval: Duration,
         /// After how many bytes it is made safe sooner.
@@ -183,12 +213,72 @@ section! {
 }
 
 section! {
+    /// `[audit]`
+    AuditSettings {
+        /// Bytes of a file, before a new one is begun.
+        max_size: u64,
+        /// The same as an age.
+        max_age: Duration,
+        /// Files that are kept, besides the one that is written.
+        keep: usize,
+    }
+}
+
+section! {
+    /// `[api]`
+    Api {
+        /// Where to listen; nothing for nowhere.
+        listen: Option<ApiAddress>,
+        /// The file that holds the token, absolute.
+        token_file: PathBuf,
+        /// Open connections.
+        max_connections: usize,
+        /// Streams of events among them.
+        max_streams: usize,
+    }
+}
+
+section! {
     /// `[log]`
     Log {
         /// The least severe messages to write.
         level: LogLevel,
         /// How they are written.
         format: LogFormat,
+        /// The file that a service writes to; nothing for stderr.
+        file: Option<PathBuf>,
+        /// Most bytes of that file.
+        max_size: u64,
+        /// How many full ones stay beside it.
+        keep: usize,
+    }
+}
+
+impl Settings {
+    /// Whom the config lets in, with names for people, and whose rosters it takes. Members of a
+    /// group that the file declares are let in by that.
+    pub fn lets_in(&self) -> (Vec<(DeviceId, Option<String>)>, Vec<DeviceId>) {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let mut let_in: BTreeMap<_, Option<String>> = BTreeMap::new();
+        for entry in self.trust.authorized.iter().chain(members) {
+            let name = let_in.entry(entry.id.clone()).or_default();
+            *name = name.take().or_else(|| entry.name.clone());
+        }
+        (let_in.into_iter().collect(), self.trust.admins.clone())
+    }
+
+    /// The groups that the file declares.
+    pub fn declared_groups(&self) -> Vec<Group> {
+        let groups = self.groups.iter().map(|group| Group {
+            name: group.name.clone(),
+            members: group
+                .members
+                .iter()
+                .map(|member| member.id.clone())
+                .collect(),
+            roles: group.roles,
+        });
+        groups.collect()
     }
 }
 
@@ -243,7 +333,7 @@ pub enum LogFormat {
 
 impl Settings {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let settings = Self {
+        let mut settings = Self {
             device: Device {
                 name: r.text_or(
                     "device.name",
@@ -263,6 +353,7 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            hand_in: HandIn::read(r),
             swarm: SwarmSettings {
                 neighbours: r.number("swarm.neighbours", 0..=16),
             },
@@ -274,12 +365,22 @@ impl Settings {
                 admins: r.list("trust.admins", "device ids"),
                 plain_peers: r.boolean("trust.plain_peers"),
             },
+            limits: LimitSettings::read(r),
+            kiosk: Kiosk::read(r),
             transfer: Transfer {
+                at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
                 retention: r.number("transfer.retention", 0..=5000),
                 disk_retry: r.duration("transfer.disk_retry", ["100ms", "1h"]),
             },
+            audit: AuditSettings {
+                max_size: r.size("audit.max_size", 64 * KIB..=GIB),
+                max_age: r.duration("audit.max_age", ["1h", "3650d"]),
+                keep: r.number("audit.keep", 1..=1000),
+            },
+            api: Api::read(r),
+            notify: Notify::read(r),
             log: Log {
                 level: r.choice(
                     "log.level",
@@ -289,9 +390,19 @@ impl Settings {
                     "log.format",
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
+                file: r.path("log.file"),
+                max_size: r.size("log.max_size", 64 * KIB..=GIB),
+                keep: r.number("log.keep", 0..=100),
             },
+            groups: groups::read(r),
+            broadcasts: broadcasts::read(r),
             described: Vec::new(),
+            warnings: Vec::new(),
+            loaded: Loaded::default(),
         };
+        if settings.api.token_file.as_os_str().is_empty() {
+            settings.api.token_file = settings.state.dir.join("api.token");
+        }
         let (network, signaling) = (&settings.network, &settings.signaling);
         r.in_order(
             ("network.window_min", network.window_min),
@@ -343,6 +454,24 @@ impl Signaling {
             first_object_timeout: r.duration("signaling.first_object_timeout", ["100ms", "10m"]),
             max_clock_skew: r.duration("signaling.max_clock_skew", ["0s", "1d"]),
         }
+    }
+}
+
+impl Api {
+    fn read(r: &mut Reader<'_>) -> Self {
+        let (surroundings, file) = (r.surroundings, r.file);
+        let api = Self {
+            listen: r.shaped("api.listen", &ApiAddress::shape(surroundings, file)),
+            // Where it is when nothing is said depends on the state folder.
+            token_file: r.path_or("api.token_file", |_| Some(PathBuf::new())),
+            max_connections: r.number("api.max_connections", 8..=4096),
+            max_streams: r.number("api.max_streams", 1..=4096),
+        };
+        r.in_order(
+            ("api.max_streams", api.max_streams),
+            ("api.max_connections", api.max_connections),
+        );
+        api
     }
 }
 

@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
+use super::error::Place;
+use super::layers::nearest;
 use super::surroundings::Surroundings;
-use super::units::{duration, show_duration, show_size, size};
+use super::units::{duration, rate as rate_of, show_duration, show_size, size};
+use crate::protocol::destination::{PLACES, unknown_place};
 use crate::protocol::policy::Patterns;
 
 /// Most items of a list.
 const MOST: usize = 10_000;
+/// Most arguments of a program.
+const MOST_ARGUMENTS: usize = 100;
 /// Most patterns in a list: each costs memory, and time for each file.
 const MOST_PATTERNS: usize = 1000;
 
@@ -24,6 +29,8 @@ type Parse<'a, T> = Box<dyn Fn(&Value) -> Option<T> + 'a>;
 pub(super) struct Shape<'a, T> {
     /// What the value must be, for people.
     pub allowed: String,
+    /// The words that it may be, where these are few.
+    pub words: Vec<String>,
     /// The value, if it is that.
     pub parse: Parse<'a, T>,
 }
@@ -35,8 +42,20 @@ impl<'a, T> Shape<'a, T> {
     ) -> Self {
         Self {
             allowed: allowed.into(),
+            words: Vec::new(),
             parse: Box::new(parse),
         }
+    }
+
+    fn with_words<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
+        self.words = words.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// The word that was meant, perhaps.
+    pub(super) fn nearest(&self, value: &Value) -> Option<String> {
+        let written = text(value)?.trim().to_lowercase();
+        nearest(&written, &written, self.words.iter().cloned())
     }
 }
 
@@ -46,6 +65,7 @@ pub(super) fn boolean() -> Shape<'static, bool> {
         ValueKind::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
         _ => None,
     })
+    .with_words(["true", "false"])
 }
 
 pub(super) fn number<T: TryFrom<u64> + Display>(range: RangeInclusive<u64>) -> Shape<'static, T> {
@@ -81,6 +101,21 @@ pub(super) fn limit() -> Shape<'static, Option<u64>> {
     )
 }
 
+/// Bytes per second, or no limit.
+pub(super) fn rate(least: u64) -> Shape<'static, Option<u64>> {
+    let allowed = format!(
+        "a rate such as 5MB/s or 40Mbit/s, at least {}/s, or \"none\"",
+        show_size(least)
+    );
+    Shape::new(allowed, move |value| {
+        let written = text(value)?.trim();
+        if written == "none" {
+            return Some(None);
+        }
+        rate_of(written).filter(|rate| *rate >= least).map(Some)
+    })
+}
+
 /// `range` is written as durations are in the file.
 pub(super) fn span(range: [&str; 2]) -> Shape<'static, Duration> {
     let [low, high] = range.map(|end| {
@@ -108,6 +143,7 @@ pub(super) fn choice<'a, T: Copy>(choices: &'a [(&'a str, T)]) -> Shape<'a, T> {
         let found = choices.iter().find(|(word, _)| *word == text);
         found.map(|(_, choice)| *choice)
     })
+    .with_words(choices.iter().map(|(word, _)| *word))
 }
 
 /// Anything that is written as text.
@@ -136,10 +172,41 @@ pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
 pub(super) fn patterns() -> Shape<'static, Patterns> {
     let words = list::<String>("patterns for file names such as \"*.pdf\", without /");
     Shape::new(words.allowed, move |value| {
-        let words = (words.parse)(value).filter(|words| words.len() <= MOST_PATTERNS)?;
+        let apart = match text(value) {
+            Some(text) if !text.trim().is_empty() => {
+                let apart = split_outside_braces(text);
+                Value::new(
+                    None,
+                    apart.into_iter().map(String::from).collect::<Vec<_>>(),
+                )
+            }
+            _ => value.clone(),
+        };
+        let words = (words.parse)(&apart).filter(|words| words.len() <= MOST_PATTERNS)?;
         Patterns::new(words)
     })
 }
+
+/// Splits at the commas that are not within `{}` or `[]`: `*.{a,b},*.c` is two patterns.
+fn split_outside_braces(text: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0_u32, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
+const ALLOWED_PATH: &str =
+    "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)";
 
 /// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
 /// the value is from there.
@@ -147,15 +214,47 @@ pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new("a path (~/ needs HOME to be set)", move |value| {
+    Shape::new(ALLOWED_PATH, move |value| {
         let written = text(value)?;
         if written.is_empty() {
             return Some(None);
         }
-        let in_file = file.filter(|file| value.origin() == file.to_str());
+        let from = Place::of(value.origin().unwrap_or_default()).source;
+        let in_file = file.filter(|file| *from == *file.to_string_lossy());
         let base = in_file.and_then(Path::parent);
         let base = base.unwrap_or(&surroundings.current_dir);
         surroundings.absolute(written, base).map(Some)
+    })
+}
+
+/// The same, with places for names.
+pub(super) fn destination<'a>(
+    surroundings: &'a Surroundings,
+    file: Option<&'a Path>,
+) -> Shape<'a, Option<PathBuf>> {
+    let path = path(surroundings, file);
+    let places: Vec<_> = PLACES.iter().map(|place| format!("{{{place}}}")).collect();
+    let allowed = format!(
+        "{ALLOWED_PATH}, in which names may have {}",
+        places.join(", ")
+    );
+    Shape::new(allowed, move |value| {
+        let path = (path.parse)(value)?;
+        let unknown = path.as_deref().and_then(unknown_place);
+        unknown.is_none().then_some(path)
+    })
+}
+
+/// A program and its arguments.
+pub(super) fn program() -> Shape<'static, Vec<String>> {
+    let words = list::<String>("");
+    let allowed = "a list of an absolute path of a program and its arguments, in which {path}, \
+                   {device} and {broadcast} may stand";
+    Shape::new(allowed, move |value| {
+        let words = (words.parse)(value).filter(|words| words.len() <= MOST_ARGUMENTS)?;
+        let fits = |word: &String| !word.contains('\0');
+        let absolute = words.first().is_none_or(|program| program.starts_with('/'));
+        (absolute && words.iter().all(fits)).then_some(words)
     })
 }
 

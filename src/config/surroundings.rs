@@ -13,6 +13,8 @@ pub(super) struct Surroundings {
     pub variables: BTreeMap<OsString, OsString>,
     /// The host's name; may be empty.
     pub host_name: String,
+    /// The machine's time zone; empty where it is not known.
+    pub time_zone: String,
     /// Where relative paths start that are not from a file.
     pub current_dir: PathBuf,
     /// The config file of the whole machine.
@@ -29,6 +31,7 @@ impl Surroundings {
         Self {
             variables: std::env::vars_os().collect(),
             host_name,
+            time_zone: iana_time_zone::get_timezone().unwrap_or_default(),
             current_dir: std::env::current_dir().unwrap_or_default(),
             machine_file: "/etc/handout/config.toml".into(),
         }
@@ -100,10 +103,15 @@ impl Surroundings {
         name
     }
 
-    /// Makes a written path absolute: `~/` is the home folder, relative ones start at `base`.
+    /// Makes a written path absolute: `~/` is the home folder, `$CREDENTIALS_DIRECTORY/` where a
+    /// service manager puts secrets, relative ones start at `base`.
     pub(super) fn absolute(&self, written: &str, base: &Path) -> Option<PathBuf> {
         if written.is_empty() || written.contains('\0') {
             return None;
+        }
+        // What systemd's LoadCredential= gives a service.
+        if let Some(rest) = written.strip_prefix("$CREDENTIALS_DIRECTORY/") {
+            return Some(self.folder("CREDENTIALS_DIRECTORY")?.join(rest));
         }
         match written.strip_prefix('~') {
             Some("") => self.home(),

@@ -48,6 +48,19 @@ pub(crate) fn size(text: &str) -> Option<u64> {
     text.trim().parse().ok().or_else(|| with_unit(text, &SIZES))
 }
 
+const BITS: [(&str, u64); 3] = [
+    ("kbit", 1000 / 8),
+    ("Mbit", 1_000_000 / 8),
+    ("Gbit", 1_000_000_000 / 8),
+];
+
+/// Reads `5MB/s`, `40Mbit/s`, or `5MB` for the first of them; in bytes per second.
+pub(crate) fn rate(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let amount = text.strip_suffix("/s").unwrap_or(text);
+    with_unit(amount, &BITS).or_else(|| with_unit(amount, &SIZES))
+}
+
 /// Writes a number with the largest unit that divides it.
 fn show(number: u64, units: &[(&str, u64)]) -> String {
     let best = units
@@ -238,6 +251,16 @@ mod tests {
         }
         for bad in ["", "MiB", "-1", "1.5GB", "1 potato", "99999999TiB"] {
             assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_bytes_or_bits_in_a_second() {
+        assert_eq!(rate("5MB/s"), Some(5_000_000));
+        assert_eq!(rate("40 Mbit/s"), Some(5_000_000));
+        assert_eq!(rate("64KiB"), Some(65_536));
+        for bad in ["", "5", "/s", "5MB/h", "5M/s", "-1MB/s", "none"] {
+            assert_eq!(rate(bad), None, "{bad}");
         }
     }
 

@@ -17,6 +17,7 @@ mod source;
 mod staging;
 mod tree;
 mod versions;
+mod watch;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
@@ -32,3 +33,4 @@ pub use versions::{
     Listed, RollBackError, check_version, earlier_versions, list, make_room, renumber, roll_back,
     takes_place,
 };
+pub use watch::{NotTaken, Watch, look, take};

@@ -105,15 +105,28 @@ pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError>
         several => {
             let name = match name {
                 Some(name) => given(name)?,
-                None => shared_name(several)?,
+                None => shared_name(several, "files")?,
             };
-            for path in several.iter().collect::<BTreeSet<_>>() {
-                walk.named(path, own_name(path)?, &metadata(path)?)?;
-            }
+            walk.set(several)?;
             (name, Kind::Folder)
         }
     };
     walk.finish(name, kind)
+}
+
+/// As [`scan`], but always a folder, however many paths there are. Its name is that of the folder
+/// that they all lie in, else `otherwise`, or `files` where that cannot be one. Blocks.
+pub fn scan_set(paths: &[PathBuf], otherwise: &str) -> Result<Scan, ScanError> {
+    if paths.is_empty() {
+        return Err(ScanError::Nothing);
+    }
+    let otherwise = match BundlePath::single(otherwise) {
+        Ok(_) => otherwise,
+        Err(_) => "files",
+    };
+    let mut walk = Walk::default();
+    walk.set(paths)?;
+    walk.finish(shared_name(paths, otherwise)?, Kind::Folder)
 }
 
 fn given(name: &str) -> Result<BundlePath, ScanError> {
@@ -157,7 +170,7 @@ fn single(name: &OsStr) -> Result<BundlePath, NameError> {
     BundlePath::single(name.to_str().ok_or(NameError::NotUnicode)?)
 }
 
-fn shared_name(paths: &[PathBuf]) -> Result<BundlePath, ScanError> {
+fn shared_name(paths: &[PathBuf], otherwise: &str) -> Result<BundlePath, ScanError> {
     let mut parents = paths.iter().map(|path| {
         std::path::absolute(path)
             .ok()
@@ -169,7 +182,7 @@ fn shared_name(paths: &[PathBuf]) -> Result<BundlePath, ScanError> {
         .as_deref()
         .and_then(Path::file_name)
         .and_then(|name| single(name).ok());
-    name.map_or_else(|| given("files"), Ok)
+    name.map_or_else(|| given(otherwise), Ok)
 }
 
 #[derive(Default)]
@@ -189,6 +202,13 @@ impl Walk {
             self.file(path, name, meta)
                 .map_err(|reason| unusable(path, reason))
         }
+    }
+
+    fn set(&mut self, paths: &[PathBuf]) -> Result<(), ScanError> {
+        for path in paths.iter().collect::<BTreeSet<_>>() {
+            self.named(path, own_name(path)?, &metadata(path)?)?;
+        }
+        Ok(())
     }
 
     /// A folder and all below it, without recursion: folders can be nested deeper than a stack.

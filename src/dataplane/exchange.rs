@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::assembly::Assembler;
+use super::credit::Account;
 use super::outgoing::{Flow, Shared};
 use super::patience::Patience;
 use super::reception::{BundleKey, Reception, Receptions};
@@ -70,6 +71,7 @@ struct Theirs {
     have: Have,
     set: Option<ChunkSet>,
     assembler: Option<Assembler>,
+    account: Account,
     root: Option<(Root, Signature)>,
 }
 
@@ -194,7 +196,11 @@ impl Exchange {
         if ours.said.is_some() && ours.said_at.elapsed() < SAY {
             return Ok(());
         }
-        let (have, root) = ours.reception.offered();
+        let (mut have, root) = ours.reception.offered();
+        // Neighbours drop whoever lets them wait: one that may send little promises nothing.
+        if self.shared.upload.is_slow(&self.shared.lane(None)) {
+            have = ChunkSet::new(ours.reception.chunks);
+        }
         // The first one also tells that we take part.
         let now = (have, root.is_some());
         if ours.said.as_ref() == Some(&now) {
@@ -210,11 +216,13 @@ impl Exchange {
         match &mut self.theirs {
             Some(theirs) if theirs.handle == have.handle => theirs.have = have,
             _ => {
+                let handle = have.handle;
                 self.theirs = Some(Theirs {
-                    handle: have.handle,
+                    handle,
                     have,
                     set: None,
                     assembler: None,
+                    account: Account::new(&self.shared.credit, handle),
                     root: None,
                 });
             }
@@ -361,10 +369,12 @@ impl Exchange {
                     .take(header, payload)
                     .map_err(SessionError::Neighbour)?;
                 let (handle, bytes) = (header.handle, assembler.taken);
+                theirs.account.took(bytes);
+                let ack = header.ack_now && theirs.account.acknowledge();
                 if let Some(parts) = whole {
                     self.on_chunk(header.index, parts, from).await?;
                 }
-                if header.ack_now {
+                if ack {
                     self.shared.say(&Message::Ack { handle, bytes }).await?;
                 }
                 Ok(())

@@ -21,6 +21,7 @@ use crate::protocol::manifest::{
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 
 use super::assembly::Assembler;
+use super::credit::Account;
 use super::outgoing::Shared;
 use super::reception::{BundleKey, Receptions};
 use super::session::{
@@ -80,6 +81,7 @@ struct Transfer {
     head: Vec<u8>,
     head_size: usize,
     assembler: Assembler,
+    account: Account,
     /// What it said its length is, also when it has come.
     head_said: usize,
     /// Bytes of the whole bundle, as offered.
@@ -200,6 +202,7 @@ impl Receiving {
                     head,
                     head_size,
                     assembler,
+                    account: Account::new(&self.shared.credit, handle),
                     head_said: head_size,
                     size,
                     due: size,
@@ -356,7 +359,8 @@ impl Receiving {
             };
             let _ = transfer.work.send(work).await;
         }
-        if header.ack_now {
+        transfer.account.took(transfer.assembler.taken);
+        if header.ack_now && transfer.account.acknowledge() {
             let (handle, bytes) = (header.handle, transfer.assembler.taken);
             self.say(&Message::Ack { handle, bytes }).await?;
         }

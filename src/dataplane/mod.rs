@@ -2,12 +2,14 @@
 //! mailbox is on the way of a chunk.
 
 mod assembly;
+mod credit;
 mod exchange;
 mod guest;
 mod help;
 mod incoming;
 mod neighbours;
 mod outgoing;
+mod pacing;
 mod patience;
 mod progress;
 mod reception;
@@ -16,6 +18,7 @@ mod session;
 mod sink_worker;
 
 pub use outgoing::SendJob;
+pub use pacing::Pacer;
 pub use progress::Progress;
 pub use reception::{BundleKey, Receptions, RelayEvent};
 pub use session::{

@@ -12,14 +12,17 @@ use tracing::{debug, info};
 
 use crate::content::{Source, SourceError};
 use crate::net::link::{Channel, LinkError};
+use crate::protocol::allowance::Lane;
 use crate::protocol::chunkset::{ChunkSet, ChunkSetError};
 use crate::protocol::frame::{ChunkHeader, Handle, encode_hashes, encode_head, pieces};
-use crate::protocol::id::{Root, TransferId};
+use crate::protocol::id::{BroadcastId, DeviceId, Root, TransferId};
 use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::message::{Acknowledgement, Code, Decision, Message, StartTransfer};
 use crate::protocol::series::Series;
 use crate::protocol::window::{Window, WindowLimits};
 
+use super::credit::Credit;
+use super::pacing::Pacer;
 use super::progress::Progress;
 use super::session::{SessionError, SessionEvent, Stop, TransferEnd};
 
@@ -42,8 +45,12 @@ pub struct SendJob {
     pub source: Source,
     /// Of which series it is a version.
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub hand_in: bool,
     /// Where its progress shows.
     pub progress: Arc<Progress>,
+    /// The broadcast whose allowance it uses.
+    pub broadcast: Option<BroadcastId>,
 }
 
 /// The window of what runs under one handle, fed by the reader and waited for by the sender.
@@ -148,6 +155,11 @@ pub(super) enum Word {
 /// What the sender and the reader of one link share.
 pub(super) struct Shared {
     pub(super) channel: Channel,
+    pub(super) peer: DeviceId,
+    /// How fast bytes of bundles may leave, on all links together. Words are never held back.
+    pub(super) upload: Pacer,
+    /// How fast they may come in.
+    pub(super) credit: Arc<Credit>,
     pub(super) limits: WindowLimits,
     pub(super) stall: Duration,
     /// Handle and window of the running transfer.
@@ -213,6 +225,12 @@ impl Shared {
             }
         };
         self.events.send(event).await.map_err(|_| LinkError::Closed)
+    }
+
+    /// On whose account bytes go that are sent on this link.
+    pub(super) fn lane(&self, broadcast: Option<BroadcastId>) -> Lane {
+        let device = self.peer.clone();
+        Lane { device, broadcast }
     }
 
     fn rests(&self, handle: Handle, id: TransferId) {
@@ -310,6 +328,7 @@ pub(super) async fn run(
             Some((handle, Arc::clone(&flow)));
         let sender = Sender {
             shared: &shared,
+            lane: shared.lane(job.broadcast),
             job: &job,
             handle,
             flow,
@@ -372,6 +391,7 @@ async fn next_job(
 
 struct Sender<'a> {
     shared: &'a Shared,
+    lane: Lane,
     job: &'a SendJob,
     handle: Handle,
     flow: Arc<Flow>,
@@ -426,6 +446,8 @@ impl Sender<'_> {
             .await
             .map_err(|_| LinkError::Closed)?;
         for message in encode_head(self.handle, source.head_bytes()) {
+            let bytes = message.len() as u64;
+            self.shared.upload.pass(&self.lane, bytes).await;
             self.shared.channel.send(message).await?;
         }
         if pages_first {
@@ -518,6 +540,7 @@ impl Sender<'_> {
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
             series: self.job.series.clone(),
+            hand_in: self.job.hand_in,
             pages_first: true,
         }))
     }
@@ -569,6 +592,8 @@ impl Sender<'_> {
         if sent.insert(page) {
             let signed = self.job.source.page(page).await?;
             let message = encode_hashes(self.handle, page, &signed.signature, &signed.bytes);
+            let bytes = message.len() as u64;
+            self.shared.upload.pass(&self.lane, bytes).await;
             self.shared.channel.send(message).await?;
         }
         Ok(())
@@ -582,12 +607,18 @@ impl Sender<'_> {
         paced: bool,
     ) -> Result<(), Ended> {
         let length = bytes.len() as u32;
-        for (offset, size) in pieces(length, self.shared.channel.max_message()) {
+        let upload = &self.shared.upload;
+        let message = upload.message(&self.lane, self.shared.channel.max_message());
+        for (offset, size) in pieces(length, message) {
             let mut ack_now = false;
             if paced {
                 self.flow
                     .room_for(u64::from(size), self.shared.stall)
                     .await?;
+            }
+            // After there is room: what may pass passes now, not in a burst later.
+            upload.pass(&self.lane, u64::from(size)).await;
+            if paced {
                 ack_now = self.flow.sent(u64::from(size), Instant::now());
             }
             let header = ChunkHeader {

@@ -85,14 +85,17 @@ async fn serve(
     served: Served,
 ) -> Result<(), LinkError> {
     let Served { chunk, page } = served;
-    let handle = stall.handle;
+    let (handle, lane) = (stall.handle, shared.lane(None));
     if stall.is_new(&page) {
         let message = encode_hashes(handle, page.number, &page.signature, &page.bytes);
+        shared.upload.pass(&lane, message.len() as u64).await;
         shared.channel.send(message).await?;
     }
     let length = chunk.bytes.len() as u32;
-    for (offset, size) in pieces(length, shared.channel.max_message()) {
+    let message = shared.upload.message(&lane, shared.channel.max_message());
+    for (offset, size) in pieces(length, message) {
         stall.flow.room_for(u64::from(size), shared.stall).await?;
+        shared.upload.pass(&lane, u64::from(size)).await;
         // The neighbour acknowledges nothing of an exchange that has ended, and needs no rest of
         // a chunk: what it has of it goes with the handle.
         if stall.flow.is_closed() {

@@ -25,10 +25,12 @@ use crate::protocol::policy::Terms;
 use crate::protocol::signal::SignalKind;
 use crate::protocol::window::WindowLimits;
 
+use super::credit::{self, Credit};
 use super::guest;
 use super::incoming::{Receiving, Run};
 use super::neighbours::Neighbours;
 use super::outgoing::{self, SendJob, Shared, Word};
+use super::pacing::Pacer;
 use super::progress::Progress;
 use super::reception::{BundleKey, Receptions};
 use super::serving;
@@ -54,6 +56,10 @@ pub struct SessionOptions {
     pub checkpoint: Checkpointing,
     /// What is being received, on whatever link.
     pub receptions: Receptions,
+    /// How fast all links together may send.
+    pub upload: Pacer,
+    /// How fast all links together may receive.
+    pub download: Pacer,
 }
 
 /// When what has arrived is made durable.
@@ -431,8 +437,12 @@ async fn converse(
         }
         Standing::Member | Standing::Neighbour => (standing, Vec::new()),
     };
+    let credit = Arc::new(Credit::new(options.peer.clone(), options.download));
     let shared = Arc::new(Shared {
         channel: channel.clone(),
+        peer: options.peer.clone(),
+        upload: options.upload,
+        credit: Arc::clone(&credit),
         limits: options.window,
         stall: options.stall,
         flow: Mutex::new(None),
@@ -450,6 +460,8 @@ async fn converse(
     let (orders, order_queue) = mpsc::channel(serving::MAX_ORDERS);
     let mut server = tokio::spawn(serving::run(Arc::clone(&shared), order_queue));
     let _ends_too = AbortOnDrop(server.abort_handle());
+    let mut crediting = tokio::spawn(credit::run(Arc::clone(&shared)));
+    let _ends_as_well = AbortOnDrop(crediting.abort_handle());
     let (sink_events, mut from_sinks) = mpsc::channel(64);
     let mut receiving = Receiving::new(
         options.peer.clone(),
@@ -509,6 +521,7 @@ async fn converse(
                 () = receiving.due() => receiving.look()?,
                 ended = &mut sender => return ended_with(ended),
                 ended = &mut server => return ended_with(ended),
+                ended = &mut crediting => return ended_with(ended),
                 message = channel.receive() => match message {
                     None => return Ok(()),
                     Some(Incoming::Binary(bytes)) => {

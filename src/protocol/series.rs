@@ -55,6 +55,11 @@ impl SeriesName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl TryFrom<String> for SeriesName {

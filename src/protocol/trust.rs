@@ -253,6 +253,8 @@ pub struct Pages {
     pub admins: Vec<DeviceId>,
     /// Groups.
     pub groups: Vec<Group>,
+    /// Groups that the config file declares.
+    pub declared: Vec<Group>,
     /// Rosters in force.
     pub rosters: Vec<Roster>,
     /// The highest version of each.
@@ -273,6 +275,8 @@ pub struct TrustBook {
     configured: HashMap<DeviceId, Option<String>>,
     admins: HashSet<DeviceId>,
     groups: BTreeMap<String, Group>,
+    /// Those of the config file: they are never kept, so that the file alone says what they are.
+    declared: BTreeMap<String, Group>,
     rosters: BTreeMap<RosterKey, Roster>,
     floors: BTreeMap<RosterKey, Floor>,
     /// From an id that is no longer used to the one after it, and back.
@@ -290,11 +294,13 @@ impl TrustBook {
             configured: pages.configured.into_iter().collect(),
             admins: pages.admins.into_iter().collect(),
             groups: BTreeMap::new(),
+            declared: BTreeMap::new(),
             rosters: BTreeMap::new(),
             floors: BTreeMap::new(),
             next: HashMap::new(),
             earlier: HashMap::new(),
         };
+        book.declare(pages.declared);
         for (old, new) in pages.moves {
             book.link(old, new);
         }
@@ -338,6 +344,16 @@ impl TrustBook {
     /// True for our own id and our earlier ones.
     pub fn is_ours(&self, device: &DeviceId) -> bool {
         *self.current(device) == self.ours
+    }
+
+    /// What the config file says about devices and admins takes the place of what it said.
+    pub fn configure(
+        &mut self,
+        configured: Vec<(DeviceId, Option<String>)>,
+        admins: Vec<DeviceId>,
+    ) {
+        self.configured = configured.into_iter().collect();
+        self.admins = admins.into_iter().collect();
     }
 
     /// The grounds on which a device is let in; none when it is not. `now` is in Unix seconds.
@@ -406,10 +422,10 @@ impl TrustBook {
         let own = decided
             .filter(|entry| entry.is_valid_at(now))
             .and_then(|entry| entry.roles);
-        let in_groups = self
-            .groups
-            .values()
-            .filter(|group| group.members.contains(device))
+        let by_hand = self.groups.values();
+        let by_hand = by_hand.filter(|group| group.members.contains(device));
+        let in_groups = by_hand
+            .chain(self.declared_of(device))
             .filter_map(|group| group.roles);
         let in_rosters = self.rosters_of(device, now).filter_map(|(_, roles)| roles);
         own.or_else(|| in_groups.chain(in_rosters).reduce(Roles::union))
@@ -523,16 +539,45 @@ impl TrustBook {
         self.revoked.insert(device.clone());
     }
 
+    /// All decisions about devices, those that have expired too.
+    pub fn authorizations(&self) -> impl Iterator<Item = &Authorization> {
+        self.authorizations.values()
+    }
+
+    /// Forgets what was decided about a device; that it was revoked stays.
+    pub fn forget(&mut self, device: &DeviceId) {
+        self.authorizations.remove(device);
+    }
+
     /// A group that a person made.
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.get(name)
     }
 
-    /// The names of all groups, those of rosters too.
+    /// The group of that name in the config file.
+    pub fn declared(&self, name: &str) -> Option<&Group> {
+        self.declared.get(name)
+    }
+
+    /// Puts the groups of the config file in the place of those that it had before.
+    pub fn declare(&mut self, groups: Vec<Group>) {
+        let named = groups.into_iter().map(|group| (group.name.clone(), group));
+        self.declared = named.collect();
+    }
+
+    /// The groups of the config file that name a device, by any of its ids.
+    fn declared_of(&self, device: &DeviceId) -> impl Iterator<Item = &Group> {
+        let ids: Vec<DeviceId> = self.all_ids(device).cloned().collect();
+        let groups = self.declared.values();
+        groups.filter(move |group| group.members.iter().any(|id| ids.contains(id)))
+    }
+
+    /// The names of all groups, those of the config file and of rosters too.
     pub fn group_names(&self) -> BTreeSet<&str> {
         let of_rosters = self.rosters.keys().map(|(_, group)| group.as_str());
         of_rosters
             .chain(self.groups.keys().map(String::as_str))
+            .chain(self.declared.keys().map(String::as_str))
             .collect()
     }
 
@@ -553,6 +598,7 @@ impl TrustBook {
         let by_hand = self.groups.values();
         let by_hand = by_hand.filter(|group| group.members.contains(device));
         let mut names: BTreeSet<_> = by_hand.map(|group| group.name.clone()).collect();
+        names.extend(self.declared_of(device).map(|group| group.name.clone()));
         names.extend(self.rosters_of(device, now).map(|(r, _)| r.group.clone()));
         names.into_iter().collect()
     }
@@ -560,13 +606,15 @@ impl TrustBook {
     /// The devices of a group, let in or not, in order; `None` where there is no such group.
     pub fn members(&self, group: &str, now: u64) -> Option<Vec<DeviceId>> {
         let by_hand = self.groups.get(group);
+        let declared = self.declared.get(group);
         let rosters: Vec<_> = self.rosters_for(group).collect();
-        if by_hand.is_none() && rosters.is_empty() {
+        if by_hand.is_none() && declared.is_none() && rosters.is_empty() {
             return None;
         }
         let listed = rosters.iter().filter(|roster| roster.is_valid_at(now));
         let listed = listed.flat_map(|roster| roster.members.keys());
-        let by_hand = by_hand.into_iter().flat_map(|group| &group.members);
+        let by_hand = by_hand.into_iter().chain(declared);
+        let by_hand = by_hand.flat_map(|group| &group.members);
         let all: BTreeSet<_> = by_hand.chain(listed).map(|id| self.current(id)).collect();
         let others = all.into_iter().filter(|id| !self.is_ours(id));
         Some(others.cloned().collect())

@@ -16,13 +16,14 @@ use super::pieces::Pieces;
 
 /// The trees, each with the schema version that this program writes. The first ones have been
 /// there from the beginning.
-const TREES: [(&str, u32); 6] = [
+const TREES: [(&str, u32); 7] = [
     ("authorizations", 1),
     ("broadcasts", 1),
     ("transfers", 1),
     ("progress", 1),
     ("groups", 1),
     ("invites", 1),
+    ("plans", 1),
 ];
 const FIRST_TREES: usize = 5;
 /// What sled may keep in memory, in bytes; its own default is 1 GiB.

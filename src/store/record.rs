@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, Root, TransferId};
 use crate::protocol::invite::Issued;
-use crate::protocol::series::Series;
+use crate::protocol::plan::Memory;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 pub use crate::protocol::trust::{Authorization, GrantedBy, Group};
 
@@ -39,9 +41,15 @@ pub struct BroadcastRecord {
     pub bundle: Option<BundleId>,
     /// All bytes of all files; 0 until known.
     pub size: u64,
+    /// When it has its turn, how fast it goes, and to how many at a time.
+    #[serde(default)]
+    pub share: Share,
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
 }
 
 /// Where a broadcast stands.
@@ -97,6 +105,42 @@ pub struct TransferRecord {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
+    /// Incoming: what is run after the arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<After>,
+    /// How it went, for whoever asks later.
+    #[serde(default, flatten)]
+    pub account: Account,
+}
+
+/// A program that is run after an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It is to be run, or was while the process ended.
+    Due,
+    /// It has ended.
+    Ran {
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+    },
+}
+
+/// How a transfer went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Payload bytes that went over the link, in all processes.
+    #[serde(default)]
+    pub moved: u64,
+    /// Milliseconds since its chunks first began to move, in the process that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u64>,
+    /// What let the other device in when this last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorized: Option<String>,
 }
 
 /// Whether a person takes an offered bundle.
@@ -110,6 +154,19 @@ pub enum Question {
     },
     /// Somebody has said yes.
     Accepted,
+}
+
+/// What is remembered of a `[[broadcast]]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Its name.
+    pub name: SeriesName,
+    /// How far it is.
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// The broadcast of its last version; those of its transfers say who has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<BroadcastId>,
 }
 
 /// A record that lives in a table of its own.
@@ -155,6 +212,7 @@ record!(
     as_bytes
 );
 record!(Group, "groups", 1_000, String, name, as_bytes);
+record!(PlanRecord, "plans", 2_000, SeriesName, name, as_bytes);
 record!(Issued, "invites", 200, InviteId, id, as_bytes);
 
 /// Paths as text where they are UTF-8, else as `{"bytes": hex}`: no path of this machine is

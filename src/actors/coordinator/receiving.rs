@@ -9,14 +9,16 @@ use tracing::info;
 
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::destination::{Filling, fill};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{GrantedBy, Question, TransferRecord};
+use crate::store::{Account, After, GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -44,6 +46,36 @@ enum Known {
     },
     /// Not a case for the policy; nothing is recorded.
     Barred(Refusal),
+}
+
+/// What of a bundle the policy asks for.
+pub(super) struct About<'a> {
+    name: &'a str,
+    series: Option<&'a Series>,
+    hand_in: bool,
+}
+
+impl<'a> About<'a> {
+    pub(super) fn offer(offer: &'a StartTransfer) -> Self {
+        Self {
+            name: &offer.name,
+            series: offer.series.as_ref(),
+            hand_in: offer.hand_in,
+        }
+    }
+
+    pub(super) fn record(record: &'a TransferRecord) -> Self {
+        Self {
+            name: &record.name,
+            series: record.series.as_ref(),
+            hand_in: record.hand_in,
+        }
+    }
+
+    /// What the sender calls the broadcast; the bundle, where it has no broadcast.
+    pub(super) fn broadcast(&self) -> &'a str {
+        self.series.map_or(self.name, |series| series.name.as_str())
+    }
 }
 
 impl Coordinator {
@@ -99,7 +131,14 @@ impl Coordinator {
         if !self.is_let_in(device) {
             return barred(Code::Unauthorized, "this device is not authorized");
         }
-        if !self.roles_of(device).allow(Roles::SEND) {
+        if offer.hand_in {
+            if !self.settings.hand_in.enabled {
+                return barred(
+                    Code::Declined,
+                    "this device takes nothing back now (hand_in.enabled)",
+                );
+            }
+        } else if !self.roles_of(device).allow(Roles::SEND) {
             return barred(
                 Code::Unauthorized,
                 "this device may not send here (its roles)",
@@ -146,7 +185,8 @@ impl Coordinator {
                 };
             }
         }
-        let takes = self.settings.receive.enabled && self.terms_for(device).mode != Mode::Refuse;
+        let terms = self.terms_for(device, &About::offer(offer));
+        let takes = self.takes(offer.hand_in) && terms.mode != Mode::Refuse;
         match same_bundle {
             None => Known::New,
             Some(record) => match (&record.state, record.root) {
@@ -166,20 +206,58 @@ impl Coordinator {
 
     /// What the policy says about a device. Names count that this side has given it, not what it
     /// calls itself: it could call itself anything.
-    pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
+    pub(super) fn terms_for(&self, device: &DeviceId, about: &About<'_>) -> Terms {
+        let groups = self.groups_of(device);
+        let broadcast = about.broadcast();
+        let mut terms = match about.hand_in {
+            true => self.settings.hand_in.terms.clone(),
+            false => self.as_rules_name(device, broadcast, |whom| {
+                self.settings.receive.policy.terms_for(whom)
+            }),
+        };
+        let name = format!("{} ({})", self.name_of(device), device.short());
+        terms.destination = fill(
+            &terms.destination,
+            &Filling {
+                device: &name,
+                group: groups.first().map(String::as_str),
+                broadcast,
+                date: &chrono::Local::now().format("%Y-%m-%d").to_string(),
+            },
+        );
+        terms
+    }
+
+    fn takes(&self, hand_in: bool) -> bool {
+        match hand_in {
+            true => self.settings.hand_in.enabled,
+            false => self.settings.receive.enabled,
+        }
+    }
+
+    /// What follows from the words by which rules may name a device: its ids, the names that it
+    /// has here, its groups; and from the broadcast that it is about, where it is about one.
+    pub(super) fn as_rules_name<T>(
+        &self,
+        device: &DeviceId,
+        broadcast: &str,
+        then: impl FnOnce(&Whom<'_>) -> T,
+    ) -> T {
         let decided = self
             .trust
             .authorization(device)
             .filter(|entry| !matches!(entry.by, GrantedBy::Invite | GrantedBy::Other))
             .map(|entry| entry.name.as_str());
-        let configured = self.settings.trust.authorized.iter();
+        let settings = &self.settings;
+        let members = settings.groups.iter().flat_map(|group| &group.members);
+        let configured = settings.trust.authorized.iter().chain(members);
         let configured = configured
             .filter(|entry| self.trust.current(&entry.id) == device)
             .filter_map(|entry| entry.name.as_deref());
         // Rules may name an id that it had before.
         let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
         let groups = self.groups_of(device);
-        self.settings.receive.policy.terms_for(&Whom {
+        then(&Whom {
             id: device.as_str(),
             names: decided
                 .into_iter()
@@ -187,6 +265,7 @@ impl Coordinator {
                 .chain(earlier)
                 .collect(),
             groups: groups.iter().map(String::as_str).collect(),
+            broadcast,
         })
     }
 
@@ -198,7 +277,7 @@ impl Coordinator {
         reply: oneshot::Sender<OfferReply>,
         ctx: &mut Context<Self>,
     ) {
-        let mut terms = self.terms_for(device);
+        let mut terms = self.terms_for(device, &About::offer(&offer));
         let known = earlier.and_then(|id| self.transfers.get(&id));
         let known = known.map(|transfer| &transfer.record);
         // What has come lies where it was begun, whatever the policy says by now.
@@ -223,7 +302,7 @@ impl Coordinator {
         };
         let usage = self.usage(device, &terms, [Some(offer.id), earlier]);
         let mut verdict = terms.consider(&considered, &usage);
-        if !self.settings.receive.enabled {
+        if !self.takes(offer.hand_in) {
             let reason = "the receiver takes nothing now (receive.enabled)".to_owned();
             let code = Code::Declined;
             verdict = Verdict::Refuse(Refusal { code, reason });
@@ -375,6 +454,9 @@ impl Coordinator {
             bytes_done: 0,
             question: None,
             series: offer.series.clone(),
+            hand_in: offer.hand_in,
+            after: None,
+            account: Account::default(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -391,7 +473,7 @@ impl Coordinator {
         record.id = new;
         self.transfers.insert(new, Transfer::of(record.clone()));
         keep(&self.store, "a transfer", move |store| {
-            store.put_transfer(record)
+            store.put_aside(record)
         });
     }
 
@@ -438,9 +520,15 @@ impl Coordinator {
         told: Option<oneshot::Sender<()>>,
         ctx: &mut Context<Self>,
     ) {
+        let Some(record) = self.transfers.get(&id).map(|transfer| &transfer.record) else {
+            return;
+        };
+        let terms = self.terms_for(&record.peer, &About::record(record));
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
         };
+        // Recorded with the arrival, so that neither is there without the other.
+        transfer.record.after = (!terms.run.is_empty()).then_some(After::Due);
         transfer.record.root = Some(root);
         transfer.record.destination = Some(path.clone());
         transfer.record.stat_digest = Some(b64(&stat));
@@ -468,12 +556,13 @@ impl Coordinator {
         ctx.spawn(
             recorded
                 .into_actor(self)
-                .map(move |recorded, coordinator, _| {
+                .map(move |recorded, coordinator, ctx| {
                     if matches!(recorded, Ok(Ok(()))) {
                         if let Some(told) = told {
                             let _ = told.send(());
                         }
                         coordinator.discard_in(id, folder);
+                        coordinator.run_what_is_due(ctx);
                     }
                 }),
         );

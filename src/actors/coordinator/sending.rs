@@ -11,16 +11,18 @@ use tracing::{info, warn};
 
 use crate::content::{Scan, Source, scan};
 use crate::dataplane::{SendJob, SessionCommand};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
+use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::keep;
+use super::turns::Waits;
 use super::{Broadcast, Coordinator, Transfer, offer_event};
 
 /// A request to send, resolved to devices.
@@ -29,8 +31,11 @@ pub(super) struct Sending {
     pub(super) to: Vec<String>,
     pub(super) devices: Vec<DeviceId>,
     pub(super) wait: Option<Duration>,
+    pub(super) share: Share,
     /// Of which series it is a version.
     pub(super) series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub(super) hand_in: bool,
     pub(super) reply: mpsc::Sender<Event>,
 }
 
@@ -59,7 +64,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped = scanned
+        let skipped: Vec<String> = scanned
             .skipped
             .iter()
             .map(|(path, why)| {
@@ -68,6 +73,16 @@ impl Coordinator {
             })
             .collect();
         let source = Source::new(scanned, self.identity.clone());
+        if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
+            let more = match skipped.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            let reason = format!(
+                "there is nothing to send, since everything in it was left out: {first}{more}"
+            );
+            return fail(&sending.reply, &reason, exit::ERROR);
+        }
         let record = BroadcastRecord {
             id,
             paths: sending.paths,
@@ -77,7 +92,9 @@ impl Coordinator {
             state: BroadcastState::Active,
             bundle: Some(source.bundle()),
             size: source.layout().total_size(),
+            share: sending.share.checked(),
             series: sending.series,
+            hand_in: sending.hand_in,
         };
         let event = Event::Broadcast {
             broadcast: id,
@@ -118,7 +135,7 @@ impl Coordinator {
         device: DeviceId,
     ) -> Result<(), getrandom::Error> {
         let Broadcast { source, record, .. } = &self.broadcasts[&broadcast];
-        let series = record.series.clone();
+        let (series, hand_in) = (record.series.clone(), record.hand_in);
         let (bundle, name) = (source.bundle(), source.head().name.as_str().to_owned());
         let size = source.layout().total_size();
         let running: HashSet<BroadcastId> = self.broadcasts.keys().copied().collect();
@@ -128,6 +145,8 @@ impl Coordinator {
                 && record.peer == device
                 && record.bundle == bundle
                 && !record.state.is_final()
+                // Versions of a series are told apart by more than their bundle.
+                && (record.series.is_none() || record.broadcast == Some(broadcast))
                 && record
                     .broadcast
                     .is_none_or(|of| of == broadcast || !running.contains(&of))
@@ -136,6 +155,7 @@ impl Coordinator {
             Some(transfer) => {
                 transfer.record.broadcast = Some(broadcast);
                 transfer.record.series = series;
+                transfer.record.hand_in = hand_in;
                 // Whoever sends it anew means it to go on.
                 if matches!(transfer.record.state, TransferState::Paused { .. }) {
                     transfer.record.state = TransferState::Pending;
@@ -160,6 +180,9 @@ impl Coordinator {
                     bytes_done: 0,
                     question: None,
                     series,
+                    hand_in,
+                    after: None,
+                    account: Account::default(),
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -236,43 +259,44 @@ impl Coordinator {
         if self.context.is_none() {
             return;
         }
-        let mut pending: Vec<(DeviceId, u64, TransferId)> = self
-            .transfers
-            .values()
-            .map(|transfer| &transfer.record)
-            .filter(|record| {
-                record.direction == Direction::Outgoing
-                    && record.state == TransferState::Pending
-                    && record
-                        .broadcast
-                        .is_some_and(|id| self.broadcasts.contains_key(&id))
-            })
-            .map(|record| (record.peer.clone(), record.updated, record.id))
-            .collect();
-        pending.retain(|(device, _, id)| self.may_still_receive(device, *id));
-        pending.sort();
+        let mut pending = self.pending_in_turn();
+        pending.retain(|(device, id)| self.may_still_receive(device, *id));
         let mut wanting: HashSet<DeviceId> =
-            pending.iter().map(|(device, ..)| device.clone()).collect();
+            pending.iter().map(|(device, _)| device.clone()).collect();
         wanting.extend(
             self.swarm
                 .introductions
                 .iter()
                 .map(|entry| entry.peer.clone()),
         );
-        for (device, _, id) in pending {
+        let mut places = self.places();
+        for (device, id) in pending {
             let Some(slot) = self.peers.get_mut(&device) else {
                 self.want(&device, true);
+                self.waits(id, Waits::Device);
                 continue;
             };
             if slot.session.is_none() {
                 if !slot.wanted {
                     self.want(&device, true);
                 }
+                self.waits(id, Waits::Device);
             } else if slot.is_neighbour() {
                 // It has been let in since: as a member it needs a link of its own.
                 self.disconnect(&device);
-            } else if slot.sending.is_none() {
-                slot.sending = Some(id);
+                self.waits(id, Waits::Device);
+            } else if slot.sending.is_some() {
+                self.waits(id, Waits::Link);
+            } else {
+                let (broadcast, share) = self.share_of(id);
+                if let Some(full) = places.full(broadcast, share) {
+                    self.waits(id, Waits::Place(full));
+                    continue;
+                }
+                places.take(Some(broadcast));
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.sending = Some(id);
+                }
                 self.hand_over(&device, id);
             }
         }
@@ -281,7 +305,9 @@ impl Coordinator {
 
     /// Nothing is handed over to a device that may not receive (any more): that is said once.
     fn may_still_receive(&mut self, device: &DeviceId, id: TransferId) -> bool {
-        if self.roles_of(device).allow(Roles::RECEIVE) {
+        // What is given back is this side's own wish, and the other one's to take.
+        let gives_back = self.transfers[&id].record.hand_in && self.is_let_in(device);
+        if gives_back || self.roles_of(device).allow(Roles::RECEIVE) {
             return true;
         }
         let reason = match self.is_let_in(device) {
@@ -306,8 +332,11 @@ impl Coordinator {
             id,
             source,
             series: transfer.record.series.clone(),
+            hand_in: transfer.record.hand_in,
             progress: Arc::clone(&transfer.progress),
+            broadcast: transfer.record.broadcast,
         };
+        self.takes_place(id);
         self.command(device, Command(SessionCommand::Send(job)));
         self.advance(id, TransferEvent::Offer);
     }

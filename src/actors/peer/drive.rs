@@ -44,7 +44,7 @@ impl Peer {
     pub(super) fn act(&mut self, output: Output, ctx: &mut Context<Self>) {
         match output {
             Output::MakeOffer { generation } => {
-                let options = network::link_options(&self.context.settings);
+                let options = network::link_options(&self.context.live().settings);
                 let made = self.on_data_plane(async move { Link::offer(&options).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
@@ -56,7 +56,7 @@ impl Peer {
                     self.route = description.route.clone();
                     self.standing = description;
                 }
-                let options = network::link_options(&self.context.settings);
+                let options = network::link_options(&self.context.live().settings);
                 let made = self.on_data_plane(async move { Link::answer(&options, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
@@ -311,14 +311,17 @@ impl Peer {
             };
             Handshake::new(&local, self.id.clone())
         });
+        let settled = self.context.live();
         let options = SessionOptions {
             peer: self.id.clone(),
             handshake,
             offerer: live.role == Role::Offerer,
-            window: self.context.window,
-            stall: self.context.stall,
-            checkpoint: self.context.checkpoint,
+            window: settled.window,
+            stall: settled.stall,
+            checkpoint: settled.checkpoint,
             receptions: self.context.receptions.clone(),
+            upload: self.context.upload.clone(),
+            download: self.context.download.clone(),
         };
         let (commands, queue) = mpsc::channel(64);
         let (events, news) = mpsc::channel(64);

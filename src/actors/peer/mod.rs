@@ -10,7 +10,7 @@ mod route;
 pub(super) use proofs::random;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::WeakAddr;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use crate::config::Settings;
-use crate::dataplane::{Checkpointing, Receptions, SessionCommand, SessionEvent};
+use crate::dataplane::{Checkpointing, Pacer, Receptions, SessionCommand, SessionEvent};
 use crate::net::link::{Link, LinkEvent};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
@@ -62,6 +62,28 @@ pub struct PeerContext {
     pub name: String,
     /// `desktop` or `mobile`.
     pub device_type: String,
+    /// What the settings say now, for links that are made from now on.
+    pub live: Mutex<Arc<Live>>,
+    /// What is being received, from whomever.
+    pub receptions: Receptions,
+    /// How fast all links together may send.
+    pub upload: Pacer,
+    /// How fast all links together may receive.
+    pub download: Pacer,
+    /// The proofs that have been used.
+    pub replay: Mutex<ReplayCache>,
+    /// The runtime of links and pumps.
+    pub data_plane: Handle,
+    /// Who dials for us.
+    pub signaling: Addr<Signaling>,
+    /// Where that listens.
+    pub port: u16,
+    /// Who is told what happens.
+    pub coordinator: WeakAddr<Coordinator>,
+}
+
+/// What of the settings a link depends on.
+pub struct Live {
     /// Everything that can be set.
     pub settings: Arc<Settings>,
     /// The numbers of a negotiation.
@@ -76,21 +98,53 @@ pub struct PeerContext {
     pub stall: Duration,
     /// How often what has arrived is made durable.
     pub checkpoint: Checkpointing,
-    /// What is being received, from whomever.
-    pub receptions: Receptions,
-    /// The proofs that have been used.
-    pub replay: Mutex<ReplayCache>,
-    /// The runtime of links and pumps.
-    pub data_plane: Handle,
-    /// Who dials for us.
-    pub signaling: Addr<Signaling>,
-    /// Where that listens.
-    pub port: u16,
-    /// Who is told what happens.
-    pub coordinator: WeakAddr<Coordinator>,
+}
+
+impl Live {
+    /// What these settings say.
+    pub fn of(settings: Arc<Settings>) -> Self {
+        let from = &settings.signaling;
+        let backoffs = (0..from.retries).map(|n| from.backoff * 2u32.saturating_pow(n.min(10)));
+        let negotiation = NegotiationSettings {
+            initiator: from.initiator,
+            answer_timeout: from.answer_timeout,
+            backoffs: backoffs.collect(),
+            early_candidates: from.early_candidates,
+            connect_timeout: settings.network.channel_timeout,
+            ..NegotiationSettings::default()
+        };
+        Self {
+            negotiation,
+            skew: from.max_clock_skew.as_secs(),
+            plain_peers: settings.trust.plain_peers,
+            window: WindowLimits {
+                min: settings.network.window_min,
+                max: settings.network.window_max,
+            },
+            stall: settings.network.stall_timeout,
+            checkpoint: Checkpointing {
+                interval: settings.transfer.checkpoint_interval,
+                bytes: settings.transfer.checkpoint_bytes,
+            },
+            settings,
+        }
+    }
 }
 
 impl PeerContext {
+    /// What holds for a link that is made now.
+    pub fn live(&self) -> Arc<Live> {
+        // Nothing can go wrong while it is replaced, so what is there is whole.
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&live)
+    }
+
+    /// From now on these settings hold, for links that are not there yet.
+    pub fn renew(&self, settings: Arc<Settings>) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        *live = Arc::new(Live::of(settings));
+    }
+
     /// What shows others how we came to our key; nothing where it never changed.
     pub fn change(&self) -> Option<Signal> {
         change_signal(&self.identity.device_id(), &self.rotations)
@@ -220,7 +274,7 @@ impl Peer {
     /// A device that has not been met yet. With a `stranger` either side may offer, whatever the
     /// settings say: the other one may not know of us.
     pub fn new(context: Arc<PeerContext>, id: DeviceId, stranger: bool) -> Self {
-        let mut settings = context.negotiation.clone();
+        let mut settings = context.live().negotiation.clone();
         if stranger {
             settings.initiator = Initiator::Sender;
         }
@@ -378,7 +432,9 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Ice => {
                 let ufrag = self.standing.ufrag.as_deref();
-                match network::candidate_policy(&self.context.settings).read(&signal.data, ufrag) {
+                match network::candidate_policy(&self.context.live().settings)
+                    .read(&signal.data, ufrag)
+                {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
                         let responder = self

@@ -56,7 +56,7 @@ impl Peer {
     ) -> Result<Option<(Session, OfferHash)>, String> {
         if !proof::has_proof(sdp) {
             // Never for a device that has a key: whoever strips a proof must gain nothing.
-            return if self.context.plain_peers && !self.id.is_self_certifying() {
+            return if self.context.live().plain_peers && !self.id.is_self_certifying() {
                 Ok(None)
             } else {
                 Err("unsigned offers and answers are not taken here: sign them \
@@ -77,7 +77,7 @@ impl Peer {
             &ours,
             expected,
             unix_now(),
-            self.context.skew,
+            self.context.live().skew,
             &mut spent,
         )
         .map(|verified| Some((verified.session, verified.offer)))
@@ -86,7 +86,10 @@ impl Peer {
 
     /// A description with only those candidates that are believed.
     pub(super) fn filter(&self, sdp: &str) -> String {
-        filter_sdp(sdp, &network::candidate_policy(&self.context.settings))
+        filter_sdp(
+            sdp,
+            &network::candidate_policy(&self.context.live().settings),
+        )
     }
 }
 

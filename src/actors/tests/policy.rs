@@ -143,7 +143,12 @@ impl Room {
         std::thread::spawn(move || {
             let (tell, told) = mpsc::channel();
             let code = run(settings, Mode::Send, move |node| async move {
-                let mut events = node.ask(Request::Send { paths, to, wait_ms });
+                let mut events = node.ask(Request::Send {
+                    paths,
+                    to,
+                    wait_ms,
+                    share: Default::default(),
+                });
                 while let Some(event) = events.recv().await {
                     match event {
                         Event::Summary { receivers, .. } => tell.send(receivers).unwrap(),
