@@ -142,6 +142,7 @@ fn a_new_version_costs_what_changed_takes_the_place_and_can_be_gone_back_from() 
     assert_eq!(code, exit::OK);
     assert!(told[0].sent < size_of(&lesson) / 20, "{told:?}");
     assert!(same(&lesson, &arrived));
+    assert_eq!(numbers(&receiver.node), [(3, true), (1, false)]);
     fs::write(lesson.join("small/7"), content(203, 50_000)).unwrap();
     let (code, told) = send(&origin.node, &lesson, 2);
     assert_eq!(
@@ -162,6 +163,33 @@ fn a_new_version_costs_what_changed_takes_the_place_and_can_be_gone_back_from() 
         &lesson,
         &room.at("b").join("received").join("lesson (2)")
     ));
+}
+
+#[test]
+fn a_receiver_that_has_lost_its_database_still_has_what_lies_in_its_destination() {
+    let room = Room::new(&["a", "b"]);
+    let receiver = room.receiver("b", &[]);
+    let lesson = lesson(&room.at(""));
+    let to_b = [(&room.ids[1], receiver.port())];
+    let origin = room.origin("a", &to_b);
+    assert_eq!(send(&origin.node, &lesson, 5).0, exit::OK);
+    drop((receiver, origin));
+    fs::remove_dir_all(room.at("b").join("state/db")).unwrap();
+    fs::remove_dir_all(room.at("b").join("state/heads")).unwrap();
+    let receiver = room.receiver("b", &[]);
+    let origin = room.origin("a", &[(&room.ids[1], receiver.port())]);
+    // The same again: it is seen that it is there, and nothing moves.
+    let (code, told) = send(&origin.node, &lesson, 5);
+    assert_eq!((code, told[0].sent), (exit::OK, 0));
+    assert_eq!(numbers(&receiver.node), [(5, true)]);
+    fs::write(lesson.join("small/7"), content(200, 50_000)).unwrap();
+    let (code, told) = send(&origin.node, &lesson, 6);
+    assert_eq!((code, told[0].sent), (exit::OK, 50_000));
+    assert!(same(&lesson, &room.at("b").join("received/lesson")));
+    assert_eq!(numbers(&receiver.node), [(6, true), (5, false)]);
+    // And it still knows what is older.
+    fs::write(lesson.join("small/7"), content(201, 50_000)).unwrap();
+    assert_eq!(send(&origin.node, &lesson, 4).0, exit::SOME_FAILED);
 }
 
 #[test]

@@ -7,8 +7,6 @@
 //! is to take which place: whoever opens the folder after an interruption finds out, by the
 //! inodes, on which side of the move it was, and goes on from there.
 
-use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -17,13 +15,12 @@ use cap_std::fs::Dir;
 use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, RenameFlags, flock, renameat, renameat_with};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::commit::{inode_of, rename_without_overwriting, stat_digest};
 use super::tree;
-use crate::protocol::id::{BundleId, DeviceId, Root};
-use crate::protocol::manifest::{Head, Kind, MAX_HEAD};
-use crate::protocol::names::{BundlePath, STAGING};
+use crate::protocol::id::{DeviceId, Root};
+use crate::protocol::manifest::{Head, MAX_HEAD};
+use crate::protocol::names::STAGING;
 use crate::protocol::series::SeriesName;
 
 const VERSIONS: &str = "versions";
@@ -33,57 +30,6 @@ const MAX_RECORD: u64 = 1 << 20;
 const REMOVED: &str = ".removed";
 /// Series in one destination.
 const MAX_SERIES: usize = 10_000;
-
-/// A version that is here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Version {
-    pub(super) version: u64,
-    /// What the bundle is called.
-    pub(super) called: BundlePath,
-    /// Its name in the destination, which may be `called (2)`.
-    pub(super) name: BundlePath,
-    pub(super) kind: Kind,
-    pub(super) bundle: BundleId,
-    pub(super) root: Root,
-    pub(super) size: u64,
-    /// Hex of the [`stat_digest`] that it had when it was put there.
-    pub(super) stat: String,
-    /// When it was put aside, in Unix seconds.
-    #[serde(default)]
-    pub(super) aside: u64,
-}
-
-/// What is about to get a place in the destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Next {
-    pub(super) version: Version,
-    /// The folder below `.handout` that it comes from, and its name there.
-    pub(super) from: Vec<String>,
-    pub(super) top: String,
-    /// Device and inode of it.
-    pub(super) inode: (u64, u64),
-    /// The version that it takes the place of, which is kept.
-    pub(super) replaces: Option<(Version, (u64, u64))>,
-    /// A person goes back from this version: it is not to come again by itself.
-    #[serde(default)]
-    pub(super) held: Option<u64>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    v: u32,
-    origin: DeviceId,
-    series: SeriesName,
-    /// What is in its place.
-    current: Option<Version>,
-    /// What is kept, put aside longest ago first.
-    kept: Vec<Version>,
-    /// The highest version that a person has gone back from: only higher ones are taken.
-    #[serde(default)]
-    held: Option<u64>,
-    #[serde(default)]
-    next: Option<Next>,
-}
 
 /// The folder of a series, ours alone until it is dropped.
 pub(super) struct Versions {
@@ -435,48 +381,11 @@ fn head_name(version: u64) -> String {
     format!("{version}.head")
 }
 
-/// Whether the folder at `path` holds what the head names, and nothing that somebody has put
-/// there since. A file has nothing in it.
-fn holds_nothing_else(path: &Path, head: &Head) -> io::Result<bool> {
-    if head.kind == Kind::File {
-        return Ok(true);
-    }
-    let mut known: HashSet<&str> = HashSet::new();
-    let files = head.files.iter().map(|file| file.path.as_str());
-    for mut at in files.chain(head.dirs.iter().map(BundlePath::as_str)) {
-        known.insert(at);
-        while let Some((parent, _)) = at.rsplit_once('/') {
-            known.insert(parent);
-            at = parent;
-        }
-    }
-    let mut waiting = vec![(path.to_owned(), String::new())];
-    while let Some((folder, at)) = waiting.pop() {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else {
-                return Ok(false);
-            };
-            let below = if at.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{at}/{name}")
-            };
-            if !known.contains(below.as_str()) {
-                return Ok(false);
-            }
-            if entry.file_type()?.is_dir() {
-                waiting.push((entry.path(), below));
-            }
-        }
-    }
-    Ok(true)
-}
-
 mod placing;
+mod record;
 mod shelf;
 pub(super) use placing::{Own, Placing, Whole};
+use record::{Next, Record, Version, holds_nothing_else};
 pub use shelf::{
     Listed, RollBackError, check_version, earlier_versions, list, make_room, renumber, roll_back,
     takes_place,

@@ -2,7 +2,7 @@
 //! hold up the runtime, and a stalled disk holds up only its own link.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,25 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::content::{
-    Earlier, HeadShelf, PageOutcome, Reuse, RootOutcome, SignedPage, Sink, SinkError, Step,
-    check_name, check_space, check_version, earlier_versions, find_partial, make_room, takes_place,
+    Earlier, HeadShelf, PageOutcome, RootOutcome, SignedPage, Sink, SinkError, check_name,
+    check_space, find_partial, make_room,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
 use crate::protocol::id::{DeviceId, Root};
 use crate::protocol::identity::Signature;
-use crate::protocol::manifest::{Head, HeadError, Layout, PAGE_CHUNKS, bundle_id};
+use crate::protocol::manifest::{Head, HeadError, Layout, bundle_id};
 use crate::protocol::message::{Code, StartTransfer};
-use crate::protocol::names::{BundlePath, printable};
+use crate::protocol::names::BundlePath;
 use crate::protocol::policy::Terms;
 
 use super::help::Help;
 use super::progress::Progress;
 use super::reception::Receptions;
 use super::session::Checkpointing;
+
+mod earlier;
+use earlier::with_room;
 
 /// Bytes that may wait for the disk, and the fewest chunks. With the one being assembled this
 /// bounds a receiver's memory per transfer; it evens out what a disk takes at a time.
@@ -35,9 +38,6 @@ const MAX_FALSE: u32 = 3;
 
 /// How long a worker may take to leave a bundle to its successor.
 const HANDOVER: Duration = Duration::from_secs(300);
-/// How long earlier bundles are looked through at most: the origin waits meanwhile, and what is
-/// not found by then is sent.
-const REUSE: Duration = Duration::from_secs(300);
 
 /// Work for the disk, in order.
 pub(super) enum Work {
@@ -188,14 +188,6 @@ pub(super) fn spawn(
     queue
 }
 
-/// Checks the room on a disk, after old versions have made some where it does not suffice.
-fn with_room(dest: &Path, check: impl Fn() -> Result<(), SinkError>) -> Result<(), SinkError> {
-    match check() {
-        Err(SinkError::DiskFull { needed, .. }) if make_room(dest, needed) => check(),
-        other => other,
-    }
-}
-
 struct Worker {
     task: SinkTask,
     events: mpsc::Sender<SinkEvent>,
@@ -210,20 +202,7 @@ struct Worker {
 impl Worker {
     /// True when the bundle is complete and in its place.
     fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<bool, SinkError> {
-        let (start, terms) = (&self.task.start, &self.task.terms);
-        let pages = start.chunks.div_ceil(PAGE_CHUNKS);
-        if start.pages_first && !self.task.earlier.is_empty() && pages > 0 {
-            self.pages_first = Some(pages);
-        }
-        if let Some(series) = &start.series {
-            check_version(&terms.destination, &start.origin, series)?;
-            // The destination knows them also when the store has forgotten.
-            let mut own = earlier_versions(&terms.destination, &start.origin, &series.name);
-            let known = |path: &Path| own.iter().any(|own| own.path == path);
-            self.task.earlier.retain(|earlier| !known(&earlier.path));
-            own.append(&mut self.task.earlier);
-            self.task.earlier = own;
-        }
+        self.look_for_earlier()?;
         let (start, terms) = (&self.task.start, &self.task.terms);
         match find_partial(&terms.destination, &start.origin, &start.bundle) {
             Some(head) => {
@@ -334,57 +313,6 @@ impl Worker {
             self.help.reception.opened(sink.have().clone(), pages);
             self.help.give_reader(sink);
         }
-    }
-
-    /// The origin has sent one more page. After the last of those that were asked for, what lies
-    /// in earlier bundles is taken from there, and the origin is told what is still missing.
-    fn count_page(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
-        let Some(left) = &mut self.pages_first else {
-            return Ok(());
-        };
-        *left = left.saturating_sub(1);
-        if *left > 0 {
-            return Ok(());
-        }
-        self.pages_first = None;
-        self.take_from_earlier(is_over)?;
-        self.share();
-        let have = self.sink()?.have().clone();
-        self.report(SinkReport::Missing(have));
-        Ok(())
-    }
-
-    fn take_from_earlier(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
-        let begun = Instant::now();
-        let mut took = 0;
-        for earlier in std::mem::take(&mut self.task.earlier) {
-            let sink = self.sink.as_ref().ok_or(SinkError::NoHead)?;
-            let Some(mut reuse) = Reuse::begin(sink, &earlier, &self.task.heads) else {
-                continue;
-            };
-            while begun.elapsed() < REUSE && !is_over() {
-                match reuse.step(self.sink()?)? {
-                    Step::Over => break,
-                    Step::Took(bytes) => {
-                        self.task.progress.credit(bytes);
-                        took += bytes;
-                    }
-                }
-                self.make_durable_when_due()?;
-            }
-        }
-        if took > 0 {
-            let name = printable(&self.task.start.name);
-            tracing::info!(name, bytes = took, "taken from what was here before");
-        }
-        Ok(())
-    }
-
-    /// Whether it is a version that will take the place of the one before.
-    fn takes_place(&self) -> bool {
-        let (start, dest) = (&self.task.start, &self.task.terms.destination);
-        let series = start.series.as_ref();
-        series.is_some_and(|series| takes_place(dest, &start.origin, series, &start.name))
     }
 
     /// What the policy and the offer say about the head, before anything is written.

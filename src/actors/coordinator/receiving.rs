@@ -7,7 +7,6 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use crate::content::Earlier;
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::destination::{Filling, fill};
@@ -30,9 +29,6 @@ use super::{Coordinator, Transfer};
 /// Refused offers of one device that are put on record within a minute. Further ones are refused
 /// all the same, but each record costs a write to the disk.
 const REFUSALS_RECORDED: usize = 16;
-
-/// Earlier bundles whose files are looked through for chunks of a new one.
-const MAX_EARLIER: usize = 3;
 
 /// What an offer means to us.
 enum Known {
@@ -513,42 +509,6 @@ impl Coordinator {
             earlier,
         };
         let _ = reply.send(accept);
-    }
-
-    /// Where earlier bundles lie of which an offered one may be another version: those of its
-    /// series, else those of its name, from the same origin; the newest first. Others are not
-    /// looked at: which of its chunks are here is something that a receiver tells the sender.
-    fn earlier_than(&self, offer: &StartTransfer) -> Vec<Earlier> {
-        let name = offer.series.as_ref().map(|series| &series.name);
-        let mut alike: Vec<&TransferRecord> = self
-            .transfers
-            .values()
-            .map(|transfer| &transfer.record)
-            .filter(|record| record.direction == Direction::Incoming)
-            .filter(|record| record.origin == offer.origin && record.id != offer.id)
-            .filter(|record| record.state == TransferState::Complete)
-            .filter(|record| {
-                let series = record.series.as_ref().map(|series| &series.name);
-                (name.is_some() && series == name) || record.name == offer.name
-            })
-            .collect();
-        alike.sort_by_key(|record| std::cmp::Reverse((record.updated, record.id)));
-        let place = |record: &TransferRecord| {
-            let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
-            let (bundle, path) = (record.bundle, record.destination.clone()?);
-            let head = None;
-            Some(Earlier {
-                bundle,
-                path,
-                stat,
-                head,
-            })
-        };
-        alike
-            .into_iter()
-            .filter_map(place)
-            .take(MAX_EARLIER)
-            .collect()
     }
 
     pub(super) fn on_received(

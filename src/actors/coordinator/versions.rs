@@ -7,18 +7,23 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::content::{self, Listed};
+use crate::content::{self, Earlier, Listed};
 use crate::protocol::id::{DeviceId, Root};
+use crate::protocol::identity::unb64;
 use crate::protocol::message::StartTransfer;
 use crate::protocol::names::STAGING;
 use crate::protocol::series::SeriesName;
 use crate::protocol::transfer::{Direction, TransferState};
+use crate::store::TransferRecord;
 
 use super::super::api::{Event, VersionInfo, exit};
 use super::super::store::keep;
 use super::Coordinator;
 use super::requests::answer;
 use super::sending::fail;
+
+/// Earlier bundles whose files are looked through for chunks of a new one.
+const MAX_EARLIER: usize = 3;
 
 /// Where a series lies.
 type Place = (PathBuf, DeviceId, SeriesName);
@@ -167,7 +172,8 @@ impl Coordinator {
 
     /// What is offered as a new version has the content of the one that is here.
     pub(super) fn renumber(&mut self, offer: &StartTransfer, root: Root) {
-        let Some(series) = offer.series.clone() else {
+        // Without its root, what is offered may well be another content of the same sizes.
+        let Some(series) = offer.series.clone().filter(|_| offer.root == Some(root)) else {
             return;
         };
         let records = self
@@ -214,6 +220,42 @@ impl Coordinator {
                 coordinator.note_place(&one);
             }
         }));
+    }
+
+    /// Where earlier bundles lie of which an offered one may be another version: those of its
+    /// series, else those of its name, from the same origin; the newest first. Others are not
+    /// looked at: which of its chunks are here is something that a receiver tells the sender.
+    pub(super) fn earlier_than(&self, offer: &StartTransfer) -> Vec<Earlier> {
+        let name = offer.series.as_ref().map(|series| &series.name);
+        let mut alike: Vec<&TransferRecord> = self
+            .transfers
+            .values()
+            .map(|transfer| &transfer.record)
+            .filter(|record| record.direction == Direction::Incoming)
+            .filter(|record| record.origin == offer.origin && record.id != offer.id)
+            .filter(|record| record.state == TransferState::Complete)
+            .filter(|record| {
+                let series = record.series.as_ref().map(|series| &series.name);
+                (name.is_some() && series == name) || record.name == offer.name
+            })
+            .collect();
+        alike.sort_by_key(|record| std::cmp::Reverse((record.updated, record.id)));
+        let place = |record: &TransferRecord| {
+            let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
+            let (bundle, path) = (record.bundle, record.destination.clone()?);
+            let head = None;
+            Some(Earlier {
+                bundle,
+                path,
+                stat,
+                head,
+            })
+        };
+        alike
+            .into_iter()
+            .filter_map(place)
+            .take(MAX_EARLIER)
+            .collect()
     }
 
     fn note_place(&mut self, one: &Listed) {

@@ -388,3 +388,20 @@ fn an_interruption_on_either_side_of_the_exchange_is_brought_to_its_end() {
     assert_eq!(listed(dest), [(2, true, false), (1, false, false)]);
     assert_eq!(put(3, dest).path, dest.join("lesson"));
 }
+
+#[test]
+fn a_version_that_came_twice_is_kept_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let dest = dir.path();
+    let of = |seed: u8| {
+        let files = vec![("a", content(seed, 700), false)];
+        Origin::new("lesson", Kind::Folder, files, &[])
+    };
+    for (seed, number) in [(5, 5), (5, 5), (6, 6)] {
+        let mut sink = whole(&of(seed), dest);
+        let placed = sink.commit_version(Collision::KeepBoth, &series(number), 1);
+        assert_eq!(placed.unwrap().path, dest.join("lesson"));
+        sink.discard().unwrap();
+    }
+    assert_eq!(listed(dest), [(6, true, false), (5, false, false)]);
+}

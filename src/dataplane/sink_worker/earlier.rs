@@ -1,0 +1,102 @@
+//! What earlier bundles have to do with the one that comes: chunks that are taken from them, the
+//! version whose place it takes, and those that make room.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::content::{
+    Reuse, SinkError, Step, check_version, earlier_versions, make_room, takes_place,
+};
+use crate::protocol::manifest::PAGE_CHUNKS;
+use crate::protocol::names::printable;
+
+use super::{SinkReport, Worker};
+
+/// How long earlier bundles are looked through at most: the origin waits meanwhile, and what is
+/// not found by then is sent.
+const REUSE: Duration = Duration::from_secs(300);
+
+/// Checks the room on a disk, after old versions have made some where it does not suffice.
+pub(super) fn with_room(
+    dest: &Path,
+    check: impl Fn() -> Result<(), SinkError>,
+) -> Result<(), SinkError> {
+    match check() {
+        Err(SinkError::DiskFull { needed, .. }) if make_room(dest, needed) => check(),
+        other => other,
+    }
+}
+
+impl Worker {
+    /// Refuses a version that is not to come in, and finds out where the earlier ones lie: where
+    /// there are any, and the sender can, it is to send the pages first.
+    pub(super) fn look_for_earlier(&mut self) -> Result<(), SinkError> {
+        let (start, dest) = (&self.task.start, &self.task.terms.destination);
+        if let Some(series) = &start.series {
+            check_version(dest, &start.origin, series)?;
+            // The destination knows them also when the store has forgotten.
+            let mut own = earlier_versions(dest, &start.origin, &series.name);
+            let more = std::mem::take(&mut self.task.earlier).into_iter();
+            let more: Vec<_> = more
+                .filter(|one| own.iter().all(|own| own.path != one.path))
+                .collect();
+            own.extend(more);
+            self.task.earlier = own;
+        }
+        let pages = start.chunks.div_ceil(PAGE_CHUNKS);
+        let asks = start.pages_first && pages > 0 && !self.task.earlier.is_empty();
+        self.pages_first = asks.then_some(pages);
+        Ok(())
+    }
+
+    /// The origin has sent one more page. After the last of those that were asked for, what lies
+    /// in earlier bundles is taken from there, and the origin is told what is still missing.
+    pub(super) fn count_page(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
+        let Some(left) = &mut self.pages_first else {
+            return Ok(());
+        };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return Ok(());
+        }
+        self.pages_first = None;
+        self.take_from_earlier(is_over)?;
+        self.share();
+        let have = self.sink()?.have().clone();
+        self.report(SinkReport::Missing(have));
+        Ok(())
+    }
+
+    fn take_from_earlier(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
+        let begun = Instant::now();
+        let mut took = 0;
+        for earlier in std::mem::take(&mut self.task.earlier) {
+            let sink = self.sink.as_ref().ok_or(SinkError::NoHead)?;
+            let Some(mut reuse) = Reuse::begin(sink, &earlier, &self.task.heads) else {
+                continue;
+            };
+            while begun.elapsed() < REUSE && !is_over() {
+                match reuse.step(self.sink()?)? {
+                    Step::Over => break,
+                    Step::Took(bytes) => {
+                        self.task.progress.credit(bytes);
+                        took += bytes;
+                    }
+                }
+                self.make_durable_when_due()?;
+            }
+        }
+        if took > 0 {
+            let name = printable(&self.task.start.name);
+            tracing::info!(name, bytes = took, "taken from what was here before");
+        }
+        Ok(())
+    }
+
+    /// Whether it is a version that will take the place of the one before.
+    pub(super) fn takes_place(&self) -> bool {
+        let (start, dest) = (&self.task.start, &self.task.terms.destination);
+        let series = start.series.as_ref();
+        series.is_some_and(|series| takes_place(dest, &start.origin, series, &start.name))
+    }
+}
