@@ -216,6 +216,14 @@ def driven(lab, folder, size):
     api.ask("DELETE", "/v1/groups/{group}/devices/{device}", group="class-3b", device=pupils[0].id)
     api.ask("PUT", "/v1/groups/{group}/devices/{device}", group="class-3b", device=pupils[0].id)
     api.ask("GET", "/v1/groups/{group}", group="nobody", expect=404)
+    api.ask("GET", "/v1/versions")
+    api.ask("POST", "/v1/versions/rollback", {"what": "no such series"}, expect=400)
+    api.ask("POST", "/v1/hand-ins", {"paths": ["not/absolute"]}, expect=400)
+    assert api.ask("POST", "/v1/reload")["changes"] == []
+    with open(teacher.config_file, "a") as config:
+        config.write("[nonsense]\nkey = 1\n")
+    assert "nonsense" in api.ask("POST", "/v1/reload", expect=400)["detail"]
+    teacher.write_config()
     events = api.ask("POST", "/v1/requests", {"request": "peers"})
     assert events[-1] == {"event": "end", "code": 0} and len(events) == 4
     assert api.ask("POST", "/v1/joins", {"invite": "nonsense"})[-1]["code"] != 0
@@ -241,7 +249,7 @@ def audited(teacher, pupils_had):
     lines = [json.loads(line) for line in open(path)]
     got = [line for line in lines if line["what"] == "transfer" and line["ended"] == "complete"]
     assert len(got) == pupils_had and all(g["root"] and g["authorized"] == "by a person" for g in got), got
-    for what in ("started", "authorized", "revoked", "broadcast", "invite", "group", "roster", "group_removed"):
+    for what in ("started", "authorized", "revoked", "broadcast", "invite", "group", "roster", "group_removed", "reloaded"):
         assert any(line["what"] == what for line in lines), f"the audit log has no {what!r}"
     assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
     assert "0 are not" in teacher.ask("audit", "check")
