@@ -52,6 +52,7 @@ routes! {
     get "/v1/broadcasts" => broadcasts,
     post "/v1/broadcasts" => send,
     get "/v1/broadcasts/{broadcast}/report" => report,
+    get "/v1/plans" => plans,
     post "/v1/hand-ins" => hand_in,
     get "/v1/versions" => versions,
     post "/v1/versions/rollback" => roll_back,
@@ -273,6 +274,10 @@ async fn hand_in(request: HttpRequest, body: web::Payload, to: To) -> Answered {
     let begun = |event: &Event| matches!(event, Event::Broadcast { .. });
     let answer = gather(&to.node, asked, begun).await?;
     answer.one(StatusCode::ACCEPTED)
+}
+
+async fn plans(to: To) -> Answered {
+    ask(&to.node, Request::Plans).await?.list()
 }
 
 async fn versions(to: To) -> Answered {

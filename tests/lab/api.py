@@ -88,6 +88,7 @@ class Listener:
     def __init__(self, api):
         self.connection = http.client.HTTPConnection(api.host, timeout=60)
         self.connection.request("GET", "/v1/events", headers={"Authorization": f"Bearer {api.token}"})
+        self.socket = self.connection.sock
         self.answer = self.connection.getresponse()
         self.events, self.news = [], threading.Condition()
         if self.answer.status == 200:
@@ -117,8 +118,10 @@ class Listener:
         return found
 
     def close(self):
-        if self.connection.sock:
-            self.connection.sock.close()
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)  # which also wakes the reader
+        except OSError:
+            pass  # it is closed
         self.connection.close()
 
 
@@ -217,6 +220,7 @@ def driven(lab, folder, size):
     api.ask("PUT", "/v1/groups/{group}/devices/{device}", group="class-3b", device=pupils[0].id)
     api.ask("GET", "/v1/groups/{group}", group="nobody", expect=404)
     api.ask("GET", "/v1/versions")
+    api.ask("GET", "/v1/plans")
     api.ask("POST", "/v1/versions/rollback", {"what": "no such series"}, expect=400)
     api.ask("POST", "/v1/hand-ins", {"paths": ["not/absolute"]}, expect=400)
     assert api.ask("POST", "/v1/reload")["changes"] == []
