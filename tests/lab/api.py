@@ -177,7 +177,9 @@ def driven(lab, folder, size):
         same(file, pupil)
         listener.until(lambda e: e["event"] == "transfer" and e["device_id"] == pupil.id
                        and e["state"]["is"] == "complete", f"{pupil.name} has it")
-    assert len(api.ask("GET", "/v1/peers")["items"]) == 3
+    # Loopback may have devices of other tests.
+    ours = {pupil.id for pupil in pupils}
+    assert ours <= {peer["device_id"] for peer in api.ask("GET", "/v1/peers")["items"] if peer["authorized"]}
     assert len(api.ask("GET", "/v1/transfers")["items"]) == 3
     listed = api.ask("GET", "/v1/broadcasts")["items"]
     assert [(b["broadcast"], b["devices"], b["have"]) for b in listed] == [(begun["broadcast"], 3, 2)]
@@ -229,7 +231,7 @@ def driven(lab, folder, size):
     assert "nonsense" in api.ask("POST", "/v1/reload", expect=400)["detail"]
     teacher.write_config()
     events = api.ask("POST", "/v1/requests", {"request": "peers"})
-    assert events[-1] == {"event": "end", "code": 0} and len(events) == 4
+    assert events[-1] == {"event": "end", "code": 0} and ours <= {e.get("device_id") for e in events}
     assert api.ask("POST", "/v1/joins", {"invite": "nonsense"})[-1]["code"] != 0
     paired = api.ask("POST", "/v1/pairings", {"with": "nobody-of-that-name", "way": "code", "for_ms": 1000})
     assert paired[-1]["code"] != 0
