@@ -281,3 +281,48 @@ fn completions_and_manual_pages_need_no_settings() {
     assert_eq!(code(&handout(home.path(), &["man", "nosuch"])), 2);
     assert_eq!(code(&handout(home.path(), &["frob"])), 2);
 }
+
+#[test]
+fn an_audit_log_that_was_changed_is_told_from_one_that_was_not() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let friend = id_of(other.path());
+    for words in [&["authorize", friend.as_str()][..], &["revoke", &friend]] {
+        assert_eq!(code(&handout(home.path(), words)), 0);
+    }
+    let check = || handout(home.path(), &["audit", "check"]);
+    assert_eq!(code(&check()), 0, "{}", out(&check()));
+    let path = home.path().join(".local/state/handout/audit.jsonl");
+    let log = std::fs::read_to_string(&path).unwrap();
+    let what = |line: &str| serde_json::from_str::<Value>(line).unwrap()["what"].clone();
+    let told: Vec<_> = log.lines().map(what).collect();
+    assert_eq!(told, ["authorized", "revoked"]);
+    let forged = log.replacen("\"by\":\"person\"", "\"by\":\"config\"", 1);
+    assert_ne!(forged, log);
+    std::fs::write(&path, forged).unwrap();
+    let output = check();
+    assert_eq!(code(&output), 6);
+    assert!(out(&output).contains("audit.jsonl:2: "), "{}", out(&output));
+    let output = handout(home.path(), &["audit", "check", "--json"]);
+    let events = events(&output);
+    let found = named(&events, "audit_checked")[0];
+    assert_eq!((code(&output), &found["wrong"]), (6, &Value::from(1)));
+    assert_eq!(events.last().unwrap()["code"], 6);
+}
+
+#[test]
+fn whoever_asks_after_what_is_not_there_is_told_so() {
+    let home = tempfile::tempdir().unwrap();
+    let output = handout(home.path(), &["health"]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("handout run"), "{}", err(&output));
+    assert_eq!(code(&handout(home.path(), &["report"])), 0);
+    let output = handout(home.path(), &["report", "nothing"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("handout report"), "{}", err(&output));
+    for bad in [
+        &["report", "--csv"][..],
+        &["report", "x", "--csv", "--json"],
+    ] {
+        assert_eq!(code(&handout(home.path(), bad)), 2, "{bad:?}");
+    }
+}

@@ -34,7 +34,8 @@ BELOW = {
     "config": ["protocol"],
     "dataplane": ["protocol", "net", "content", "store", "config"],
     "actors": ["protocol", "net", "content", "store", "config", "dataplane"],
-    "cli": ["protocol", "net", "content", "store", "config", "dataplane", "actors"],
+    "web": ["protocol", "net", "content", "store", "config", "dataplane", "actors"],
+    "cli": ["protocol", "net", "content", "store", "config", "dataplane", "actors", "web"],
 }
 # Only a hang takes longer than this, in seconds; building included.
 LIMIT = 900

@@ -52,6 +52,11 @@ routes! {
     get "/v1/broadcasts" => broadcasts,
     post "/v1/broadcasts" => send,
     get "/v1/broadcasts/{broadcast}/report" => report,
+    get "/v1/plans" => plans,
+    post "/v1/hand-ins" => hand_in,
+    get "/v1/versions" => versions,
+    post "/v1/versions/rollback" => roll_back,
+    post "/v1/reload" => reload,
     get "/v1/groups" => groups,
     get "/v1/groups/{group}" => group,
     delete "/v1/groups/{group}" => remove_group,
@@ -214,14 +219,9 @@ struct Sending {
 
 async fn send(request: HttpRequest, body: web::Payload, to: To) -> Answered {
     let sending: Sending = read(&request, body).await?;
-    if sending.paths.is_empty() || sending.to.is_empty() {
-        let detail = "paths and to must name something";
-        return Err(Problem::of_code(exit::USAGE, detail));
-    }
-    if let Some(path) = sending.paths.iter().find(|path| !path.is_absolute()) {
-        let shown = crate::protocol::names::brief(&path.to_string_lossy());
-        let detail = format!("{shown:?} is not an absolute path");
-        return Err(Problem::of_code(exit::USAGE, detail));
+    check_paths(&sending.paths)?;
+    if sending.to.is_empty() {
+        return Err(Problem::of_code(exit::USAGE, "to must name somebody"));
     }
     let asked = Request::Send {
         paths: sending.paths,
@@ -233,6 +233,86 @@ async fn send(request: HttpRequest, body: web::Payload, to: To) -> Answered {
     let begun = |event: &Event| matches!(event, Event::Broadcast { .. });
     let answer = gather(&to.node, asked, begun).await?;
     answer.one(StatusCode::ACCEPTED)
+}
+
+fn check_paths(paths: &[PathBuf]) -> Result<(), Problem> {
+    if paths.is_empty() {
+        return Err(Problem::of_code(exit::USAGE, "paths must name something"));
+    }
+    match paths.iter().find(|path| !path.is_absolute()) {
+        None => Ok(()),
+        Some(path) => {
+            let shown = crate::protocol::names::brief(&path.to_string_lossy());
+            let detail = format!("{shown} is not an absolute path");
+            Err(Problem::of_code(exit::USAGE, detail))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HandIn {
+    paths: Vec<PathBuf>,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    wait_ms: Option<u64>,
+}
+
+async fn hand_in(request: HttpRequest, body: web::Payload, to: To) -> Answered {
+    let HandIn {
+        paths,
+        to: whom,
+        wait_ms,
+    } = read(&request, body).await?;
+    check_paths(&paths)?;
+    let asked = Request::HandIn {
+        paths,
+        to: whom,
+        wait_ms,
+    };
+    let begun = |event: &Event| matches!(event, Event::Broadcast { .. });
+    let answer = gather(&to.node, asked, begun).await?;
+    answer.one(StatusCode::ACCEPTED)
+}
+
+async fn plans(to: To) -> Answered {
+    ask(&to.node, Request::Plans).await?.list()
+}
+
+async fn versions(to: To) -> Answered {
+    ask(&to.node, Request::Versions).await?.list()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollBack {
+    what: String,
+    #[serde(default)]
+    to: Option<u64>,
+}
+
+async fn roll_back(request: HttpRequest, body: web::Payload, to: To) -> Answered {
+    let RollBack { what, to: version } = read(&request, body).await?;
+    let asked = Request::RollBack { what, to: version };
+    ask(&to.node, asked).await?.list()
+}
+
+async fn reload(to: To) -> Answered {
+    let answer = ask(&to.node, Request::Reload).await?;
+    let wrong = answer.events.iter().find_map(|event| match event {
+        Event::NotReloaded { mistakes } => Some(mistakes),
+        _ => None,
+    });
+    if let Some(mistakes) = wrong {
+        let lines: Vec<_> = mistakes.iter().map(|of| of.message.as_str()).collect();
+        let detail = format!(
+            "the settings are wrong, and those from before still hold: {}",
+            lines.join("; ")
+        );
+        return Err(Problem::of_code(exit::USAGE, detail));
+    }
+    answer.one(StatusCode::OK)
 }
 
 #[derive(Deserialize)]

@@ -9,9 +9,10 @@ use actix::prelude::*;
 use super::super::api::Event;
 use super::super::health::Alive;
 use super::super::metrics::Metrics;
-use super::super::store::Job;
+use super::super::store::{Job, keep};
 use super::Coordinator;
 use crate::protocol::transfer::{Direction, TransferState};
+use crate::store::audit::Entry as Noted;
 
 /// How often what there is is counted.
 const COUNT: Duration = Duration::from_secs(1);
@@ -34,6 +35,46 @@ impl Coordinator {
             Event::Summary { .. } => drop(self.metrics.broadcasts_ended.inc()),
             _ => {}
         }
+    }
+
+    /// Puts into the audit log what no record of the store tells of.
+    pub(super) fn audit(&self, event: &Event) {
+        let noted = match event {
+            Event::Reloaded { changes, .. } => {
+                let keys = changes.iter().map(|change| match change.restart {
+                    true => format!("{} (after a restart)", change.key),
+                    false => change.key.to_string(),
+                });
+                Noted::reloaded(true, &keys.collect::<Vec<_>>().join(", "))
+            }
+            Event::NotReloaded { mistakes } => {
+                let lines: Vec<_> = mistakes.iter().map(|of| of.message.as_str()).collect();
+                Noted::reloaded(false, &lines.join("; "))
+            }
+            Event::Ran {
+                transfer,
+                program,
+                code,
+                how,
+                seconds,
+                ..
+            } => Noted::ran(*transfer, program, *code, how, *seconds),
+            Event::Distrusted {
+                device_id,
+                introducer,
+                reason,
+            } => Noted::distrusted(
+                device_id.clone(),
+                introducer.by.clone(),
+                introducer.bundle,
+                reason,
+            ),
+            _ => return,
+        };
+        keep(&self.store, "a line of the audit log", move |store| {
+            store.note(noted);
+            Ok(())
+        });
     }
 
     /// Counts what there is, now and then.

@@ -369,6 +369,7 @@ impl Coordinator {
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
         self.count(event);
+        self.audit(event);
         self.watchers
             .retain(|watcher| offer_event(&watcher.events, event));
     }

@@ -130,6 +130,19 @@ pub enum Entry {
         /// What changed, or what is wrong.
         text: String,
     },
+    /// A program that the settings name was run after an arrival.
+    Ran {
+        /// The transfer that arrived.
+        transfer: TransferId,
+        /// The program.
+        program: String,
+        /// Its exit code, where it has one.
+        code: Option<i32>,
+        /// How it ended.
+        how: String,
+        /// How long it took.
+        seconds: f64,
+    },
     /// The line before was not written to its end: the power was cut, or the disk was full.
     Torn {
         /// How much of it there is.
@@ -279,6 +292,23 @@ impl Entry {
     pub fn reloaded(taken: bool, text: &str) -> Self {
         let text = clip(text);
         Self::Reloaded { taken, text }
+    }
+
+    /// A program was run after an arrival; `how` it ended is for people.
+    pub fn ran(
+        transfer: TransferId,
+        program: &str,
+        code: Option<i32>,
+        how: &str,
+        seconds: f64,
+    ) -> Self {
+        Self::Ran {
+            transfer,
+            program: clip(program),
+            code,
+            how: clip(how),
+            seconds,
+        }
     }
 
     /// A device that was introduced is dropped as a source.
