@@ -247,7 +247,7 @@ fn every_verb_has_a_page_and_is_completed() {
         String::from_utf8(output.stdout).unwrap()
     };
     let whole = page(&[]);
-    let help = String::from_utf8(program.run(&["help"]).stdout).unwrap();
+    let help = String::from_utf8(program.run(&["--help"]).stdout).unwrap();
     let (_, verbs) = help.split_once("Commands:\n").unwrap();
     let verbs = verbs.lines().take_while(|line| !line.is_empty());
     let verbs: Vec<&str> = verbs
