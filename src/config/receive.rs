@@ -51,10 +51,10 @@ pub(super) const COLLISIONS: [(&str, Collision); 3] = [
     ("overwrite", Collision::Overwrite),
     ("refuse", Collision::Refuse),
 ];
-/// Earlier versions of a series that may be kept.
-const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 const RUN_TIMEOUT: [&str; 2] = ["1s", "1d"];
 pub(super) const PERIOD: [&str; 2] = ["1m", "365d"];
+/// Earlier versions of a series that may be kept.
+const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 
 /// `[receive]`
 #[derive(Debug, Clone, PartialEq, Eq)]

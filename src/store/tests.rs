@@ -49,9 +49,9 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         bytes_done: 0,
         question: None,
         series: None,
-        account: Account::default(),
         hand_in: false,
         after: None,
+        account: Account::default(),
     }
 }
 

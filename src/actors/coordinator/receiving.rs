@@ -458,9 +458,9 @@ impl Coordinator {
             bytes_done: 0,
             question: None,
             series: offer.series.clone(),
-            account: Account::default(),
             hand_in: offer.hand_in,
             after: None,
+            account: Account::default(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
