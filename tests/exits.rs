@@ -184,3 +184,89 @@ fn a_pattern_with_a_comma_in_braces_is_one() {
     }
     assert!(receiver.path("Downloads/Handout/b.odt").exists());
 }
+
+#[test]
+fn with_json_every_verb_answers_in_objects_and_ends_once() {
+    let program = Program::new();
+    let other = Program::new().id();
+    let verbs: &[&[&str]] = &[
+        &["id"],
+        &["authorize", &other],
+        &["peers", "--wait", "0s"],
+        &["group", "add", "class", &other],
+        &["group", "list"],
+        &["group", "show", "class"],
+        &["group", "roles", "class", "receive"],
+        &["group", "export", "class"],
+        &["revoke", &other],
+        &["invite", "list"],
+        &["transfers"],
+        &["transfers", "--watch"],
+        &["config", "check"],
+        &["config", "show"],
+        &["completions", "bash"],
+        &["man"],
+        &["man", "group", "add"],
+        &["id", "rotate"],
+        // These have nothing to do, and say so.
+        &["cancel", "abcdef"],
+        &["accept", "abcdef"],
+        &["invite", "revoke", "all"],
+        &["send", "/nonexistent", "--to", "all"],
+        &["man", "nosuch"],
+        &["nosuch"],
+    ];
+    for verb in verbs {
+        let output = program.run(&[verb, &["--json"][..]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let events: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{verb:?}: {e}: {line}"))
+            })
+            .collect();
+        let ends = events
+            .iter()
+            .filter(|event| event["event"] == "end")
+            .count();
+        assert_eq!(ends, 1, "{verb:?}: {text}");
+        let code = output.status.code().unwrap();
+        let end = serde_json::json!({"event": "end", "code": code});
+        assert_eq!(events.last(), Some(&end), "{verb:?}");
+        let failed = events.iter().any(|event| event["event"] == "error");
+        assert_eq!(failed, code != 0, "{verb:?}: {text}");
+    }
+}
+
+#[test]
+fn every_verb_has_a_page_and_is_completed() {
+    let program = Program::new();
+    let page = |words: &[&str]| {
+        let output = program.run(&[&["man"], words].concat());
+        expect(0, &output);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let whole = page(&[]);
+    let help = String::from_utf8(program.run(&["--help"]).stdout).unwrap();
+    let (_, verbs) = help.split_once("Commands:\n").unwrap();
+    let verbs = verbs.lines().take_while(|line| !line.is_empty());
+    let verbs: Vec<&str> = verbs
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(verbs.len() > 20 && verbs.contains(&"doctor"), "{verbs:?}");
+    let scripts: Vec<String> = ["bash", "zsh", "fish"]
+        .iter()
+        .map(|shell| String::from_utf8(program.run(&["completions", shell]).stdout).unwrap())
+        .collect();
+    for verb in verbs {
+        let dashed = verb.replace('-', "\\-");
+        assert!(whole.contains(&format!("handout\\-{dashed}(1)")), "{verb}");
+        if verb != "help" {
+            assert!(page(&[verb]).contains(".SH NAME"), "{verb}");
+        }
+        for script in &scripts {
+            assert!(script.contains(verb), "{verb}");
+        }
+    }
+}

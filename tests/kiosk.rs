@@ -28,7 +28,7 @@ fn until(program: &Program, fits: impl Fn(&str) -> bool) -> String {
             return text;
         }
         assert!(Instant::now() < end, "kiosk.txt says {text:?}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 

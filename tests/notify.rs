@@ -170,7 +170,7 @@ fn the_desktop_is_told_by_its_program_and_markup_stays_text() {
     let end = Instant::now() + PATIENCE;
     while !said.exists() {
         assert!(Instant::now() < end, "nothing was shown");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     let lines = std::fs::read_to_string(&said).unwrap();
     let lines: Vec<&str> = lines.lines().collect();

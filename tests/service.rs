@@ -57,6 +57,9 @@ fn it_is_told_that_we_are_ready_what_goes_on_and_that_we_live_until_we_stop() {
     let to = place(&home.id(), running.port);
     expect(0, &sender.run(&["send", &file, "--to", &to]));
     let pid = rustix::process::Pid::from_raw(running.child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert!(manager.until("RELOADING=1").contains("MONOTONIC_USEC="));
+    manager.until("READY=1");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     manager.until("STOPPING=1");
     assert!(running.child.wait().unwrap().success());

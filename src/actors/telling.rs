@@ -145,7 +145,8 @@ impl Telling {
                 return warn!(why, attempt, "the webhook was not told; given up");
             }
             info!(why, attempt, "the webhook was not told; tried again");
-            thread::sleep(wait);
+            // This thread is for nothing else.
+            thread::park_timeout(wait);
             wait = (wait * 2).min(LONGEST_BACKOFF);
         }
     }
@@ -238,7 +239,7 @@ fn show(notice: &Notice) -> bool {
                 debug!(%status, "notify-send failed: is there a desktop?");
                 return true;
             }
-            Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(50)),
+            Ok(None) if Instant::now() < end => thread::park_timeout(Duration::from_millis(50)),
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();

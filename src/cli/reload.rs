@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::log;
 use crate::actors::api::Request;
+use crate::actors::manager;
 use crate::actors::service::Node;
 use crate::config::Settings;
 
@@ -47,8 +48,10 @@ pub fn follow(node: &Node) -> io::Result<()> {
                     continue;
                 }
             }
+            manager::reloading();
             let mut answer = node.ask(Request::Reload);
             while answer.recv().await.is_some() {}
+            manager::ready();
         }
     });
     Ok(())

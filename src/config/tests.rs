@@ -304,13 +304,14 @@ fn without_a_home_folder_the_paths_must_be_set() {
     let mut machine = Machine::new();
     machine.surroundings.variables.clear();
     let complaints = machine.complaints();
-    assert_eq!(complaints.len(), 2);
+    assert_eq!(complaints.len(), 3);
     assert!(
         complaints[0].contains("HANDOUT_STATE__DIR"),
         "{complaints:?}"
     );
     machine.set("HANDOUT_STATE__DIR", "/var/lib/handout");
     machine.set("HANDOUT_RECEIVE__DESTINATION", "/srv/handout");
+    machine.set("HANDOUT_HAND_IN__DESTINATION", "/srv/handed-in");
     assert_eq!(
         machine.load().unwrap().state.dir,
         PathBuf::from("/var/lib/handout")
