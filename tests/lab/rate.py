@@ -80,6 +80,28 @@ def places(folder):
     return most == 2 and len(waited) >= 3
 
 
+def changed(folder, mb):
+    """A service sends at a limit at which it would take minutes; the file of settings loses the limit, and gets it back."""
+    home = os.path.join(folder, "changed")
+    os.makedirs(home)
+    file = write_file(os.path.join(home, "lesson.bin"), 20 * mb, "changed")
+    with Loopback(logs=home) as lab:
+        room = Room(lab, home, 1, sender={"limits": {"rate": "16kB/s"}})
+        service = room.sender.start("run", "--json")
+        service.until("listening", 30)
+        process = room.sender.start("send", file, "--to", room.receivers[0].id, "--wait", "60s", "--json")
+        process.until("progress", 60)
+        room.sender.config["limits"]["rate"] = f"{4 * mb}B/s"
+        room.sender.write_config()
+        begin = time.monotonic()
+        room.sender.ask("reload")
+        assert summary(process, timeout=300)
+        took = time.monotonic() - begin
+        lab.down()
+    print(f"{'a limit that is changed':34} {20 * mb / MB:.0f} MB at {4 * mb / MB:.1f} MB/s took {took:.1f} s after the change, and would have taken {20 * mb / 16_000:.0f} s without it")
+    return 20 * mb / (4 * mb) * 0.9 <= took < 20 * mb / 16_000 / 3
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slack", type=float, default=0.1, help="how far below the limit it may stay (%(default)s)")
@@ -96,6 +118,7 @@ def main():
             measure(folder, "one broadcast", 2, 8 * mb, 20 * mb, 2, args.slack, options=("--rate", rate(8))),
             measure(folder, "slow", 1, MB // 5, 2 * MB, 1, args.slack, sender=limits(rate="200kB/s")),
             measure(folder, "what a receiver takes", 1, 10 * mb, 40 * mb, 1, args.slack, receiver=limits(receive_rate=rate(10))),
+            changed(folder, mb),
             places(folder),
         ]
     assert all(results), "not as it should be"
