@@ -497,6 +497,8 @@ impl Coordinator {
                     standing: Standing::Member,
                 };
                 self.on_up(device, session, proven, reply);
+                // Rules may name it, and it may be served as a neighbour.
+                self.keep_limits();
                 self.note_run(device, run);
                 self.drive(ctx);
             }
@@ -657,6 +659,7 @@ impl Actor for Coordinator {
             self.add_static_peers(ctx);
             self.discard_leftovers();
         }
+        self.keep_limits();
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);
     }
