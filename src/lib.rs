@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! cli                      the program's verbs
+//! web                      HTTP for other programs of this machine
 //! actors                   the control plane: discovery, signaling, peers, coordinator, store
 //! dataplane                one pump per link: chunks from source to channel, channel to sink
 //! net  content  store  config    sockets and WebRTC; files; sled; settings
@@ -21,3 +22,4 @@ pub mod dataplane;
 pub mod net;
 pub mod protocol;
 pub mod store;
+pub mod web;

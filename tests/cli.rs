@@ -5,8 +5,14 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+mod config;
+
 /// Runs the program with a state folder and home of its own; nothing of this machine's counts.
 fn handout(home: &Path, words: &[&str]) -> Output {
+    command(home, words).output().expect("the program starts")
+}
+
+fn command(home: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handout"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HANDOUT_") {
@@ -19,9 +25,8 @@ fn handout(home: &Path, words: &[&str]) -> Output {
         .env_remove("XDG_CONFIG_HOME")
         .env_remove("XDG_STATE_HOME")
         .env_remove("XDG_RUNTIME_DIR")
-        .args(words)
-        .output()
-        .expect("the program starts")
+        .args(words);
+    command
 }
 
 fn code(output: &Output) -> i32 {

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+use super::report::{BroadcastInfo, Report};
 use crate::config::{Change, ConfigError, Warning};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -59,6 +62,36 @@ pub enum Request {
         #[serde(default)]
         share: Share,
     },
+    /// The same for a version of a series: at the receivers it takes the place of the one before.
+    SendVersion {
+        /// Which series, and which version.
+        series: Series,
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// Device ids, names, groups, or `all`.
+        to: Vec<String>,
+        /// How long to wait for a device that is not there, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
+    /// All versions that are here of what was received.
+    Versions,
+    /// Put an earlier version in the place of the one that is there.
+    RollBack {
+        /// The name of a series, or the beginning of the id of a transfer that brought one.
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said.
+        to: Option<u64>,
+    },
+    /// Give files back to a device that hands out, and tell how it goes until all is said.
+    HandIn {
+        /// Files and folders, absolute.
+        paths: Vec<PathBuf>,
+        /// A device's id, the beginning of one, or a name; who last sent something here, where
+        /// nothing is said.
+        to: Option<String>,
+        /// How long to wait for it, in milliseconds; `None` for ever.
+        wait_ms: Option<u64>,
+    },
     /// Pair with a device, and tell how it goes until it is done; at most one at a time.
     Pair {
         /// A device's id, the beginning of one, or a name; whoever comes where nothing is said.
@@ -104,6 +137,20 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
+    /// The broadcasts that the config file describes, as they stand, with their devices.
+    Plans,
+    /// All broadcasts on record.
+    Broadcasts,
+    /// What became of a broadcast, device by device.
+    Report {
+        /// Its id, the beginning of that, its name, or that of its series.
+        what: String,
+        /// Which version of the series; the newest when nothing is said.
+        #[serde(default)]
+        version: Option<u64>,
+    },
+    /// Whether the process does what it is for.
+    Health,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -374,6 +421,8 @@ pub enum Event {
         /// What was left out, and why.
         skipped: Vec<String>,
     },
+    /// A broadcast of the config file, as it now stands.
+    Plan(Box<PlanInfo>),
     /// A transfer, as it now stands.
     Transfer(TransferInfo),
     /// An offer waits for a person: [`Request::Accept`] takes it, [`Request::Refuse`] does not.
@@ -417,6 +466,27 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
+    /// A program that was run after an arrival has ended.
+    Ran {
+        /// The transfer that arrived.
+        transfer: TransferId,
+        /// From whom.
+        device_id: DeviceId,
+        /// Where the bundle is.
+        path: PathBuf,
+        /// The program.
+        program: String,
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+        /// How it ended, for people.
+        how: String,
+        /// How long it took, in seconds.
+        seconds: f64,
+        /// The beginning of what it wrote, made harmless.
+        output: String,
+    },
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -427,6 +497,32 @@ pub enum Event {
         size: u64,
         /// Each receiver.
         receivers: Vec<Receiver>,
+    },
+    /// A broadcast on record.
+    BroadcastInfo(BroadcastInfo),
+    /// What became of a broadcast.
+    Report(Box<Report>),
+    /// Whether the process does what it is for.
+    Health(Health),
+    /// Programs of this machine can ask over HTTP.
+    Serving {
+        /// Where: `http://address:port`, or `unix:/path`.
+        url: String,
+        /// The file with the token.
+        token_file: PathBuf,
+    },
+    /// What a look through the audit log has found.
+    AuditChecked {
+        /// Files that there are.
+        files: usize,
+        /// Lines in them.
+        lines: u64,
+        /// Lines that were not written to their end, and are marked as such.
+        torn: u64,
+        /// Lines that are not as they were written.
+        wrong: u64,
+        /// The first of those, and what is wrong.
+        faults: Vec<String>,
     },
     /// The settings were read again, and hold from now on.
     Reloaded {
@@ -455,6 +551,28 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
+}
+
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
 }
 
 /// A mistake in the settings, or something that is hardly meant.
@@ -534,6 +652,9 @@ pub struct InviteInfo {
     pub expires: u64,
     /// Seconds until then.
     pub seconds: u64,
+    /// It is a kiosk's: it does not end, and the uses are those of a day.
+    #[serde(default)]
+    pub each_day: bool,
     /// The group that they come into.
     pub group: Option<String>,
     /// What they may do.
@@ -631,6 +752,55 @@ pub struct Introducer {
     pub bundle: BundleId,
     /// What it is called.
     pub bundle_name: String,
+}
+
+/// A broadcast of the config file, as it stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanInfo {
+    /// Its name, and that of the series of its versions.
+    pub series: SeriesName,
+    /// `waiting` for its time, `settling` until it rests, `open`, `resting` outside of its hours,
+    /// `lacking` something to hand out, `over`, `off`, or `stopped` where no service runs.
+    pub state: String,
+    /// Why, for people.
+    pub why: Option<String>,
+    /// The last version that began.
+    pub version: Option<u64>,
+    /// Its broadcast.
+    pub broadcast: Option<BroadcastId>,
+    /// When it began, in Unix seconds.
+    pub began: Option<u64>,
+    /// When something happens by the clock next, in Unix seconds.
+    pub next: Option<u64>,
+    /// Until when devices are waited for, in Unix seconds.
+    pub deadline: Option<u64>,
+    /// What the clock says, in Unix seconds.
+    pub now: u64,
+    /// Whom it is for, as the file says it.
+    pub to: Vec<String>,
+    /// Words of `to` that mean nobody yet.
+    pub unknown: Vec<String>,
+    /// Where each device stands; empty in what is told while it happens.
+    pub receivers: Vec<PlanReceiver>,
+}
+
+/// A device that a broadcast of the config file is for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanReceiver {
+    /// Which.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub name: String,
+    /// Its transfer.
+    pub transfer: TransferId,
+    /// Where that stands: one word.
+    pub state: String,
+    /// Why it rests, or ended.
+    pub reason: Option<String>,
+    /// Bytes that it has.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub size: u64,
 }
 
 /// A transfer, as it stands.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::api::{Event, Request, exit};
-use super::coordinator::{Ask, Coordinator};
+use super::service::Node;
 
 const NAME: &str = "control.sock";
 /// A socket's path has at most 107 bytes (unix(7)); longer ones live in the runtime folder.
@@ -58,7 +57,7 @@ impl Drop for Socket {
 
 /// Serves requests on the runtime it is called on. The store's lock must be held: it makes sure
 /// that a socket that is already there is a dead process's.
-pub fn serve(state: &Path, coordinator: Addr<Coordinator>) -> io::Result<Socket> {
+pub fn serve(state: &Path, node: Node) -> io::Result<Socket> {
     let path = socket_path(state);
     match std::fs::symlink_metadata(&path) {
         Ok(there) if there.file_type().is_socket() => std::fs::remove_file(&path)?,
@@ -80,9 +79,9 @@ pub fn serve(state: &Path, coordinator: Addr<Coordinator>) -> io::Result<Socket>
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let coordinator = coordinator.clone();
+                    let node = node.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = serve_client(stream, coordinator).await {
+                        if let Err(error) = serve_client(stream, node).await {
                             debug!(%error, "a local client left");
                         }
                         drop(place);
@@ -99,14 +98,14 @@ pub fn serve(state: &Path, coordinator: Addr<Coordinator>) -> io::Result<Socket>
     Ok(Socket { path, accepting })
 }
 
-async fn serve_client(stream: UnixStream, coordinator: Addr<Coordinator>) -> io::Result<()> {
+async fn serve_client(stream: UnixStream, node: Node) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read.take(MAX_REQUEST));
     let mut line = String::new();
     timeout(REQUEST_LIMIT, read.read_line(&mut line)).await??;
     let (reply, mut events) = mpsc::channel(EVENTS);
     match serde_json::from_str::<Request>(&line) {
-        Ok(request) => coordinator.do_send(Ask { request, reply }),
+        Ok(request) => node.hand_over(request, reply),
         Err(error) => {
             let message = format!("the request is not one of this version: {error}");
             let _ = reply.try_send(Event::Error { message });

@@ -127,6 +127,19 @@ impl Handler<Goodbye> for Discovery {
 #[rtype(result = "()")]
 pub struct Seen(pub DiscoveryEvent);
 
+/// Whether devices are looked for.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Browses;
+
+impl Handler<Browses> for Discovery {
+    type Result = bool;
+
+    fn handle(&mut self, _: Browses, _: &mut Context<Self>) -> bool {
+        self.daemon.is_some()
+    }
+}
+
 /// A channel as a stream for an actor.
 pub(super) fn stream_of<T: 'static>(
     receiver: mpsc::Receiver<T>,

@@ -76,6 +76,7 @@ fn offer(n: u8) -> StartTransfer {
         root: None,
         root_sig: None,
         series: None,
+        hand_in: false,
         pages_first: false,
     }
 }

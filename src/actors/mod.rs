@@ -5,11 +5,17 @@ pub mod api;
 pub mod control;
 mod coordinator;
 mod discovery;
+pub mod health;
+pub mod manager;
+pub mod metrics;
 mod network;
 mod peer;
+mod program;
+pub mod report;
 pub mod service;
 mod signaling;
 mod store;
+mod telling;
 
 #[cfg(test)]
 mod door_tests;
@@ -23,3 +29,5 @@ mod swarm_tests;
 mod tests;
 #[cfg(test)]
 mod trust_tests;
+#[cfg(test)]
+mod version_tests;

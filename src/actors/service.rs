@@ -4,8 +4,9 @@
 //! the four others ends the process with exit code 1: their state is on disk, and the service
 //! manager starts it again. A half-dead node that looks alive would be worse.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,27 +15,36 @@ use actix::prelude::*;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
-use crate::config::Settings;
+use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::signaling::{Limits, SignalingServer};
-use crate::protocol::id::RunId;
+use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
+use crate::protocol::invite::Secret;
+use crate::protocol::pairing::pin::read_pin;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
+use crate::store::audit::{AuditLimits, Entry as AuditEntry};
 use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
-use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, Loaded};
+use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded};
 use super::discovery::{Discovery, Goodbye};
+use super::health::{Health, Vitals};
+use super::manager::{self, Heart};
+use super::metrics::Metrics;
 use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
+use super::telling::{self, Telling};
 use super::{network, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
+/// Bytes of a file with a secret.
+const MAX_SECRET: u64 = 4096;
 /// How often the actors are looked at.
 const WATCH: Duration = Duration::from_millis(500);
 /// What links may take to close at the end.
@@ -74,6 +84,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file with a secret cannot be used.
+    #[error("{} holds no secret that can be used: {fault}; the settings name it", path.display())]
+    Secret {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// The system gave no threads or sockets.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -87,7 +105,10 @@ pub enum StartError {
 impl StartError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
-        exit::ERROR
+        match self {
+            Self::Secret { .. } => exit::USAGE,
+            _ => exit::ERROR,
+        }
     }
 }
 
@@ -95,6 +116,8 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
+    vitals: Arc<Vitals>,
+    heart: Heart,
     settings: watch::Receiver<Arc<Settings>>,
     listening: Event,
 }
@@ -102,9 +125,52 @@ pub struct Node {
 impl Node {
     /// Asks; the answer ends with [`Event::End`].
     pub fn ask(&self, request: Request) -> mpsc::Receiver<Event> {
-        let (reply, events) = mpsc::channel(EVENTS);
-        self.coordinator.do_send(Ask { request, reply });
+        self.ask_with(request, EVENTS)
+    }
+
+    /// Asks, with room for so many events that wait for whoever listens.
+    pub fn ask_with(&self, request: Request, room: usize) -> mpsc::Receiver<Event> {
+        let (reply, events) = mpsc::channel(room);
+        self.hand_over(request, reply);
         events
+    }
+
+    /// Passes a request to whoever answers it.
+    pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
+        let Request::Health = request else {
+            return self.coordinator.do_send(Ask { request, reply });
+        };
+        // Not through the coordinator, which may be what does not answer.
+        let vitals = Arc::clone(&self.vitals);
+        tokio::spawn(async move {
+            let health = vitals.look().await;
+            let code = if health.ok { exit::OK } else { exit::ERROR };
+            for event in [Event::Health(health), Event::End { code }] {
+                if reply.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether the process does what it is for.
+    pub async fn health(&self) -> Health {
+        self.vitals.look().await
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.vitals.metrics
+    }
+
+    /// True until the coordinator has ended.
+    pub fn is_running(&self) -> bool {
+        self.coordinator.connected()
+    }
+
+    /// The parts of the node, for asking whether they are alive.
+    pub fn heart(&self) -> Heart {
+        self.heart.clone()
     }
 
     /// The settings that hold, and each change of them.
@@ -168,7 +234,7 @@ where
 async fn serve<W, F>(
     settings: Arc<Settings>,
     mode: Mode,
-    opened: Store,
+    mut opened: Store,
     data_plane: tokio::runtime::Handle,
     work: W,
 ) -> Result<u8, StartError>
@@ -180,6 +246,11 @@ where
     let run = RunId(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
     let ours = identity.device_id();
     let loaded = load(&opened, &settings, mode)?;
+    let serves = matches!(mode, Mode::Run | Mode::Receive);
+    let telling = match serves {
+        true => telling(&settings, &ours)?,
+        false => None,
+    };
     let limits = signaling_limits(&settings);
     let mut signaling = None;
     let mut port = 0;
@@ -197,7 +268,19 @@ where
             Signaling::new(server, events, id, limits, handle)
         }));
     }
+    opened.limit_audit(AuditLimits {
+        max_size: settings.audit.max_size,
+        max_age: settings.audit.max_age.as_secs(),
+        keep: settings.audit.keep,
+    });
+    if mode == Mode::Run || mode == Mode::Receive {
+        opened.note(AuditEntry::Started {
+            device_id: ours.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        });
+    }
     let store = store::start(opened);
+    let metrics = Arc::new(Metrics::new());
     let make_context = signaling.clone().map(|signaling| -> ContextMaker {
         let (settings, identity) = (Arc::clone(&settings), identity.clone());
         let data_plane = data_plane.clone();
@@ -217,7 +300,7 @@ where
         changing,
         identity,
         run,
-        store.clone(),
+        (store.clone(), Arc::clone(&metrics)),
         data_plane.clone(),
         loaded,
         make_context,
@@ -244,11 +327,15 @@ where
             }));
         }
     }
-    let socket = {
-        let _inside = data_plane.enter();
-        control::serve(&settings.state.dir, coordinator.clone())
-            .inspect_err(|error| warn!(%error, "no local API: other verbs cannot reach this one"))
-    };
+    let vitals = Arc::new(Vitals {
+        coordinator: coordinator.clone(),
+        store: store.clone(),
+        signaling: signaling.clone(),
+        discovery: discovery.clone(),
+        settings: Arc::clone(&settings),
+        metrics,
+        last: tokio::sync::Mutex::new(None),
+    });
     let receives = settings.receive.enabled && mode != Mode::Offline;
     let listening = Event::Listening {
         device_id: ours,
@@ -256,11 +343,21 @@ where
         port,
         destination: receives.then(|| settings.receive.policy.defaults.destination.clone()),
     };
+    let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
+    let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
+        heart,
         coordinator: coordinator.clone(),
+        vitals,
         settings: followed,
         listening,
     };
+    let socket = {
+        let _inside = data_plane.enter();
+        control::serve(&settings.state.dir, node.clone())
+            .inspect_err(|error| warn!(%error, "no local API: other verbs cannot reach this one"))
+    };
+    let telling = telling::start(telling, &node);
     let code = tokio::select! {
         code = work(node) => code,
         part = failure(&coordinator, &store, &signaling, &discovery) => {
@@ -269,15 +366,23 @@ where
             exit::ERROR
         }
     };
+    if let Some(attending) = attending {
+        attending.abort();
+        manager::stopping();
+    }
     let _ = tokio::time::timeout(FAREWELL, coordinator.send(Farewell)).await;
     if let Some(discovery) = discovery {
         let _ = tokio::time::timeout(GOODBYE, discovery.send(Goodbye)).await;
     }
-    let flushed = store.send(store::Job::new(|store| store.flush())).await;
+    let flushed = store::Job::new(|store| {
+        store.catch_up();
+        store.flush()
+    });
+    let flushed = store.send(flushed).await;
     if let Ok(Err(error)) = flushed {
         error!(%error, "the store could not be made durable");
     }
-    drop(socket);
+    drop((socket, telling));
     Ok(code)
 }
 
@@ -303,26 +408,102 @@ async fn failure(
     }
 }
 
-fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StoreError> {
+/// A text that a file holds, such as a credential, without the spaces around it.
+fn read_secret(path: &PathBuf) -> Result<String, StartError> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path);
+    let read = file.and_then(|file| file.take(MAX_SECRET).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(source) => Err(StartError::Secret {
+            path: path.clone(),
+            fault: source.to_string(),
+        }),
+    }
+}
+
+/// Who is told what is done.
+fn telling(settings: &Settings, ours: &DeviceId) -> Result<Option<Telling>, StartError> {
+    let rule = &settings.notify;
+    let secret = match &rule.secret_file {
+        Some(path) if rule.webhook.is_some() => {
+            let secret = read_secret(path)?;
+            if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(StartError::Secret {
+                    path: path.clone(),
+                    fault: "it must have one line of visible ASCII characters".to_owned(),
+                });
+            }
+            Some(secret)
+        }
+        _ => None,
+    };
+    let device = serde_json::json!({"id": ours, "name": settings.device.name});
+    Ok(Telling::new(rule.clone(), secret, device))
+}
+
+/// What is secret of a kiosk: from the files that its settings name, else from the state folder.
+fn start_of_kiosk(store: &Store, rule: &Kiosk) -> Result<KioskStart, StartError> {
+    let read = read_secret;
+    let secret = match (&rule.secret_file, rule.invite) {
+        (_, false) => None,
+        (None, true) => Some(store.kiosk_secret()?),
+        (Some(path), true) => match read(path)? {
+            text if text.len() < 16 => {
+                return Err(StartError::Secret {
+                    path: path.clone(),
+                    fault: "it must have at least 16 characters that nobody can guess".to_owned(),
+                });
+            }
+            text => Some(Secret::of_text(&text)),
+        },
+    };
+    let pin = match (&rule.pin_file, rule.pin) {
+        (Some(path), KioskPin::File) => {
+            let pin = read_pin(&read(path)?).ok_or_else(|| StartError::Secret {
+                path: path.clone(),
+                fault: "a PIN has six digits".to_owned(),
+            });
+            Some(pin?)
+        }
+        _ => None,
+    };
+    Ok(KioskStart {
+        rule: rule.clone(),
+        secret,
+        pin,
+    })
+}
+
+fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartError> {
     let mut broadcasts = store.broadcasts();
-    broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    let (configured, admins) = settings.trust.pages();
+    broadcasts.retain(|record| {
+        let active = record.state == BroadcastState::Active;
+        // Those of the config file are taken up by it.
+        mode == Mode::Run && active && record.series.is_none()
+    });
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured,
-        admins,
+        configured: settings.let_in(),
+        admins: settings.trust.admins.clone(),
         groups: store.groups(),
-        declared: Vec::new(),
+        declared: settings.declared_groups(),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
     };
+    let kiosk = (mode == Mode::Run && settings.kiosk.is_open())
+        .then(|| start_of_kiosk(store, &settings.kiosk))
+        .transpose()?;
     Ok(Loaded {
         trust,
+        kiosk,
         broadcasts,
         transfers: store.transfers(),
         invites: store.invites(),
+        plans: store.plans(),
+        runs_plans: mode == Mode::Run,
     })
 }
 

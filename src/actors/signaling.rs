@@ -31,6 +31,7 @@ pub struct Signaling {
     data_plane: Handle,
     coordinator: Option<WeakAddr<Coordinator>>,
     events: Option<tokio::sync::mpsc::Receiver<SignalEvent>>,
+    listening: bool,
 }
 
 impl Signaling {
@@ -51,6 +52,7 @@ impl Signaling {
             data_plane,
             coordinator: None,
             events: Some(events),
+            listening: true,
         }
     }
 
@@ -65,6 +67,7 @@ impl Signaling {
                 Ok(Ok((server, events))) => {
                     info!(address = %actor.bound, "listening again");
                     actor.server = Arc::new(server);
+                    actor.listening = true;
                     ctx.add_stream(stream_of(events));
                 }
                 failed => {
@@ -119,6 +122,7 @@ impl StreamHandler<SignalEvent> for Signaling {
     }
 
     fn finished(&mut self, ctx: &mut Context<Self>) {
+        self.listening = false;
         ctx.run_later(REBIND, |actor, ctx| actor.rebind(ctx));
     }
 }
@@ -147,5 +151,18 @@ impl Handler<Dial> for Signaling {
             Err(reason)
         });
         Box::pin(async move { dialing.await.unwrap_or_else(|e| Err(e.to_string())) })
+    }
+}
+
+/// Whether the port is listened on.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Listens;
+
+impl Handler<Listens> for Signaling {
+    type Result = bool;
+
+    fn handle(&mut self, _: Listens, _: &mut Context<Self>) -> bool {
+        self.listening
     }
 }

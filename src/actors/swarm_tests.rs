@@ -44,7 +44,7 @@ impl Running {
     }
 
     /// Waits for an event; fails the test when it ends without it.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         events: &mut tokio::sync::mpsc::Receiver<Event>,
         mut wanted: impl FnMut(&Event) -> Option<T>,
     ) -> T {
@@ -71,31 +71,31 @@ fn content(len: u32) -> Vec<u8> {
 }
 
 /// A room: an origin whose links are slow, and receivers that know nobody but it.
-struct Room {
+pub(super) struct Room {
     folder: tempfile::TempDir,
-    ids: Vec<DeviceId>,
+    pub(super) ids: Vec<DeviceId>,
 }
 
 impl Room {
     /// `names[0]` is the origin.
-    fn new(names: &[&str]) -> Self {
+    pub(super) fn new(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ids = names.iter().map(|name| id_of(&folder.path().join(name)));
         let ids = ids.collect();
         Self { folder, ids }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn receiver(&self, name: &str, more: &[(&str, String)]) -> Running {
+    pub(super) fn receiver(&self, name: &str, more: &[(&str, String)]) -> Running {
         let mut all = vec![("trust.authorized", self.ids[0].to_string())];
         all.extend(more.iter().cloned());
         Running::start(&self.at(name), Mode::Receive, &all)
     }
 
-    fn origin(&self, name: &str, receivers: &[(&DeviceId, u16)]) -> Running {
+    pub(super) fn origin(&self, name: &str, receivers: &[(&DeviceId, u16)]) -> Running {
         let addresses = receivers
             .iter()
             .map(|(id, port)| format!("{id}@127.0.0.1:{port}"));

@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over loopback: what a panic costs, and what does not.
 
+mod plans;
 mod policy;
 mod turns;
 

@@ -64,6 +64,8 @@ pub enum Verb {
     Receive(Receive),
     /// Send files and folders, and wait until everyone has them
     Send(Send),
+    /// Give files back to the device that handed something out, into a folder of your own there
+    HandIn(HandIn),
     /// Show it: a sender and receivers on this machine, as real processes
     Demo(Demo),
     /// Who is here, and who may
@@ -82,12 +84,21 @@ pub enum Verb {
         /// Its id, the beginning of one, or its name
         device: String,
     },
+    /// What the config file hands out by itself, and who has it
+    Broadcasts,
     /// What is going on, and what was
     Transfers {
         /// Go on telling, until stopped
         #[arg(long)]
         watch: bool,
     },
+    /// Who still misses a broadcast, and why: exit code 3 when somebody does
+    Report(Report),
+    /// Whether the running service does what it is for: exit code 0, else 1
+    Health,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// Stop a transfer or broadcast for now
     Pause(Which),
     /// Go on with a paused transfer or broadcast
@@ -98,6 +109,17 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// What is here of things that are handed out again and again, and what is kept of before
+    Versions,
+    /// Put an earlier version back in the place of the one that is there
+    Rollback {
+        /// What it is called (`handout versions`), or the beginning of a transfer's id
+        #[arg(value_name = "NAME|TRANSFER")]
+        what: String,
+        /// Which version; the newest before the one that is there, where nothing is said
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
     /// Have the running service read its settings again; so does the signal HUP
     Reload,
     /// This device's id, and its key
@@ -106,6 +128,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<Id>,
     },
+    /// What stands in the way on this machine and network, and what to do about it
+    Doctor(Doctor),
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -116,8 +140,8 @@ pub enum Verb {
     },
     /// The manual page, on stdout
     Man {
-        /// The page of this verb
-        verb: Option<String>,
+        /// The page of this verb, such as send, or group add
+        verb: Vec<String>,
     },
 }
 
@@ -219,7 +243,7 @@ pub struct Send {
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// To whom: device names, ids, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
+    /// To whom: device names, ids, ID@HOST:PORT where discovery does not reach, groups (@GROUP where a device has that name), or `all`; several with commas, or --to again
     #[arg(long, required = true, value_name = "WHO", value_parser = who_list)]
     pub to: Vec<WhoList>,
     /// How long to wait for devices that are not here: 30s, 2m, 1h, or `forever`
@@ -234,6 +258,42 @@ pub struct Send {
     /// Before other broadcasts, or after them: low, normal or high
     #[arg(long, value_name = "PRIORITY", default_value_t)]
     pub priority: Priority,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// A broadcast's id, the beginning of that, its name, or that of its series; left out, all
+    /// broadcasts are listed
+    pub what: Option<String>,
+    /// Which version of the series, instead of the newest
+    #[arg(long, value_name = "N", requires = "what")]
+    pub version: Option<u64>,
+    /// As a table for spreadsheets
+    #[arg(long, requires = "what", conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Audit {
+    /// Whether every line is as it was written: exit code 6 when one is not
+    Check,
+}
+
+/// `hand-in`
+#[derive(Debug, Args)]
+pub struct HandIn {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// To which device: a name, an id or its beginning; left out, the one that sent the last thing
+    /// that has arrived here
+    #[arg(long, value_name = "DEVICE")]
+    pub to: Option<String>,
+    /// How long to wait for it: 30s, 2m, 1h, or `forever`
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = wait)]
+    pub wait: Wait,
 }
 
 /// `demo`
@@ -368,6 +428,17 @@ pub enum Id {
 pub struct Which {
     /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
     pub id: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// How long to listen to the network
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// A text for the IT department, instead
+    #[arg(long)]
+    pub for_it: bool,
 }
 
 /// `config`

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
+use tokio::sync::mpsc;
 
 use super::Failure;
 use super::args::{Invite, Invites};
@@ -40,26 +41,44 @@ pub fn run(context: &Context, options: Invite) -> Result<u8, Failure> {
     }
     let (screen, life) = (context.screen.clone(), options.life);
     node(context, Mode::Send, move |node| async move {
-        let watched = node.ask(Request::Watch);
         view.serves = true;
-        let made = follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await;
-        if made != exit::OK {
-            return made;
-        }
-        serve(watched, &mut view, &screen, life).await
+        // Watching begins first, so that nobody comes unseen.
+        let watched = node.ask(Request::Watch);
+        let events = continued(node.ask(request), watched);
+        serve(events, &mut view, &screen, life).await
     })
 }
 
-/// Shows who comes, until nobody more may.
+/// An answer without its end, where that is no failure, and then what happens.
+fn continued(
+    mut made: mpsc::Receiver<Event>,
+    mut watched: mpsc::Receiver<Event>,
+) -> mpsc::Receiver<Event> {
+    let (both, events) = mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Some(event) = made.recv().await {
+            let over = matches!(event, Event::End { code: exit::OK });
+            if over || both.send(event).await.is_err() {
+                break;
+            }
+        }
+        while let Some(event) = watched.recv().await {
+            if both.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    events
+}
+
+/// Shows the new invite and who comes, until nobody more may.
 async fn serve(
-    watched: tokio::sync::mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Event>,
     view: &mut Tokens,
     screen: &Screen,
     life: Duration,
 ) -> u8 {
-    view.serving = true;
-    screen.note("letting devices in until it has ended; Ctrl-C ends it sooner");
-    let served = follow(watched, view, screen, exit::OK);
+    let served = follow(events, view, screen, exit::OK);
     if let Ok(code) = tokio::time::timeout(life, served).await {
         return code;
     }
@@ -127,6 +146,10 @@ impl Tokens {
             "lets in {uses} for {}; on each, run: handout receive --invite TOKEN",
             seconds(info.seconds as f64)
         ));
+        if self.serves {
+            let note = "letting devices in until it has ended; Ctrl-C ends it sooner";
+            self.screen.note(note);
+        }
         Ok(())
     }
 }
@@ -136,6 +159,10 @@ impl View for Tokens {
         if let Event::Joined { left, .. } = event {
             self.joined += 1;
             self.left = Some(*left);
+        }
+        let made = matches!(event, Event::Invite(info) if info.token.is_some());
+        if made && self.serves {
+            self.serving = true;
         }
         if self.screen.is_json() {
             return Ok(());
@@ -189,6 +216,7 @@ fn table(invites: &[InviteInfo]) -> Table {
             info.uses.to_string(),
             match &info.ended {
                 Some(ended) => ended.clone(),
+                None if info.each_day => "each day".to_owned(),
                 None => seconds(info.seconds as f64),
             },
         ]);
@@ -225,6 +253,7 @@ mod tests {
             left: 12,
             expires: 0,
             seconds: 90,
+            each_day: false,
             group: Some("class-3b\u{1b}".to_owned()),
             roles: None,
             ended: None,

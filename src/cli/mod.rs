@@ -2,10 +2,12 @@
 
 mod args;
 mod bars;
+mod broadcasts;
 mod completions;
 mod config;
 mod demo;
 mod devices;
+mod doctor;
 mod group;
 mod invite;
 mod log;
@@ -15,6 +17,7 @@ mod peers;
 mod prompt;
 mod receive;
 mod reload;
+mod report;
 mod run;
 mod screen;
 mod send;
@@ -22,7 +25,9 @@ mod session;
 mod steer;
 mod text;
 mod transfers;
+mod versions;
 mod view;
+mod watch_over;
 
 use std::process::ExitCode;
 
@@ -92,8 +97,8 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Completions { shell } => return completions::run(shell),
-        Verb::Man { verb } => return man::run(verb.as_deref()),
+        Verb::Completions { shell } => return completions::run(shell, screen),
+        Verb::Man { ref verb } => return man::run(verb, screen),
         Verb::Config(Config::Init { role, output }) => {
             return config::init(screen, role, output.as_deref());
         }
@@ -108,7 +113,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = Settings::load(global.config.as_deref(), &overrides)?;
-    log::start(&settings.log, global.verbose, screen);
+    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    log::start(&settings.log, global.verbose, screen, serves);
     for warning in settings.warnings() {
         tracing::warn!("{}", printable(&warning.to_string()));
     }
@@ -120,6 +126,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
+        Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),
         Verb::Peers(options) => peers::run(&context, &options),
         Verb::Authorize(options) => devices::authorize(&context, options),
@@ -130,11 +137,18 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Id { what: None } => devices::id(&context),
         Verb::Id { what: Some(what) } => devices::renew(&context, what),
         Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Broadcasts => broadcasts::run(&context),
+        Verb::Versions => versions::list(&context),
+        Verb::Rollback { what, to } => versions::roll_back(&context, what, to),
+        Verb::Report(options) => report::run(&context, options),
+        Verb::Health => watch_over::health(&context),
+        Verb::Audit(what) => watch_over::audit(&context, what),
         Verb::Pause(which) => steer::pause(&context, which),
         Verb::Resume(which) => steer::resume(&context, which),
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
+        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Reload => steer::reload(&context),
         Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.

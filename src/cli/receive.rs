@@ -22,6 +22,7 @@ use crate::actors::service::Mode;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::printable;
 use crate::protocol::transfer::{Direction, TransferState};
+use crate::web;
 
 /// Bytes of an invite that is read from a file or stdin.
 const MAX_INVITE: u64 = 4096;
@@ -88,6 +89,7 @@ pub fn serve(
     invite: Option<String>,
 ) -> Result<u8, Failure> {
     let screen = context.screen.clone();
+    let api = context.settings.api.clone();
     node(context, mode, move |node| async move {
         let interrupts = match mode {
             Mode::Run => reload::follow(&node).and_then(|()| Interrupts::of_service()),
@@ -109,11 +111,35 @@ pub fn serve(
         if show(&mut view, &screen, &node.listening()).is_err() {
             return exit::ERROR;
         }
+        let served = match mode {
+            Mode::Run => web::start(node.clone(), &api),
+            _ => Ok(None),
+        };
+        let served = match served {
+            Ok(served) => served,
+            Err(error) => {
+                screen.error(&error.to_string());
+                return exit::ERROR;
+            }
+        };
+        if let Some(served) = &served {
+            let event = Event::Serving {
+                url: served.url.clone(),
+                token_file: served.token_file.clone(),
+            };
+            if show(&mut view, &screen, &event).is_err() {
+                return exit::ERROR;
+            }
+        }
         let events = match invite {
             Some(invite) => joining(events, node.ask(Request::Join { invite })),
             None => events,
         };
-        follow_until(interrupts, events, &mut view, &screen, exit::OK).await
+        let code = follow_until(interrupts, events, &mut view, &screen, exit::OK).await;
+        if let Some(served) = served {
+            served.stop().await;
+        }
+        code
     })
 }
 

@@ -81,6 +81,11 @@ impl Screen {
         out.flush()
     }
 
+    /// A warning, on stderr, also where programs read us.
+    pub fn warn(&self, message: &str) {
+        let _ = self.aside(|| writeln!(io::stderr(), "handout: warning: {message}"));
+    }
+
     /// An error, on stderr, and as an event where programs read us.
     pub fn error(&self, message: &str) {
         let _ = self.aside(|| writeln!(io::stderr(), "handout: error: {message}"));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::Send;
+use super::args::{HandIn, Send, Wait};
 use super::bars::Bars;
 use super::screen::Screen;
 use super::session::{Context, View, ask};
@@ -18,19 +18,10 @@ use crate::protocol::id::{BroadcastId, TransferId};
 
 /// Sends, and shows how it goes and who has it in the end.
 pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
-    let absolute = |path: &PathBuf| {
-        std::path::absolute(path)
-            .map_err(|error| Failure::Usage(format!("cannot send {:?}: {error}", path.display())))
-    };
-    let wait = options.wait.0;
     let request = Request::Send {
-        paths: options
-            .paths
-            .iter()
-            .map(absolute)
-            .collect::<Result<_, _>>()?,
+        paths: absolute(&options.paths)?,
         to: options.everyone(),
-        wait_ms: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        wait_ms: millis(options.wait),
         share: Share {
             priority: options.priority,
             rate: options.rate,
@@ -39,6 +30,29 @@ pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
     };
     let view = Sending::new(&context.screen);
     ask(context, Mode::Send, request, view)
+}
+
+/// Gives files back, and shows how that goes.
+pub fn hand_in(context: &Context, options: &HandIn) -> Result<u8, Failure> {
+    let request = Request::HandIn {
+        paths: absolute(&options.paths)?,
+        to: options.to.clone(),
+        wait_ms: millis(options.wait),
+    };
+    let view = Sending::new(&context.screen);
+    ask(context, Mode::Send, request, view)
+}
+
+fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path)
+            .map_err(|error| Failure::Usage(format!("cannot send {:?}: {error}", path.display())))
+    };
+    paths.iter().map(absolute).collect()
+}
+
+fn millis(Wait(wait): Wait) -> Option<u64> {
+    wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How a broadcast goes.

@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Failure;
+use super::bars::Bars;
 use super::screen::Screen;
 use super::session::{Context, View, ask, client_runtime, follow};
 use super::text::{Table, bytes, foreign, percent};
@@ -123,6 +124,8 @@ fn why(info: &TransferInfo) -> Option<String> {
 struct Ticker {
     screen: Screen,
     plain: Plain,
+    /// Where a person watches.
+    bars: Bars,
     names: HashMap<TransferId, String>,
     shown: HashMap<TransferId, Instant>,
 }
@@ -134,6 +137,7 @@ impl Ticker {
         Self {
             screen: screen.clone(),
             plain: Plain::new(screen),
+            bars: Bars::new(screen, false),
             names: HashMap::new(),
             shown: HashMap::new(),
         }
@@ -147,6 +151,7 @@ impl View for Ticker {
         }
         match event {
             Event::Transfer(info) => {
+                self.bars.transfer(info);
                 if info.state.is_final() {
                     self.names.remove(&info.transfer);
                     self.shown.remove(&info.transfer);
@@ -155,6 +160,12 @@ impl View for Ticker {
                     self.names.insert(info.transfer, name);
                 }
                 self.plain.event(event)
+            }
+            Event::Progress {
+                transfer, bytes, ..
+            } if self.screen.has_bars() => {
+                self.bars.progress(*transfer, *bytes);
+                Ok(())
             }
             Event::Progress {
                 transfer,
@@ -171,6 +182,10 @@ impl View for Ticker {
                 let id = &transfer.to_string()[..8];
                 let share = percent(*bytes, *size);
                 self.screen.result(&format!("{name} ({id}): {share}"))
+            }
+            Event::End { .. } => {
+                self.bars.clear();
+                Ok(())
             }
             other => self.plain.event(other),
         }

@@ -118,6 +118,25 @@ pub fn notice(event: &Event) -> Option<String> {
             foreign(&introducer.by_name, MAX_NAME),
             foreign(&introducer.bundle_name, MAX_TITLE)
         ),
+        Event::Ran {
+            path,
+            program,
+            how,
+            output,
+            code,
+            ..
+        } => {
+            let path = printable(&path.to_string_lossy());
+            let output = match (code, output.is_empty()) {
+                (Some(0), _) | (_, true) => String::new(),
+                _ => format!("; it said: {}", foreign(output, MAX_TEXT)),
+            };
+            let program = foreign(program, MAX_TITLE);
+            format!(
+                "run for {path}: {program}: {}{output}",
+                foreign(how, MAX_TEXT)
+            )
+        }
         Event::Asked { transfer, .. } => {
             let id = &transfer.to_string()[..8];
             format!(
@@ -191,6 +210,10 @@ pub fn notice(event: &Event) -> Option<String> {
             };
             format!("warning: {whose} {}", clone_text(clone))
         }
+        Event::Serving { url, token_file } => format!(
+            "HTTP API: {url}, with the token in {}",
+            crate::protocol::names::printable(&token_file.to_string_lossy())
+        ),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

@@ -1,6 +1,5 @@
 //! `[[broadcast]]`: what is handed out by itself, to whom, and when.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,15 +71,11 @@ pub struct BroadcastRule {
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Vec<BroadcastRule> {
-    let mut names = BTreeSet::new();
+    BROADCASTS.distinct(r, "name", "the name of one broadcast only");
     let mut rules = Vec::new();
     for table in BROADCASTS.tables(r) {
         let rule = read_one(r, &table);
         let Some(rule) = rule else { continue };
-        if !names.insert(rule.name.clone()) {
-            let got = format!("{:?} again", rule.name);
-            table.wrong(r, "name", "the name of one broadcast only", &got);
-        }
         rules.push(rule);
     }
     rules

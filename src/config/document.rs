@@ -17,57 +17,61 @@ pub(super) struct Slip {
     pub message: String,
 }
 
+/// How often a file is read again without the lines that are not TOML: the parser gives up at some
+/// slips, and says nothing of what is behind them.
+const ROUNDS: usize = 100;
+
 /// Reads a file. Each value names as its origin the place of its key, an item of a list its own.
-/// Values on lines with a slip are `Nil`: nobody can know what they were meant to be.
+/// Lines with a slip count as empty, unless they are headers.
 pub(super) fn parse(source: &str, text: &str) -> (Map<String, Value>, Vec<Slip>) {
-    let (table, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Document {
-        source,
-        text,
-        faulty: Vec::new(),
-    };
+    let mut lines: Vec<&str> = text.split('\n').collect();
     let mut slips: Vec<Slip> = Vec::new();
-    for error in errors {
-        let span = error.span().unwrap_or_default();
-        let place = reader.place(&span);
-        let (first, last) = (reader.line(span.start), reader.line(span.end));
-        reader.faulty.extend(first..=last);
-        // What follows from a slip on the same line is no second one.
-        if slips
-            .last()
-            .is_none_or(|slip| slip.place.line != place.line)
-        {
+    for round in 1.. {
+        let text = lines.join("\n");
+        let document = Document {
+            source,
+            text: &text,
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        let mut left_out = false;
+        for error in errors {
+            let place = document.place(&error.span().unwrap_or_default());
+            // What follows from a slip on the same line is no second one.
+            if slips.iter().any(|slip| slip.place.line == place.line) {
+                continue;
+            }
+            if let Some(line) = place.line.and_then(|line| lines.get_mut(line - 1))
+                && !line.trim_start().starts_with('[')
+            {
+                *line = "";
+                left_out = true;
+            }
             let message = error.message().replace('\n', ", ");
             slips.push(Slip { place, message });
         }
+        if !left_out || round == ROUNDS {
+            slips.sort_by_key(|slip| slip.place.line);
+            return (document.table(table.get_ref()), slips);
+        }
     }
-    let table = reader.table(table.get_ref());
-    (table, slips)
+    unreachable!("the last round returns")
 }
 
 struct Document<'a> {
     source: &'a str,
     text: &'a str,
-    /// Lines with slips, counted from 1.
-    faulty: Vec<usize>,
 }
 
 impl Document<'_> {
-    fn before(&self, at: usize) -> &str {
-        let at = self.text.floor_char_boundary(at.min(self.text.len()));
-        &self.text[..at]
-    }
-
-    fn line(&self, at: usize) -> usize {
-        self.before(at).matches('\n').count() + 1
-    }
-
     fn place(&self, span: &Range<usize>) -> Place {
-        let before = self.before(span.start);
+        let at = self
+            .text
+            .floor_char_boundary(span.start.min(self.text.len()));
+        let before = &self.text[..at];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Place {
             source: self.source.to_owned(),
-            line: Some(self.line(span.start)),
+            line: Some(before.matches('\n').count() + 1),
             column: Some(before[start..].chars().count() + 1),
         }
     }
@@ -75,15 +79,9 @@ impl Document<'_> {
     fn table(&self, table: &DeTable<'_>) -> Map<String, Value> {
         let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
             let name: &std::borrow::Cow<'_, str> = key.get_ref();
-            let kind = match value.get_ref() {
-                // A section may go on behind a slip.
-                DeValue::Table(table) => ValueKind::Table(self.table(table)),
-                DeValue::Array(items) if is_list_of_tables(items) => self.kind(value),
-                _ if self.is_faulty(&key.span()) || self.is_faulty(&value.span()) => ValueKind::Nil,
-                _ => self.kind(value),
-            };
             let origin = self.place(&key.span()).to_string();
-            (name.clone().into_owned(), Value::new(Some(&origin), kind))
+            let value = Value::new(Some(&origin), self.kind(value));
+            (name.clone().into_owned(), value)
         };
         table.iter().map(entry).collect()
     }
@@ -108,18 +106,6 @@ impl Document<'_> {
             }
         }
     }
-
-    fn is_faulty(&self, span: &Range<usize>) -> bool {
-        let last = self.line(span.end.saturating_sub(1).max(span.start));
-        let lines = self.line(span.start)..=last;
-        self.faulty.iter().any(|line| lines.contains(line))
-    }
-}
-
-fn is_list_of_tables(items: &[Spanned<DeValue<'_>>]) -> bool {
-    items
-        .iter()
-        .any(|item| matches!(item.get_ref(), DeValue::Table(_)))
 }
 
 fn integer(number: &DeInteger<'_>) -> ValueKind {
@@ -154,7 +140,7 @@ mod tests {
 
     #[test]
     fn slips_have_their_lines_and_the_rest_is_read() {
-        let text = "[log]\nlevel = info\nformat = \"json\"\n[signaling]\nport = \nretries = 2\n\
+        let text = "[log]\nlevel = info\nformat = \"json\"\n[signaling]\nport 7\nretries = 2\n\
                     [receive\nmode = \"ask\"\n[transfer]\nretention = 5\nretention = 6\n\
                     [device]\nname = \"open\ntype = \"mobile\"\n";
         let (table, slips) = parse("f", text);
@@ -164,9 +150,14 @@ mod tests {
             let section = table[section].clone().into_table().unwrap();
             section[key].kind.clone()
         };
-        assert_eq!(of("log", "level"), ValueKind::Nil);
+        assert!(
+            !table["log"]
+                .clone()
+                .into_table()
+                .unwrap()
+                .contains_key("level")
+        );
         assert_eq!(of("log", "format"), ValueKind::String("json".into()));
-        assert_eq!(of("signaling", "port"), ValueKind::Nil);
         assert_eq!(of("signaling", "retries"), ValueKind::I64(2));
         assert_eq!(of("device", "type"), ValueKind::String("mobile".into()));
     }

@@ -73,7 +73,8 @@ impl Known {
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
         let last = key.split_once('.').map_or(key, |(_, last)| last);
-        let lists = LISTS.iter().map(|list| list.name.to_owned());
+        let lists = LISTS.iter().chain(&RULES);
+        let lists = lists.map(|list| list.name.to_owned());
         let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
         ConfigError::UnknownKey {
             origin: origin.to_owned(),
@@ -89,19 +90,26 @@ pub(super) fn nearest(
     key: &str,
     names: impl Iterator<Item = String>,
 ) -> Option<String> {
-    let distance = |name: String| {
+    let own = key.strip_suffix(last).filter(|section| !section.is_empty());
+    let how_far = |name: String| {
         // A key without its section, or in another one, is as near as can be.
         let misplaced = name
             .split_once('.')
             .is_some_and(|(_, known)| key == known || last == known);
-        let distance = strsim::damerau_levenshtein(key, &name);
-        (if misplaced { 1 } else { distance }, name)
+        // What is the same section tells nothing about how near two keys are.
+        let sibling = own.and_then(|section| name.strip_prefix(section));
+        let (written, known) = match sibling {
+            Some(known) => (last, known),
+            None => (key, name.as_str()),
+        };
+        let begun = known.len() > 2 && !written.contains('.') && written.starts_with(known);
+        let distance = match misplaced || begun {
+            true => 1,
+            false => strsim::damerau_levenshtein(written, known),
+        };
+        (distance <= 1 + written.len() / 4).then_some((distance, name))
     };
-    names
-        .map(distance)
-        .min()
-        .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
-        .map(|(_, name)| name)
+    names.filter_map(how_far).min().map(|(_, name)| name)
 }
 
 /// The defaults as a layer, and all keys.
@@ -186,14 +194,17 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
                         let rules = list.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
                     } else if known.has(&section, &key) {
-                        layer.put(&section, &key, &origin, value.kind);
-                    } else if value.kind != ValueKind::Nil {
+                        let kind = match value.kind {
+                            // Layers are merged table by table; no setting is one.
+                            ValueKind::Table(_) => ValueKind::Array(vec![value]),
+                            kind => kind,
+                        };
+                        layer.put(&section, &key, &origin, kind);
+                    } else {
                         errors.push(known.unknown(&origin, &format!("{section}.{key}")));
                     }
                 }
             }
-            // Nobody knows what stands on a line that is not TOML.
-            ValueKind::Nil => {}
             _ if has_section => errors.push(ConfigError::NotASection {
                 origin,
                 key: section,

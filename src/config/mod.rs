@@ -3,13 +3,17 @@
 //!
 //! `config/default.toml` lists and explains every key; the fields here have the same names.
 
+mod api;
 mod broadcasts;
 mod document;
 mod doubts;
 mod error;
 mod groups;
+mod hand_in;
+mod kiosk;
 mod layers;
 mod limits;
+mod notify;
 mod reader;
 mod receive;
 mod renewal;
@@ -25,15 +29,19 @@ mod tests;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
 pub use error::{ConfigError, Place, Warning};
 pub use groups::GroupRule;
+pub use hand_in::HandIn;
+pub use kiosk::{Kiosk, KioskPin};
 pub use limits::{LimitRule, LimitSettings};
+pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use renewal::Change;
 pub use settings::{
-    Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings, Signaling, State,
-    SwarmSettings, Transfer, Trust,
+    Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
+    Signaling, State, SwarmSettings, Transfer, Trust,
 };
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};

@@ -47,8 +47,7 @@ impl Reader<'_> {
     ) -> Option<T> {
         let parsed = (shape.parse)(value);
         let origin = value.origin().unwrap_or_default();
-        // What is not even TOML has been noted as such.
-        if parsed.is_none() && value.kind != ValueKind::Nil {
+        if parsed.is_none() {
             self.errors.push(ConfigError::WrongValue {
                 origin: origin.to_owned(),
                 key: key.clone().into_owned(),
@@ -65,6 +64,12 @@ impl Reader<'_> {
             source: place.source,
         });
         parsed
+    }
+
+    /// True where lines of the file are not TOML: what is not there may be on them.
+    pub(super) fn has_slips(&self) -> bool {
+        let slip = |error: &ConfigError| matches!(error, ConfigError::Syntax { .. });
+        self.errors.iter().any(slip)
     }
 
     /// The items of a list of tables, as they are written; none where there is no such key.
@@ -143,8 +148,28 @@ impl Reader<'_> {
         key: &'static str,
         otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
     ) -> PathBuf {
-        let (surroundings, file) = (self.surroundings, self.file);
-        let path = self.read(key, &shapes::path(surroundings, file));
+        let shape = shapes::path(self.surroundings, self.file);
+        self.place_or(key, &shape, otherwise)
+    }
+
+    /// The same, with places for names.
+    pub(super) fn destination_or(
+        &mut self,
+        key: &'static str,
+        otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
+    ) -> PathBuf {
+        let shape = shapes::destination(self.surroundings, self.file);
+        self.place_or(key, &shape, otherwise)
+    }
+
+    fn place_or(
+        &mut self,
+        key: &'static str,
+        shape: &Shape<'_, Option<PathBuf>>,
+        otherwise: impl FnOnce(&Surroundings) -> Option<PathBuf>,
+    ) -> PathBuf {
+        let surroundings = self.surroundings;
+        let path = self.read(key, shape);
         let path = path.or_else(|| otherwise(surroundings));
         match path {
             Some(path) => {
@@ -159,6 +184,16 @@ impl Reader<'_> {
                 PathBuf::new()
             }
         }
+    }
+
+    /// An absolute path; nothing where it is empty.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let (surroundings, file) = (self.surroundings, self.file);
+        let path = self.read(key, &shapes::path(surroundings, file));
+        if let Some(path) = &path {
+            self.explain(&path.display().to_string());
+        }
+        path
     }
 
     /// Notes what the value just read comes to.

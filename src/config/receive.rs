@@ -8,11 +8,13 @@ use super::reader::Reader;
 use super::shapes::{self, Shape};
 use super::surroundings::Surroundings;
 use super::tables::{List, Table};
+use crate::protocol::destination::fixed;
 use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 
 /// The keys of a rule, in the order in which they are read.
-const RULE_KEYS: [&str; 13] = [
+const RULE_KEYS: [&str; 17] = [
     "who",
+    "broadcast",
     "mode",
     "types",
     "refuse_types",
@@ -25,6 +27,9 @@ const RULE_KEYS: [&str; 13] = [
     "destination",
     "collision",
     "reserve",
+    "keep_versions",
+    "run",
+    "run_timeout",
 ];
 /// Rules as they stand in a file. There are at most so many because each is looked at for each
 /// offer.
@@ -41,12 +46,15 @@ const MODES: [(&str, Mode); 3] = [
     ("ask", Mode::Ask),
     ("refuse", Mode::Refuse),
 ];
-const COLLISIONS: [(&str, Collision); 3] = [
+pub(super) const COLLISIONS: [(&str, Collision); 3] = [
     ("keep-both", Collision::KeepBoth),
     ("overwrite", Collision::Overwrite),
     ("refuse", Collision::Refuse),
 ];
-const PERIOD: [&str; 2] = ["1m", "365d"];
+/// Earlier versions of a series that may be kept.
+const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
+const RUN_TIMEOUT: [&str; 2] = ["1s", "1d"];
+pub(super) const PERIOD: [&str; 2] = ["1m", "365d"];
 
 /// `[receive]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +65,8 @@ pub struct Receive {
     pub ask_for: Duration,
     /// Whether chunks are exchanged with devices that a bundle's origin introduces.
     pub relay: bool,
+    /// How many programs run at once after arrivals.
+    pub run_at_once: usize,
     /// What is taken, from whom, and where it goes.
     pub policy: Policy,
 }
@@ -64,7 +74,7 @@ pub struct Receive {
 impl Receive {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let enabled = r.boolean("receive.enabled");
-        let destination = r.path_or("receive.destination", Surroundings::destination);
+        let destination = r.destination_or("receive.destination", Surroundings::destination);
         let mode = r.choice("receive.mode", &MODES);
         let ask_for = r.duration("receive.ask_for", ["1s", "30d"]);
         let defaults = Terms {
@@ -80,7 +90,11 @@ impl Receive {
             destination,
             collision: r.choice("receive.collision", &COLLISIONS),
             reserve: r.size("receive.reserve", 0..=u64::MAX),
+            keep_versions: r.number("receive.keep_versions", VERSIONS),
+            run: r.shaped("receive.run", &shapes::program()),
+            run_timeout: r.duration("receive.run_timeout", RUN_TIMEOUT),
         };
+        let run_at_once = r.number("receive.run_at_once", 1..=64);
         let rules = LIST.tables(r).into_iter();
         let rules = rules.map(|rule| read_rule(r, &rule)).collect();
         let policy = Policy { defaults, rules };
@@ -88,6 +102,7 @@ impl Receive {
             enabled,
             relay: r.boolean("receive.relay"),
             ask_for,
+            run_at_once,
             policy,
         }
     }
@@ -106,11 +121,14 @@ impl Receive {
         let lent = places.contains(&(None, overwrite));
         let somewhere = places.iter().any(|(_, collision)| *collision == overwrite);
         for (outer, collision) in &places {
+            // What is filled in may be anything.
+            let above = fixed(outer.map_or(Path::new(""), PathBuf::as_path));
             let overwrites = lent || collision.map_or(somewhere, |c| c == Collision::Overwrite);
             let Some(outer) = outer.filter(|_| overwrites) else {
                 continue;
             };
-            let inside = |path: &&PathBuf| path.starts_with(outer) && *path != outer;
+            let inside =
+                |path: &&PathBuf| path.starts_with(&above) && **path != above && *path != outer;
             let state = state.to_path_buf();
             let all = places.iter().filter_map(|(path, _)| *path).chain([&state]);
             if let Some(inner) = all.clone().find(inside) {
@@ -133,9 +151,14 @@ impl Receive {
 }
 
 fn read_rule(r: &mut Reader<'_>, rule: &Table) -> Rule {
-    let path = shapes::path(r.surroundings, r.file);
+    let path = shapes::destination(r.surroundings, r.file);
     let not_empty = Shape::new(path.allowed, |value| (path.parse)(value).flatten());
-    let who = rule.needs(r, "who", &who());
+    // A rule may be for a broadcast, whoever sends it.
+    let who = match rule.has("broadcast") {
+        true => rule.take(r, "who", &who()),
+        false => rule.needs(r, "who", &who()),
+    };
+    let broadcasts = rule.take(r, "broadcast", &broadcasts());
     let changes = Changes {
         mode: rule.take(r, "mode", &shapes::choice(&MODES)),
         types: rule.take(r, "types", &shapes::patterns()),
@@ -149,11 +172,22 @@ fn read_rule(r: &mut Reader<'_>, rule: &Table) -> Rule {
         destination: rule.path(r, "destination", &not_empty),
         collision: rule.take(r, "collision", &shapes::choice(&COLLISIONS)),
         reserve: rule.take(r, "reserve", &shapes::bytes(0..=u64::MAX)),
+        keep_versions: rule.take(r, "keep_versions", &shapes::number(VERSIONS)),
+        run: rule.take(r, "run", &shapes::program()),
+        run_timeout: rule.take(r, "run_timeout", &shapes::span(RUN_TIMEOUT)),
     };
     Rule {
         who: who.unwrap_or_default(),
+        broadcasts: broadcasts.unwrap_or_default(),
         changes,
     }
+}
+
+/// Which broadcasts a rule is for.
+fn broadcasts() -> Shape<'static, Vec<String>> {
+    let words = who();
+    let allowed = "a list of names of broadcasts, with at least one";
+    Shape::new(allowed, move |value| (words.parse)(value))
 }
 
 /// Whom a rule is for. Nobody needs to be known by that name yet; it only must be a name that a

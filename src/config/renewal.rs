@@ -10,10 +10,11 @@ use super::{Setting, Settings};
 
 /// Settings, and whole sections, that take effect while the program runs. Those of `network` and
 /// the rest of `signaling` hold for links that are made from then on.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 16] = [
     "group[",
     "broadcast[",
     "receive.",
+    "hand_in.",
     "swarm.",
     "trust.",
     "limits.",
@@ -59,6 +60,7 @@ impl Settings {
             signaling,
             network,
             receive,
+            hand_in,
             swarm,
             trust,
             limits,
@@ -71,6 +73,7 @@ impl Settings {
             ..
         } = new;
         (next.network, next.receive, next.swarm) = (network, receive, swarm);
+        next.hand_in = hand_in;
         (next.trust, next.transfer, next.limits) = (trust, transfer, limits);
         (next.groups, next.broadcasts) = (groups, broadcasts);
         (next.warnings, next.loaded) = (warnings, loaded);

@@ -4,10 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::api::ApiAddress;
 use super::broadcasts::{self, BroadcastRule};
 use super::error::Warning;
 use super::groups::{self, GroupRule};
+use super::hand_in::HandIn;
+use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
+use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -47,14 +51,24 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Taking what others send.
     pub receive: Receive,
+    /// Taking what others give back.
+    pub hand_in: HandIn,
     /// Receivers that help each other.
     pub swarm: SwarmSettings,
     /// Who may exchange bundles with us.
     pub trust: Trust,
     /// How fast bundles go and come.
     pub limits: LimitSettings,
+    /// Letting others in by itself.
+    pub kiosk: Kiosk,
     /// Keeping track of transfers.
     pub transfer: Transfer,
+    /// The audit log.
+    pub audit: AuditSettings,
+    /// HTTP, for other programs of this machine.
+    pub api: Api,
+    /// Telling people.
+    pub notify: Notify,
     /// What is written to stderr.
     pub log: Log,
     /// Groups that the file declares.
@@ -197,21 +211,44 @@ section! {
 }
 
 section! {
+    /// `[audit]`
+    AuditSettings {
+        /// Bytes of a file, before a new one is begun.
+        max_size: u64,
+        /// The same as an age.
+        max_age: Duration,
+        /// Files that are kept, besides the one that is written.
+        keep: usize,
+    }
+}
+
+section! {
+    /// `[api]`
+    Api {
+        /// Where to listen; nothing for nowhere.
+        listen: Option<ApiAddress>,
+        /// The file that holds the token, absolute.
+        token_file: PathBuf,
+        /// Open connections.
+        max_connections: usize,
+        /// Streams of events among them.
+        max_streams: usize,
+    }
+}
+
+section! {
     /// `[log]`
     Log {
         /// The least severe messages to write.
         level: LogLevel,
         /// How they are written.
         format: LogFormat,
-    }
-}
-
-impl Trust {
-    /// Whom the config lets in, with names for people, and whose rosters it takes.
-    pub fn pages(&self) -> (Vec<(DeviceId, Option<String>)>, Vec<DeviceId>) {
-        let configured = self.authorized.iter();
-        let configured = configured.map(|entry| (entry.id.clone(), entry.name.clone()));
-        (configured.collect(), self.admins.clone())
+        /// The file that a service writes to; nothing for stderr.
+        file: Option<PathBuf>,
+        /// Most bytes of that file.
+        max_size: u64,
+        /// How many full ones stay beside it.
+        keep: usize,
     }
 }
 
@@ -266,7 +303,7 @@ pub enum LogFormat {
 
 impl Settings {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let settings = Self {
+        let mut settings = Self {
             device: Device {
                 name: r.text_or(
                     "device.name",
@@ -286,6 +323,7 @@ impl Settings {
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
             receive: Receive::read(r),
+            hand_in: HandIn::read(r),
             swarm: SwarmSettings {
                 neighbours: r.number("swarm.neighbours", 0..=16),
             },
@@ -298,6 +336,7 @@ impl Settings {
                 plain_peers: r.boolean("trust.plain_peers"),
             },
             limits: LimitSettings::read(r),
+            kiosk: Kiosk::read(r),
             transfer: Transfer {
                 at_most: r.number("transfer.at_most", 0..=10_000),
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
@@ -305,6 +344,13 @@ impl Settings {
                 retention: r.number("transfer.retention", 0..=5000),
                 disk_retry: r.duration("transfer.disk_retry", ["100ms", "1h"]),
             },
+            audit: AuditSettings {
+                max_size: r.size("audit.max_size", 64 * KIB..=GIB),
+                max_age: r.duration("audit.max_age", ["1h", "3650d"]),
+                keep: r.number("audit.keep", 1..=1000),
+            },
+            api: Api::read(r),
+            notify: Notify::read(r),
             log: Log {
                 level: r.choice(
                     "log.level",
@@ -314,6 +360,9 @@ impl Settings {
                     "log.format",
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 ),
+                file: r.path("log.file"),
+                max_size: r.size("log.max_size", 64 * KIB..=GIB),
+                keep: r.number("log.keep", 0..=100),
             },
             groups: groups::read(r),
             broadcasts: broadcasts::read(r),
@@ -321,6 +370,9 @@ impl Settings {
             warnings: Vec::new(),
             loaded: Loaded::default(),
         };
+        if settings.api.token_file.as_os_str().is_empty() {
+            settings.api.token_file = settings.state.dir.join("api.token");
+        }
         let (network, signaling) = (&settings.network, &settings.signaling);
         r.in_order(
             ("network.window_min", network.window_min),
@@ -372,6 +424,24 @@ impl Signaling {
             first_object_timeout: r.duration("signaling.first_object_timeout", ["100ms", "10m"]),
             max_clock_skew: r.duration("signaling.max_clock_skew", ["0s", "1d"]),
         }
+    }
+}
+
+impl Api {
+    fn read(r: &mut Reader<'_>) -> Self {
+        let (surroundings, file) = (r.surroundings, r.file);
+        let api = Self {
+            listen: r.shaped("api.listen", &ApiAddress::shape(surroundings, file)),
+            // Where it is when nothing is said depends on the state folder.
+            token_file: r.path_or("api.token_file", |_| Some(PathBuf::new())),
+            max_connections: r.number("api.max_connections", 8..=4096),
+            max_streams: r.number("api.max_streams", 1..=4096),
+        };
+        r.in_order(
+            ("api.max_streams", api.max_streams),
+            ("api.max_connections", api.max_connections),
+        );
+        api
     }
 }
 

@@ -12,10 +12,13 @@ use super::error::Place;
 use super::layers::nearest;
 use super::surroundings::Surroundings;
 use super::units::{duration, rate as rate_of, show_duration, show_size, size};
+use crate::protocol::destination::{PLACES, unknown_place};
 use crate::protocol::policy::Patterns;
 
 /// Most items of a list.
 const MOST: usize = 10_000;
+/// Most arguments of a program.
+const MOST_ARGUMENTS: usize = 100;
 /// Most patterns in a list: each costs memory, and time for each file.
 const MOST_PATTERNS: usize = 1000;
 
@@ -169,10 +172,41 @@ pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
 pub(super) fn patterns() -> Shape<'static, Patterns> {
     let words = list::<String>("patterns for file names such as \"*.pdf\", without /");
     Shape::new(words.allowed, move |value| {
-        let words = (words.parse)(value).filter(|words| words.len() <= MOST_PATTERNS)?;
+        let apart = match text(value) {
+            Some(text) if !text.trim().is_empty() => {
+                let apart = split_outside_braces(text);
+                Value::new(
+                    None,
+                    apart.into_iter().map(String::from).collect::<Vec<_>>(),
+                )
+            }
+            _ => value.clone(),
+        };
+        let words = (words.parse)(&apart).filter(|words| words.len() <= MOST_PATTERNS)?;
         Patterns::new(words)
     })
 }
+
+/// Splits at the commas that are not within `{}` or `[]`: `*.{a,b},*.c` is two patterns.
+fn split_outside_braces(text: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0_u32, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
+const ALLOWED_PATH: &str =
+    "a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set)";
 
 /// An absolute path; `None` where it is empty. Relative ones start at the folder of `file`, when
 /// the value is from there.
@@ -180,7 +214,7 @@ pub(super) fn path<'a>(
     surroundings: &'a Surroundings,
     file: Option<&'a Path>,
 ) -> Shape<'a, Option<PathBuf>> {
-    Shape::new("a path (~/ needs HOME to be set)", move |value| {
+    Shape::new(ALLOWED_PATH, move |value| {
         let written = text(value)?;
         if written.is_empty() {
             return Some(None);
@@ -190,6 +224,37 @@ pub(super) fn path<'a>(
         let base = in_file.and_then(Path::parent);
         let base = base.unwrap_or(&surroundings.current_dir);
         surroundings.absolute(written, base).map(Some)
+    })
+}
+
+/// The same, with places for names.
+pub(super) fn destination<'a>(
+    surroundings: &'a Surroundings,
+    file: Option<&'a Path>,
+) -> Shape<'a, Option<PathBuf>> {
+    let path = path(surroundings, file);
+    let places: Vec<_> = PLACES.iter().map(|place| format!("{{{place}}}")).collect();
+    let allowed = format!(
+        "{ALLOWED_PATH}, in which names may have {}",
+        places.join(", ")
+    );
+    Shape::new(allowed, move |value| {
+        let path = (path.parse)(value)?;
+        let unknown = path.as_deref().and_then(unknown_place);
+        unknown.is_none().then_some(path)
+    })
+}
+
+/// A program and its arguments.
+pub(super) fn program() -> Shape<'static, Vec<String>> {
+    let words = list::<String>("");
+    let allowed = "a list of an absolute path of a program and its arguments, in which {path}, \
+                   {device} and {broadcast} may stand";
+    Shape::new(allowed, move |value| {
+        let words = (words.parse)(value).filter(|words| words.len() <= MOST_ARGUMENTS)?;
+        let fits = |word: &String| !word.contains('\0');
+        let absolute = words.first().is_none_or(|program| program.starts_with('/'));
+        (absolute && words.iter().all(fits)).then_some(words)
     })
 }
 

@@ -87,6 +87,11 @@ impl Surroundings {
             .map(|dir| dir.join("Handout"))
     }
 
+    /// Where hand-ins go by default: a folder for each group, and in it one for each device.
+    pub(super) fn hand_ins(&self) -> Option<PathBuf> {
+        Some(self.home()?.join("Handed in/{group}/{device}"))
+    }
+
     /// The default name of the device: the host's, made to fit.
     pub(super) fn device_name(&self) -> String {
         let mut name: String = self
@@ -103,10 +108,15 @@ impl Surroundings {
         name
     }
 
-    /// Makes a written path absolute: `~/` is the home folder, relative ones start at `base`.
+    /// Makes a written path absolute: `~/` is the home folder, `$CREDENTIALS_DIRECTORY/` where a
+    /// service manager puts secrets, relative ones start at `base`.
     pub(super) fn absolute(&self, written: &str, base: &Path) -> Option<PathBuf> {
         if written.is_empty() || written.contains('\0') {
             return None;
+        }
+        // What systemd's LoadCredential= gives a service.
+        if let Some(rest) = written.strip_prefix("$CREDENTIALS_DIRECTORY/") {
+            return Some(self.folder("CREDENTIALS_DIRECTORY")?.join(rest));
         }
         match written.strip_prefix('~') {
             Some("") => self.home(),

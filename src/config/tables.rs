@@ -1,7 +1,7 @@
 //! Lists of tables in a file: `[[group]]`, `[[broadcast]]`, `[[receive.from]]`. Each table has keys
 //! of its own, no defaults, and nothing in the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use config::{Map, Value, ValueKind};
@@ -40,15 +40,9 @@ impl List {
             got: shapes::show(got).chars().take(80).collect(),
             nearest: None,
         };
-        let tables = match &value.kind {
-            ValueKind::Array(tables) => tables,
-            other => {
-                // What is not even TOML has been noted as such.
-                if *other != ValueKind::Nil {
-                    errors.push(wrong(value));
-                }
-                return ValueKind::Array(Vec::new());
-            }
+        let ValueKind::Array(tables) = &value.kind else {
+            errors.push(wrong(value));
+            return ValueKind::Array(Vec::new());
         };
         if tables.len() > most {
             let origin = value.origin().map(str::to_owned);
@@ -66,7 +60,7 @@ impl List {
             for (key, value) in BTreeMap::from_iter(table) {
                 if self.keys.contains(&key.as_str()) {
                     known.insert(key.clone(), value.clone());
-                } else if value.kind != ValueKind::Nil {
+                } else {
                     let names = self.keys.iter().map(|known| (*known).to_owned());
                     let meant = nearest(key, key, names);
                     errors.push(ConfigError::UnknownKey {
@@ -80,6 +74,19 @@ impl List {
             items.push(Value::new(origin.as_ref(), known));
         }
         ValueKind::Array(items)
+    }
+
+    /// Notes a mistake for each table that has the same text at `key` as an earlier one.
+    pub(super) fn distinct(&'static self, r: &mut Reader<'_>, key: &str, allowed: &str) {
+        let mut seen = BTreeSet::new();
+        for table in self.tables(r) {
+            for text in table.texts(key) {
+                if !seen.insert(text.clone()) {
+                    let got = shapes::show(&Value::new(None, text));
+                    table.wrong(r, key, allowed, &format!("{got} again"));
+                }
+            }
+        }
     }
 
     /// The tables, each with its number, counted from 1.
@@ -136,7 +143,8 @@ impl Table {
         key: &str,
         shape: &Shape<'_, T>,
     ) -> Option<T> {
-        if !self.has(key) {
+        // It may be on a line that is not TOML.
+        if !self.has(key) && !r.has_slips() {
             self.wrong(r, key, &shape.allowed, "left out");
         }
         self.take(r, key, shape)
@@ -162,7 +170,7 @@ impl Table {
     pub(super) fn texts(&self, key: &str) -> Vec<String> {
         let texts = self.values.get(key).cloned();
         match texts.map(|value| value.kind) {
-            Some(ValueKind::String(text)) => text.split(',').map(|t| t.trim().to_owned()).collect(),
+            Some(ValueKind::String(text)) => vec![text],
             Some(ValueKind::Array(items)) => items
                 .iter()
                 .filter_map(|item| shapes::text(item).map(str::to_owned))

@@ -18,6 +18,7 @@ use super::sink::Sink;
 use super::sink_error::SinkError;
 use super::staging::{DATA, FINISHING, Finishing};
 use super::tree::{self, inode};
+use super::versions::{Own, Placing, Versions, Whole};
 use crate::protocol::id::Root;
 use crate::protocol::manifest::{Head, Kind};
 use crate::protocol::names::{BundlePath, MAX_COMPONENT, STAGING};
@@ -75,6 +76,16 @@ impl Sink {
     /// The first half of [`Sink::finish`]: for a caller that wants to record the result before
     /// [`Sink::discard`] removes the last trace of how it came about. Can be repeated.
     pub fn commit(&mut self, collision: Collision) -> Result<Finished, SinkError> {
+        self.commit_into(collision, None)
+    }
+
+    /// The same for a version of a series: it takes the place of the one before, which is kept,
+    /// whatever `collision` says, where that lies untouched under the name that it was given.
+    pub(super) fn commit_into(
+        &mut self,
+        collision: Collision,
+        mut series: Option<&mut Placing>,
+    ) -> Result<Finished, SinkError> {
         if let Some(finished) = &self.finished {
             return Ok(finished.clone());
         }
@@ -92,9 +103,24 @@ impl Sink {
         let staged = self.staging_path.join(DATA).join(top.as_str());
         let stat = stat_digest(&staged, &self.head).map_err(|error| at(self, error))?;
         self.release_tree();
-        let names: Box<dyn Iterator<Item = String>> = match collision {
-            Collision::KeepBoth => Box::new(final_names(&top, self.head.kind)),
-            Collision::Overwrite | Collision::Refuse => {
+        let whole = Whole {
+            staged: &staged,
+            root,
+            stat,
+        };
+        let own = match &mut series {
+            Some(placing) => placing
+                .begin(self, whole)
+                .map_err(|error| at(self, error))?,
+            None => Own::Nothing,
+        };
+        if let Own::Same(path) = own {
+            return self.is_there_already(path, root, stat);
+        }
+        let names: Box<dyn Iterator<Item = String>> = match (&own, collision) {
+            (Own::Replaced(name), _) => Box::new(std::iter::once(name.clone())),
+            (_, Collision::KeepBoth) => Box::new(final_names(&top, self.head.kind)),
+            (_, Collision::Overwrite | Collision::Refuse) => {
                 Box::new(std::iter::once(top.as_str().to_owned()))
             }
         };
@@ -102,6 +128,7 @@ impl Sink {
             let path = self.dest_path.join(&name);
             let there = tree::exists(&self.dest, &name).map_err(|error| self.io(&path, error))?;
             let swaps = match collision {
+                _ if matches!(own, Own::Replaced(_)) => inode_of(&self.data, top.as_str()),
                 Collision::Overwrite if there => self.may_swap(&name),
                 _ => Ok(None),
             };
@@ -114,13 +141,20 @@ impl Sink {
                 root,
                 stat: HEXLOWER.encode(&stat),
                 swaps,
+                series: series.as_ref().map(|placing| placing.folder().to_owned()),
             };
             let finishing = serde_json::to_vec(&finishing).unwrap_or_default();
             self.staging
                 .keep(FINISHING, &finishing)
                 .map_err(|error| at(self, error))?;
+            if let Some(placing) = &mut series {
+                let announced = placing.announce(&name);
+                announced.map_err(|error| self.io(&path, error))?;
+            }
             let (data, dest, kind) = (&self.data, &self.dest, self.head.kind);
-            let moved = if swaps.is_some() {
+            let moved = if let (Own::Replaced(_), Some(placing)) = (&own, &mut series) {
+                placing.exchange(data, &name)
+            } else if swaps.is_some() {
                 exchange(data, top.as_str(), dest, &name, kind)
             } else {
                 rename_without_overwriting(data, top.as_str(), dest, &name, kind)
@@ -131,6 +165,10 @@ impl Sink {
                 Err(error) => return Err(self.io(&path, error.into())),
             }
             let synced = tree::sync_folder(&self.dest).and_then(|()| tree::sync_folder(&self.data));
+            let synced = synced.and_then(|()| match &mut series {
+                Some(placing) => placing.end(),
+                None => Ok(()),
+            });
             synced.map_err(|error| self.io(&path, error))?;
             if let Err(error) = tree::remove(&self.data, top.as_str()) {
                 tracing::warn!(%error, "what was replaced could not be removed from the staging folder");
@@ -142,6 +180,21 @@ impl Sink {
         Err(SinkError::Exists {
             path: self.dest_path.join(top.as_str()),
         })
+    }
+
+    /// The same content is in its place, as an earlier version: what came is not needed.
+    fn is_there_already(
+        &mut self,
+        path: PathBuf,
+        root: Root,
+        stat: [u8; 32],
+    ) -> Result<Finished, SinkError> {
+        let removed = tree::remove(&self.data, self.head.name.as_str());
+        removed.map_err(|error| self.io(&self.staging_path, error))?;
+        let stat = stat_digest(&path, &self.head).unwrap_or(stat);
+        let finished = Finished { path, root, stat };
+        self.finished = Some(finished.clone());
+        Ok(finished)
     }
 
     /// Fails when something has the bundle's name and is not to be touched. Nothing is reserved:
@@ -225,6 +278,11 @@ impl Sink {
 
     /// An earlier run was interrupted around the renaming: finds out on which side of it.
     pub(super) fn notice_finished(&mut self, finishing: Finishing) -> Result<(), SinkError> {
+        if let Some(folder) = &finishing.series {
+            // What was replaced is kept, before it could be taken for something to be removed.
+            let settled = Versions::open_folder(&self.dest_path, folder);
+            settled.map_err(|error| self.io(&self.dest_path, error))?;
+        }
         let top = self.head.name.as_str();
         let staged =
             inode_of(&self.data, top).map_err(|error| self.io(&self.staging_path, error))?;
@@ -273,7 +331,7 @@ impl Sink {
 }
 
 /// Device and inode of what has this name in a folder.
-fn inode_of(parent: &Dir, name: &str) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn inode_of(parent: &Dir, name: &str) -> io::Result<Option<(u64, u64)>> {
     match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(inode(&stat))),
         Err(Errno::NOENT) => Ok(None),
@@ -328,7 +386,7 @@ fn final_names(name: &BundlePath, kind: Kind) -> impl Iterator<Item = String> {
 }
 
 /// Moves `from` to `to`; [`Errno::EXIST`] when something has that name.
-fn rename_without_overwriting(
+pub(super) fn rename_without_overwriting(
     old: &Dir,
     from: &str,
     new: &Dir,

@@ -10,6 +10,9 @@ use super::stat_digest;
 use crate::protocol::id::BundleId;
 use crate::protocol::manifest::{Head, MAX_HEAD};
 
+/// Bytes of all heads together; the oldest go.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// A folder of heads, each under its bundle's id.
 #[derive(Debug, Clone)]
 pub struct HeadShelf(PathBuf);
@@ -29,15 +32,43 @@ impl HeadShelf {
         fs::create_dir_all(&self.0)?;
         let temporary = self.path(bundle).with_extension("new");
         fs::write(&temporary, head.encode())?;
-        fs::rename(&temporary, self.path(bundle))
+        fs::rename(&temporary, self.path(bundle))?;
+        self.bound(MAX_BYTES)
+    }
+
+    /// Lets the oldest go until all have at most so many bytes.
+    fn bound(&self, most: u64) -> io::Result<()> {
+        let mut heads = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            heads.push((about.modified()?, about.len(), entry.path()));
+        }
+        heads.sort();
+        let mut bytes: u64 = heads.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in heads {
+            if bytes <= most {
+                break;
+            }
+            fs::remove_file(path)?;
+            bytes -= size;
+        }
+        Ok(())
+    }
+
+    /// A head that is kept.
+    pub fn get(&self, bundle: &BundleId) -> Option<Head> {
+        let path = self.path(bundle);
+        if fs::metadata(&path).ok()?.len() > MAX_HEAD as u64 {
+            return None;
+        }
+        Head::decode(&fs::read(path).ok()?).ok()
     }
 
     /// True when the bundle lies at `path` with exactly the sizes and times of this digest.
     pub fn is_unchanged(&self, bundle: &BundleId, path: &Path, stat: &[u8; 32]) -> bool {
-        let fits = fs::metadata(self.path(bundle)).is_ok_and(|m| m.len() <= MAX_HEAD as u64);
-        let head = fits.then(|| fs::read(self.path(bundle)).ok()).flatten();
-        let head = head.and_then(|bytes| Head::decode(&bytes).ok());
-        head.and_then(|head| stat_digest(path, &head).ok())
+        self.get(bundle)
+            .and_then(|head| stat_digest(path, &head).ok())
             .is_some_and(|now| now == *stat)
     }
 
@@ -59,6 +90,27 @@ impl HeadShelf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_heads_the_oldest_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = HeadShelf::new(folder.path().to_owned());
+        let begin = std::time::SystemTime::now();
+        for n in 0..10_u8 {
+            let path = shelf.path(&BundleId([n; 32]));
+            fs::write(&path, [n; 100]).unwrap();
+            let file = fs::File::options().append(true).open(path).unwrap();
+            let at = begin + std::time::Duration::from_secs(n.into());
+            file.set_modified(at).unwrap();
+        }
+        shelf.bound(350).unwrap();
+        for n in 0..10 {
+            let there = shelf.path(&BundleId([n; 32])).exists();
+            assert_eq!(there, n >= 7, "{n}");
+        }
+        shelf.bound(350).unwrap();
+        assert!(shelf.path(&BundleId([7; 32])).exists());
+    }
 
     #[test]
     fn a_bundle_is_recognised_until_it_is_touched_or_its_head_is_let_go() {

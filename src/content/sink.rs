@@ -22,7 +22,8 @@ use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
 use crate::protocol::identity::{PublicKey, Signature};
 use crate::protocol::manifest::{
-    ChunkHash, Head, Kind, Layout, Page, bundle_id, page_digest, page_statement, root_statement,
+    ChunkHash, ChunkSpan, Head, Kind, Layout, Page, bundle_id, page_digest, page_statement,
+    root_statement,
 };
 use crate::protocol::names::{BundlePath, STAGING};
 
@@ -47,7 +48,7 @@ pub struct Sink {
     pub(super) head: Arc<Head>,
     pub(super) layout: Arc<Layout>,
     bundle: BundleId,
-    key: PublicKey,
+    pub(super) key: PublicKey,
     pub(super) dest_path: PathBuf,
     pub(super) dest: Dir,
     pub(super) staging_path: PathBuf,
@@ -228,6 +229,11 @@ impl Sink {
         Ok(page)
     }
 
+    /// Whether all pages are known.
+    pub fn knows_all_pages(&self) -> bool {
+        self.pages.missing().is_empty()
+    }
+
     /// A page that is known, as the origin signed it.
     pub fn signed_page(&self, number: u32) -> Option<SignedPage> {
         self.pages.signed(number)
@@ -271,10 +277,15 @@ impl Sink {
             .writable(span.file)
             .and_then(|file| file.write_all_at(bytes, span.offset));
         written.map_err(|error| self.io(&self.path_of(span.file), error))?;
+        self.wrote(index, span);
+        Ok(())
+    }
+
+    /// Notes that a chunk was written.
+    pub(super) fn wrote(&mut self, index: u32, span: ChunkSpan) {
         self.dirty_files.insert(span.file);
         self.unsaved += u64::from(span.len);
         self.have.insert(index);
-        Ok(())
     }
 
     /// Makes everything written so far durable and returns the chunks that may now be recorded.

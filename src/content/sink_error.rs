@@ -9,6 +9,7 @@ use crate::protocol::manifest::{HeadError, PageError};
 use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::policy::Refusal;
+use crate::protocol::series::Series;
 
 /// Why a sink did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,20 @@ pub enum SinkError {
     /// The receive policy does not take it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// An older version of a series than the one that is here.
+    #[error("it is older than what the receiver has: {series}, and version {here} is there")]
+    Older {
+        /// What was offered.
+        series: Series,
+        /// The version that is here.
+        here: u64,
+    },
+    /// A version that a person went back from.
+    #[error("a person at the receiver went back from {series}; a newer one is taken")]
+    RolledBack {
+        /// What was offered.
+        series: Series,
+    },
     /// Something of that name is in the destination, and the policy neither keeps both nor
     /// replaces it. The reason is told to the sender, who need not know where that is.
     #[error(
@@ -156,7 +171,7 @@ impl SinkError {
             Self::DiskFull { .. } => Code::DiskFull,
             Self::Io { .. } | Self::Link { .. } | Self::Replaced { .. } => Code::DiskError,
             Self::Refused(refusal) => refusal.code,
-            Self::Exists { .. } => Code::Declined,
+            Self::Exists { .. } | Self::Older { .. } | Self::RolledBack { .. } => Code::Declined,
         }
     }
 

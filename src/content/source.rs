@@ -6,11 +6,12 @@
 //! receivers in step cost one pass over the disk.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
@@ -18,6 +19,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::Cache;
+use super::hashes::{Seen, remembered};
 use super::pool::{Buffer, Pool};
 use super::scan::Scan;
 use super::tree::open_named;
@@ -293,6 +295,11 @@ impl Source {
         self.page_cell(number)?.get_or_try_init(make).await.cloned()
     }
 
+    /// The same, for somebody who wants all pages first: nothing of what is read is kept.
+    pub async fn page_alone(&self, number: u32) -> Result<SignedPage, SourceError> {
+        self.make_page(number, false).await
+    }
+
     /// The root and the origin's signature of it; hashes all pages that are still to be hashed,
     /// without keeping their chunks in memory.
     pub async fn root(&self) -> Result<(Root, Signature), SourceError> {
@@ -340,11 +347,25 @@ impl Inner {
             let Some(span) = self.layout.chunk(index) else {
                 return Ok(hashes);
             };
-            let bytes = reader.read(self, span).inspect_err(|_| {
+            let seen = reader.look(self, span.file).cloned();
+            let chunk = index - self.layout.file_chunks(span.file).start;
+            let known = seen
+                .as_ref()
+                .ok()
+                .and_then(|seen| remembered().get(seen, chunk));
+            if let Some(hash) = known {
+                hashes.push((index, hash));
+                continue;
+            }
+            let read = seen.and_then(|seen| Ok((seen, reader.read(self, span)?)));
+            let (seen, bytes) = read.inspect_err(|_| {
                 // The other worker need not go on.
                 next.store(self.layout.chunk_count(), Ordering::Relaxed);
             })?;
             let hash = ChunkHash::of(bytes.as_ref());
+            if reader.may_remember() {
+                remembered().put(&seen, chunk, hash);
+            }
             if keep {
                 lock(&self.cache).put_ahead(
                     index,
@@ -361,18 +382,49 @@ impl Inner {
 
 /// Reads chunks; keeps the last file open, because the next chunk mostly lies there too.
 #[derive(Default)]
-struct Reader(Option<(usize, File)>);
+struct Reader(Option<Opened>);
+
+struct Opened {
+    which: usize,
+    file: File,
+    seen: Seen,
+    /// Whether a change after this would show in its times.
+    settled: bool,
+}
 
 impl Reader {
+    fn open(&mut self, inner: &Inner, which: usize) -> Result<&Opened, SourceError> {
+        if self.0.as_ref().is_none_or(|open| open.which != which) {
+            let path = &inner.sources[which];
+            let (file, meta) = open_unchanged(path, inner.head.files[which].size)?;
+            let seen = Seen::of(&meta, inner.layout.chunk_size());
+            let settled = seen.is_settled(SystemTime::now());
+            self.0 = Some(Opened {
+                which,
+                file,
+                seen,
+                settled,
+            });
+        }
+        // Just made where it was not there.
+        self.0.as_ref().ok_or_else(|| SourceError::NoSuch {
+            what: "file",
+            number: which as u32,
+        })
+    }
+
+    /// How a file of the bundle is known to the memory of hashes.
+    fn look(&mut self, inner: &Inner, which: usize) -> Result<&Seen, SourceError> {
+        self.open(inner, which).map(|open| &open.seen)
+    }
+
+    fn may_remember(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| open.settled)
+    }
+
     fn read(&mut self, inner: &Inner, span: ChunkSpan) -> Result<Buffer, SourceError> {
         let path = &inner.sources[span.file];
-        let file = match &self.0 {
-            Some((open, file)) if *open == span.file => file,
-            _ => {
-                let file = open_unchanged(path, inner.head.files[span.file].size)?;
-                &self.0.insert((span.file, file)).1
-            }
-        };
+        let file = &self.open(inner, span.file)?.file;
         let mut bytes = inner.buffers.take(span.len as usize);
         read_at(file, bytes.as_mut(), span.offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
@@ -385,7 +437,7 @@ impl Reader {
     }
 }
 
-fn open_unchanged(path: &Path, size: u64) -> Result<File, SourceError> {
+fn open_unchanged(path: &Path, size: u64) -> Result<(File, Metadata), SourceError> {
     let io = |source| SourceError::Io {
         path: path.to_owned(),
         source,
@@ -397,7 +449,7 @@ fn open_unchanged(path: &Path, size: u64) -> Result<File, SourceError> {
             path: path.to_owned(),
         });
     }
-    Ok(file)
+    Ok((file, meta))
 }
 
 #[cfg(unix)]

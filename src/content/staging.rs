@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::tree::{self, inode};
+use super::versions::Versions;
 use crate::protocol::id::{BundleId, DeviceId, Root, TransferId};
 use crate::protocol::identity::PublicKey;
 use crate::protocol::manifest::{MAX_HEAD, bundle_id};
@@ -47,6 +48,9 @@ pub(super) struct Finishing {
     /// the two lies where shows on which side of that an interruption was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) swaps: Option<(u64, u64)>,
+    /// The folder of the series of which it is a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) series: Option<String>,
 }
 
 /// The staging folder's name for a bundle of an origin.
@@ -76,9 +80,13 @@ pub fn discard_partial(dest: &Path, origin: &DeviceId, bundle: &BundleId) -> io:
     if find_partial(dest, origin, bundle).is_none() {
         return Ok(());
     }
+    let dest_path = dest;
     let dest = tree::open_destination(dest)?;
     match Staging::open(&dest, &folder_name(origin, bundle))? {
-        Some(staging) => staging.remove(),
+        Some(staging) => {
+            staging.settle_series(dest_path)?;
+            staging.remove()
+        }
         None => Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
             "still being written",
@@ -153,6 +161,14 @@ impl Staging {
     pub(super) fn finishing(&self) -> io::Result<Option<Finishing>> {
         let stored = tree::read_small(&self.dir, FINISHING, SMALL)?;
         Ok(stored.and_then(|stored| serde_json::from_slice(&stored).ok()))
+    }
+
+    /// What was replaced by a version of a series, and still lies here, goes to where it is kept.
+    pub(super) fn settle_series(&self, dest: &Path) -> io::Result<()> {
+        if let Some(folder) = self.finishing()?.and_then(|finishing| finishing.series) {
+            Versions::open_folder(dest, &folder)?;
+        }
+        Ok(())
     }
 
     /// Removes the folder. It gets another name first, so that no half of it is ever taken for a

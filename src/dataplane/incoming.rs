@@ -91,6 +91,8 @@ struct Transfer {
     /// Pages that may still come in it.
     pages_left: u32,
     ends: u32,
+    /// The sender was asked for all pages before it sends a chunk.
+    pages_first: bool,
     /// Since when the sender owes something: chunks, or the word that there are no more.
     owes: Option<Instant>,
 }
@@ -168,6 +170,7 @@ impl Receiving {
                 checkpoint,
                 heads,
                 progress,
+                earlier,
             } => {
                 let assembler = Assembler::new(start.chunk_size, start.chunks);
                 let bundle = (start.origin.clone(), start.bundle);
@@ -186,6 +189,7 @@ impl Receiving {
                     heads,
                     every,
                     progress,
+                    earlier,
                     _alive: Arc::clone(&self.workers),
                 };
                 let work = sink_worker::spawn(task, self.sinks.clone(), &self.receptions);
@@ -204,6 +208,7 @@ impl Receiving {
                     due: size,
                     pages_left,
                     ends: 0,
+                    pages_first: false,
                     owes: None,
                 };
                 self.transfers.insert(handle, transfer);
@@ -316,6 +321,10 @@ impl Receiving {
                     ));
                 }
                 transfer.pages_left -= 1;
+                if transfer.pages_left == 0 && transfer.pages_first {
+                    // It waits for what we find of it on our own disk.
+                    transfer.owes = None;
+                }
                 let _ = transfer
                     .work
                     .send(Work::Page {
@@ -421,11 +430,13 @@ impl Receiving {
         };
         let id = transfer.id;
         match event.what {
-            SinkReport::Ready { have } => {
+            SinkReport::Ready { have, pages_first } => {
                 transfer.owes = Some(Instant::now());
+                transfer.pages_first = pages_first;
                 let acknowledgement = Acknowledgement {
                     have: have.map(|set| set.to_b64()),
                     acks: true,
+                    pages_first,
                     ..acknowledge(handle, Decision::Accepted)
                 };
                 self.say(&Message::StartTransferAcknowledged(acknowledgement))

@@ -45,6 +45,8 @@ pub struct SendJob {
     pub source: Source,
     /// Of which series it is a version.
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub hand_in: bool,
     /// Where its progress shows.
     pub progress: Arc<Progress>,
     /// The broadcast whose allowance it uses.
@@ -400,7 +402,7 @@ impl Sender<'_> {
         let source = &self.job.source;
         let mut sent_pages = ChunkSet::new(source.layout().page_count());
         let mut known_root = source.known_root();
-        let (mut have, paced) = loop {
+        let (mut have, paced, pages_first) = loop {
             self.shared.say(&self.start(known_root)).await?;
             let acknowledged = self.answer(words, |word| match word {
                 Word::Acknowledged(ack) if ack.handle == self.handle => Ok(ack),
@@ -408,7 +410,9 @@ impl Sender<'_> {
             });
             let ack = acknowledged.await?;
             match ack.status {
-                Decision::Accepted => break (self.set_of(ack.have.as_deref())?, ack.acks),
+                Decision::Accepted => {
+                    break (self.set_of(ack.have.as_deref())?, ack.acks, ack.pages_first);
+                }
                 Decision::Paused => return Ok(paused(ack.code, ack.reason)),
                 Decision::Refused => {
                     let code = ack.code.unwrap_or(Code::Declined);
@@ -445,6 +449,22 @@ impl Sender<'_> {
             let bytes = message.len() as u64;
             self.shared.upload.pass(&self.lane, bytes).await;
             self.shared.channel.send(message).await?;
+        }
+        if pages_first {
+            tokio::select! {
+                sent = self.send_pages(&mut sent_pages) => sent?,
+                finished = self.wait_for(words, |word| self.finishes(word)) => {
+                    return Ok(self.complete(finished?));
+                }
+            }
+            let answer = self.answer(words, |word| match word {
+                Word::Need(of, need) if of == self.handle => Ok(Err(need)),
+                other => self.finishes(other).map(Ok),
+            });
+            match answer.await? {
+                Ok(root) => return Ok(self.complete(root)),
+                Err(need) => have = self.set_of(need.as_deref())?,
+            }
         }
         for _ in 0..MAX_ROUNDS {
             self.job.progress.restart(self.bytes_of(&have));
@@ -520,7 +540,8 @@ impl Sender<'_> {
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
             series: self.job.series.clone(),
-            pages_first: false,
+            pages_first: true,
+            hand_in: self.job.hand_in,
         }))
     }
 
@@ -554,6 +575,15 @@ impl Sender<'_> {
         }
         for page in 0..layout.page_count() {
             self.send_page(page, sent_pages).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all pages, for a receiver that may have the chunks from before.
+    async fn send_pages(&self, sent: &mut ChunkSet) -> Result<(), Ended> {
+        for page in 0..self.job.source.layout().page_count() {
+            self.job.source.page_alone(page).await?;
+            self.send_page(page, sent).await?;
         }
         Ok(())
     }

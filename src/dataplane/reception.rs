@@ -399,6 +399,7 @@ mod tests {
             root: None,
             root_sig: None,
             series: None,
+            hand_in: false,
             pages_first: false,
         };
         let all = Receptions::default();

@@ -2,7 +2,7 @@
 //! hold up the runtime, and a stalled disk holds up only its own link.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::content::{
-    HeadShelf, PageOutcome, RootOutcome, SignedPage, Sink, SinkError, check_name, check_space,
-    find_partial,
+    Earlier, HeadShelf, PageOutcome, Reuse, RootOutcome, SignedPage, Sink, SinkError, Step,
+    check_name, check_space, check_version, find_partial, make_room, takes_place,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
 use crate::protocol::id::{DeviceId, Root};
 use crate::protocol::identity::Signature;
-use crate::protocol::manifest::{Head, HeadError, Layout, bundle_id};
+use crate::protocol::manifest::{Head, HeadError, Layout, PAGE_CHUNKS, bundle_id};
 use crate::protocol::message::{Code, StartTransfer};
-use crate::protocol::names::BundlePath;
+use crate::protocol::names::{BundlePath, printable};
 use crate::protocol::policy::Terms;
 
 use super::help::Help;
@@ -35,6 +35,9 @@ const MAX_FALSE: u32 = 3;
 
 /// How long a worker may take to leave a bundle to its successor.
 const HANDOVER: Duration = Duration::from_secs(300);
+/// How long earlier bundles are looked through at most: the origin waits meanwhile, and what is
+/// not found by then is sent.
+const REUSE: Duration = Duration::from_secs(300);
 
 /// Work for the disk, in order.
 pub(super) enum Work {
@@ -84,12 +87,16 @@ pub(super) struct SinkEvent {
 #[derive(Debug)]
 pub(super) enum SinkReport {
     /// Ready for chunks; this is what is there already.
-    Ready { have: Option<ChunkSet> },
+    Ready {
+        have: Option<ChunkSet>,
+        /// The sender is to send all pages, and then to wait.
+        pages_first: bool,
+    },
     /// These chunks are durable.
     Durable(ChunkSet),
     /// These are there, also from neighbours: the origin need not send them.
     Elsewhere(ChunkSet),
-    /// After the end: these are there, the others are missing.
+    /// After the end, or after all pages: these are there, the others are missing.
     Missing(ChunkSet),
     /// All there, verified, renamed.
     Finished {
@@ -115,6 +122,8 @@ pub(super) struct SinkTask {
     pub(super) heads: HeadShelf,
     pub(super) every: Checkpointing,
     pub(super) progress: Arc<Progress>,
+    /// Where chunks of it may be found.
+    pub(super) earlier: Vec<Earlier>,
     /// Held until the thread ends.
     pub(super) _alive: Arc<()>,
 }
@@ -140,6 +149,7 @@ pub(super) fn spawn(
             sink: None,
             last: Instant::now(),
             falsehoods: 0,
+            pages_first: None,
             help: Help::new(Arc::clone(&reception)),
         };
         // A panic must not leave the session waiting for a disk that nobody serves.
@@ -151,6 +161,11 @@ pub(super) fn spawn(
             Ok(Err(error)) => {
                 // Whatever is verified stays; a later session goes on from it.
                 let _ = worker.make_durable();
+                let terms = &worker.task.terms;
+                if let SinkError::DiskFull { needed, .. } = &error {
+                    // It goes on by itself once there is room.
+                    make_room(&terms.destination, needed.saturating_add(terms.reserve));
+                }
                 (error.code(), error.to_string(), error.is_lie())
             }
             Err(_) => (
@@ -173,12 +188,22 @@ pub(super) fn spawn(
     queue
 }
 
+/// Checks the room on a disk, after old versions have made some where it does not suffice.
+fn with_room(dest: &Path, check: impl Fn() -> Result<(), SinkError>) -> Result<(), SinkError> {
+    match check() {
+        Err(SinkError::DiskFull { needed, .. }) if make_room(dest, needed) => check(),
+        other => other,
+    }
+}
+
 struct Worker {
     task: SinkTask,
     events: mpsc::Sender<SinkEvent>,
     sink: Option<Sink>,
     last: Instant,
     falsehoods: u32,
+    /// Pages that are still to come before earlier bundles are looked through.
+    pages_first: Option<u32>,
     help: Help,
 }
 
@@ -186,26 +211,44 @@ impl Worker {
     /// True when the bundle is complete and in its place.
     fn run(&mut self, mut work: mpsc::Receiver<Work>) -> Result<bool, SinkError> {
         let (start, terms) = (&self.task.start, &self.task.terms);
+        let pages = start.chunks.div_ceil(PAGE_CHUNKS);
+        if start.pages_first && !self.task.earlier.is_empty() && pages > 0 {
+            self.pages_first = Some(pages);
+        }
+        if let Some(series) = &start.series {
+            check_version(&terms.destination, &start.origin, series)?;
+        }
         match find_partial(&terms.destination, &start.origin, &start.bundle) {
-            Some(head) => self.open(&head)?,
+            Some(head) => {
+                self.open(&head)?;
+                let whole = self.sink.as_ref().is_some_and(|sink| sink.have().is_full());
+                if whole && self.pages_first.take().is_some() {
+                    self.share();
+                }
+            }
             None => {
-                check_space(&terms.destination, start.size, terms.reserve)?;
+                with_room(&terms.destination, || {
+                    check_space(&terms.destination, start.size, terms.reserve)
+                })?;
                 let name = BundlePath::single(start.name.as_str());
                 let name = name.map_err(|source| HeadError::Name {
                     path: start.name.clone(),
                     source,
                 })?;
-                check_name(&terms.destination, &name, terms.collision)?;
+                if !self.takes_place() {
+                    check_name(&terms.destination, &name, terms.collision)?;
+                }
             }
         }
         let have = self.sink.as_ref().map(|sink| sink.have().clone());
-        self.report(SinkReport::Ready { have });
+        let pages_first = self.pages_first.is_some();
+        self.report(SinkReport::Ready { have, pages_first });
         let mut buffer = Vec::new();
-        while let Some(work) = work.blocking_recv() {
+        while let Some(next) = work.blocking_recv() {
             if self.help.reception.is_over() {
                 continue;
             }
-            let whole = match work {
+            let whole = match next {
                 Work::Head(head) => {
                     if self.sink.is_none() {
                         self.open(&head)?;
@@ -219,6 +262,9 @@ impl Worker {
                     from,
                 } => {
                     self.page(number, &bytes, &signature, &from)?;
+                    if from == From::Origin {
+                        self.count_page(&|| work.is_closed())?;
+                    }
                     false
                 }
                 Work::Chunk { index, parts, from } => {
@@ -261,15 +307,77 @@ impl Worker {
             }
         };
         sink.recover(task.checkpoint.as_ref());
-        sink.check_space(task.terms.reserve)?;
-        sink.check_name(task.terms.collision)?;
+        with_room(dest, || sink.check_space(task.terms.reserve))?;
+        if !self.takes_place() {
+            sink.check_name(task.terms.collision)?;
+        }
         task.progress
             .restart(sink.layout().total_size() - sink.missing_bytes());
-        let pages = (0..sink.layout().page_count()).filter_map(|page| sink.signed_page(page));
-        self.help.reception.opened(sink.have().clone(), pages);
-        self.help.give_reader(&mut sink);
         self.sink = Some(sink);
+        if self.pages_first.is_none() {
+            self.share();
+        }
         Ok(())
+    }
+
+    /// Lets neighbours know of the bundle, and ask and be asked.
+    fn share(&mut self) {
+        if let Some(sink) = &mut self.sink {
+            let pages = (0..sink.layout().page_count()).filter_map(|page| sink.signed_page(page));
+            self.help.reception.opened(sink.have().clone(), pages);
+            self.help.give_reader(sink);
+        }
+    }
+
+    /// The origin has sent one more page. After the last of those that were asked for, what lies
+    /// in earlier bundles is taken from there, and the origin is told what is still missing.
+    fn count_page(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
+        let Some(left) = &mut self.pages_first else {
+            return Ok(());
+        };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return Ok(());
+        }
+        self.pages_first = None;
+        self.take_from_earlier(is_over)?;
+        self.share();
+        let have = self.sink()?.have().clone();
+        self.report(SinkReport::Missing(have));
+        Ok(())
+    }
+
+    fn take_from_earlier(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), SinkError> {
+        let begun = Instant::now();
+        let mut took = 0;
+        for earlier in std::mem::take(&mut self.task.earlier) {
+            let sink = self.sink.as_ref().ok_or(SinkError::NoHead)?;
+            let Some(mut reuse) = Reuse::begin(sink, &earlier, &self.task.heads) else {
+                continue;
+            };
+            while begun.elapsed() < REUSE && !is_over() {
+                match reuse.step(self.sink()?)? {
+                    Step::Over => break,
+                    Step::Took(bytes) => {
+                        self.task.progress.credit(bytes);
+                        took += bytes;
+                    }
+                }
+                self.make_durable_when_due()?;
+            }
+        }
+        if took > 0 {
+            let name = printable(&self.task.start.name);
+            tracing::info!(name, bytes = took, "taken from what was here before");
+        }
+        Ok(())
+    }
+
+    /// Whether it is a version that will take the place of the one before.
+    fn takes_place(&self) -> bool {
+        let (start, dest) = (&self.task.start, &self.task.terms.destination);
+        let series = start.series.as_ref();
+        series.is_some_and(|series| takes_place(dest, &start.origin, series, &start.name))
     }
 
     /// What the policy and the offer say about the head, before anything is written.
@@ -377,13 +485,15 @@ impl Worker {
         if let Some(have) = self.help.elsewhere(sink.have()) {
             self.report(SinkReport::Elsewhere(have));
         }
+        self.make_durable_when_due()?;
+        self.finish_if_whole()
+    }
+
+    fn make_durable_when_due(&mut self) -> Result<(), SinkError> {
         let every = self.task.every;
         let due = self.last.elapsed() >= every.interval
             || self.sink()?.bytes_since_checkpoint() >= every.bytes;
-        if due {
-            self.make_durable()?;
-        }
-        self.finish_if_whole()
+        if due { self.make_durable() } else { Ok(()) }
     }
 
     /// A neighbour names the root. True when that completes the bundle.
@@ -447,7 +557,16 @@ impl Worker {
             self.report(SinkReport::Missing(have));
             return Ok(false);
         }
-        let finished = match sink.commit(self.task.terms.collision) {
+        let Terms {
+            collision,
+            keep_versions,
+            ..
+        } = *self.task.terms;
+        let finished = match &self.task.start.series {
+            Some(series) => sink.commit_version(collision, series, keep_versions),
+            None => sink.commit(collision),
+        };
+        let finished = match finished {
             Ok(finished) => finished,
             // Somebody cut a partial file short: what is left of it is known again.
             Err(SinkError::Unfinished { .. }) => {

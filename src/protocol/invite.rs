@@ -42,6 +42,14 @@ impl Secret {
         Self(random)
     }
 
+    /// From a text that somebody keeps, such as a credential.
+    pub fn of_text(text: &str) -> Self {
+        let hash = Sha256::digest(statement("handout/kiosk-secret/1", &[text.as_bytes()]));
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&hash[..16]);
+        Self(secret)
+    }
+
     /// Which invite it belongs to; tells nothing about the secret.
     pub fn id(&self) -> InviteId {
         let hash = Sha256::digest(statement("handout/invite-id/1", &[&self.0]));
@@ -284,7 +292,22 @@ pub struct Issued {
     /// A person has taken it back.
     #[serde(default)]
     pub revoked: bool,
+    /// It stands for ever, and `uses` count anew each day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
 }
+
+/// What holds for an invite that stands for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The day, since 1970, that `used` is about.
+    pub day: u64,
+    /// For how many seconds a device that comes is let in.
+    pub stay: u64,
+}
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 3600;
 
 /// Why an invite does not let a device in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -322,13 +345,30 @@ impl Issued {
     pub fn fault(&self, now: u64) -> Option<NotLetIn> {
         if self.revoked {
             Some(NotLetIn::Revoked)
-        } else if now >= self.expires {
+        } else if now >= self.expires && self.standing.is_none() {
             Some(NotLetIn::Expired)
         } else if self.left() == 0 {
             Some(NotLetIn::UsedUp)
         } else {
             None
         }
+    }
+
+    /// For one that stands, on another day than its last use: everybody counts anew. A clock that
+    /// goes back is another day, too.
+    pub fn turn(&mut self, now: u64) {
+        if let Some(standing) = &mut self.standing
+            && standing.day != now / DAY
+        {
+            standing.day = now / DAY;
+            self.used.clear();
+        }
+    }
+
+    /// When a device that comes in by it now has to go, in Unix seconds; nothing for never.
+    pub fn stay(&self, now: u64) -> Option<u64> {
+        let standing = self.standing.as_ref()?;
+        Some(now.saturating_add(standing.stay))
     }
 
     /// How many devices it would still let in.
@@ -338,7 +378,7 @@ impl Issued {
 
     /// True when holders are no longer told about it.
     pub fn is_forgotten(&self, now: u64) -> bool {
-        now >= self.expires.saturating_add(REMEMBERED)
+        self.standing.is_none() && now >= self.expires.saturating_add(REMEMBERED)
     }
 
     /// Uses it for a device that knows the secret. True when that took one of its uses, which must
@@ -357,6 +397,7 @@ impl Issued {
         if !is_mac(mac, self.secret.join_mac(binding, joiner, issuer)) {
             return Err(NotLetIn::Unknown);
         }
+        self.turn(now);
         let again = self.used.contains(joiner);
         match self.fault(now) {
             Some(NotLetIn::UsedUp) if again => Ok(false),

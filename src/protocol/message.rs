@@ -183,6 +183,9 @@ pub struct StartTransfer {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
     /// The sender can send all pages before the first chunk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pages_first: bool,

@@ -6,6 +6,7 @@ pub mod candidate;
 pub mod chunkset;
 pub mod clones;
 pub mod conduct;
+pub mod destination;
 pub mod exchange;
 pub mod frame;
 pub mod framer;

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 pub use collisions::{Conflict, PathSet};
+pub use safe::safe_component;
 
 mod collisions;
+mod safe;
 
 /// Longest path inside a bundle, in bytes of UTF-8.
 pub const MAX_PATH: usize = 1024;

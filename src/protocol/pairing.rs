@@ -4,6 +4,7 @@
 pub mod code;
 pub mod guests;
 pub mod pin;
+pub mod standing;
 
 use serde::{Deserialize, Serialize};
 

@@ -137,13 +137,22 @@ terms! {
     collision: Collision,
     /// Bytes that stay free on that disk.
     reserve: u64,
+    /// Earlier versions of a series that are kept.
+    keep_versions: u32,
+    /// What is run after a verified arrival: a program by its absolute path, and its arguments
+    /// with their places; empty for nothing.
+    run: Vec<String>,
+    /// How long that may take.
+    run_timeout: Duration,
 }
 
 /// Other terms for some devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Device ids, names of devices, and groups.
+    /// Device ids, names of devices, and groups; empty for everybody, where it names broadcasts.
     pub who: Vec<String>,
+    /// Names of broadcasts that it is for; empty for all. They are what the sender says.
+    pub broadcasts: Vec<String>,
     /// What holds for them.
     pub changes: Changes,
 }
@@ -157,6 +166,8 @@ pub struct Whom<'a> {
     pub names: Vec<&'a str>,
     /// Groups that it is in.
     pub groups: Vec<&'a str>,
+    /// What it calls the broadcast; the bundle, where it has no broadcast.
+    pub broadcast: &'a str,
 }
 
 impl Whom<'_> {
@@ -179,19 +190,32 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What holds for a device. The first rule that names the device itself counts most, then the
-    /// first one that names a group of it, then the defaults; what one of them leaves open, the
-    /// next says.
+    /// What holds for a device and a broadcast. The first rule that names the device itself counts
+    /// most, then the first one that names a group of it, then one that names nobody; of each kind
+    /// one for this broadcast counts more than one for all. What one leaves open, the next says,
+    /// and the defaults in the end.
     pub fn terms_for(&self, whom: &Whom<'_>) -> Terms {
-        let first = |names: &dyn Fn(&str) -> bool| {
-            let named = |rule: &&Rule| rule.who.iter().any(|word| names(word));
-            self.rules.iter().find(named)
+        let nobody = |rule: &Rule| rule.who.is_empty();
+        let group = |rule: &Rule| rule.who.iter().any(|word| whom.groups.contains(&&**word));
+        let device = |rule: &Rule| {
+            let names = |word: &String| word == whom.id || whom.names.contains(&&**word);
+            rule.who.iter().any(names)
         };
-        let of_group = first(&|word| whom.groups.contains(&word));
-        let of_device = first(&|word| word == whom.id || whom.names.contains(&word));
+        let kinds: [&dyn Fn(&Rule) -> bool; 3] = [&nobody, &group, &device];
         let mut terms = self.defaults.clone();
-        for rule in [of_group, of_device].into_iter().flatten() {
-            terms.change(&rule.changes);
+        for fits in kinds {
+            let for_all = |rule: &&Rule| rule.broadcasts.is_empty() && fits(rule);
+            let for_this = |rule: &&Rule| {
+                let named = rule.broadcasts.iter().any(|name| name == whom.broadcast);
+                named && fits(rule)
+            };
+            let first = [
+                self.rules.iter().find(for_all),
+                self.rules.iter().find(for_this),
+            ];
+            for rule in first.into_iter().flatten() {
+                terms.change(&rule.changes);
+            }
         }
         terms
     }

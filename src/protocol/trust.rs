@@ -539,6 +539,16 @@ impl TrustBook {
         self.revoked.insert(device.clone());
     }
 
+    /// All decisions about devices, those that have expired too.
+    pub fn authorizations(&self) -> impl Iterator<Item = &Authorization> {
+        self.authorizations.values()
+    }
+
+    /// Forgets what was decided about a device; that it was revoked stays.
+    pub fn forget(&mut self, device: &DeviceId) {
+        self.authorizations.remove(device);
+    }
+
     /// A group that a person made.
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.get(name)

@@ -292,3 +292,35 @@ fn a_process_killed_at_any_moment_has_kept_every_decision_that_it_reported() {
         }
     }
 }
+
+#[test]
+fn groups_outlive_the_database_and_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = |n: u8| Group {
+        name: format!("class {n}"),
+        members: vec![device(n), device(n + 1)],
+        roles: None,
+    };
+    let mut store = Store::open(dir.path()).unwrap();
+    for n in 1..=3 {
+        store.put_group(group(n)).unwrap();
+    }
+    store.remove_group("class 2").unwrap();
+    drop(store);
+    fs::remove_dir_all(newest(dir.path())).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.groups(), [group(1), group(3)]);
+    drop(store);
+
+    let file = dir.path().join("groups.json");
+    let whole = fs::read(&file).unwrap();
+    for at in (0..whole.len()).step_by(25) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        fs::write(&file, damaged).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.groups(), [group(1), group(3)], "byte {at}");
+        drop(store);
+        assert_eq!(fs::read(&file).unwrap(), whole, "byte {at}");
+    }
+}

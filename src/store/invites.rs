@@ -1,5 +1,6 @@
 //! Invites that this device has issued.
 
+use super::audit::Entry;
 use super::journal::{Change, Subject};
 use super::{Store, StoreError, Table};
 use crate::protocol::id::{DeviceId, InviteId};
@@ -8,6 +9,16 @@ use crate::protocol::invite::Issued;
 impl Store {
     /// Puts an invite. On disk when this returns: a use must be, before anybody is let in.
     pub fn put_invite(&mut self, invite: Issued) -> Result<(), StoreError> {
+        if self.invites.get(&invite.id) != Some(&invite) {
+            self.note(Entry::Invite {
+                invite: invite.id,
+                uses: invite.uses,
+                used: invite.used.len(),
+                group: invite.group.clone(),
+                expires: invite.expires,
+                revoked: invite.revoked,
+            });
+        }
         self.invites.put(&self.database, invite)?;
         self.flush()
     }
@@ -63,6 +74,7 @@ mod tests {
             group: Some("class-3b".to_owned()),
             roles: None,
             revoked: false,
+            standing: None,
         };
         let mut store = Store::open(dir.path()).unwrap();
         store.put_invite(invite.clone()).unwrap();

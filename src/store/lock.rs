@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::StoreError;
@@ -52,6 +52,13 @@ impl Lock {
             tracing::debug!(%error, path = %path.display(), "the lock file does not name us");
         }
         Ok(Self { file })
+    }
+
+    /// True while this very file is still there.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let there = std::fs::metadata(path).map(|stat| (stat.dev(), stat.ino()));
+        let ours = self.file.metadata().map(|stat| (stat.dev(), stat.ino()));
+        matches!((there, ours), (Ok(there), Ok(ours)) if there == ours)
     }
 }
 

@@ -4,9 +4,12 @@
 //!
 //! ```text
 //! lock                   held while the store is open; names the process
+//! groups.json            the groups, a second time
 //! identity.key           the device's secret, 0600, and how it came to that key; .copy for when
 //!                        it is damaged
+//! kiosk.secret           the secret of a kiosk's invite, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
+//! audit.jsonl            what happened, append-only, fsynced; older ones with numbers behind
 //! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one
 //! db.damaged-<time>/     the last three that were damaged
@@ -14,13 +17,17 @@
 //!
 //! The API is synchronous: one thread owns the store.
 
+pub mod audit;
 mod db;
 mod error;
 mod files;
 mod generation;
+mod groups;
+mod health;
 mod identity;
 mod invites;
 mod journal;
+mod kiosk;
 mod lock;
 mod pieces;
 mod plans;
@@ -40,12 +47,14 @@ use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use record::{
-    Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord, Question,
-    TransferRecord,
+    Account, After, Authorization, BroadcastRecord, BroadcastState, GrantedBy, Group, PlanRecord,
+    Question, TransferRecord,
 };
 pub use renewal::Renewed;
 
+use audit::{Audit, AuditLimits, Entry as AuditEntry};
 use db::Database;
+use groups::GroupsFile;
 use identity::KeyFile;
 use journal::{Change, Entries, Entry, Journal, Subject};
 use lock::Lock;
@@ -78,17 +87,19 @@ pub struct Store {
     entries: Entries,
     next_seq: u64,
     journal: Journal,
+    audit: Audit,
     rosters: RosterFiles,
     authorizations: Pieces,
     broadcasts: Table<BroadcastRecord>,
     transfers: Table<TransferRecord>,
     groups: Table<Group>,
+    groups_file: GroupsFile,
     invites: Table<Issued>,
     plans: Table<PlanRecord>,
     progress: Pieces,
     database: Database,
     /// Dropped last.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Store {
@@ -119,25 +130,49 @@ impl Store {
             entries,
             next_seq: last.map_or(1, |seq| seq.saturating_add(1)),
             journal,
+            audit: Audit::new(state_dir),
             rosters: RosterFiles::open(state_dir)?,
             authorizations,
             broadcasts: Table::load(&database, "broadcasts")?,
             transfers: Table::load(&database, "transfers")?,
             groups: Table::load(&database, "groups")?,
+            groups_file: GroupsFile::of(state_dir),
             invites: Table::load(&database, "invites")?,
             plans: Table::load(&database, "plans")?,
             progress: database.pieces("progress")?,
             state_dir: state_dir.to_owned(),
             key,
             database,
-            _lock: lock,
+            lock,
         };
         if new_database {
             store.drop_invites()?;
         }
         store.adopt()?;
+        store.reconcile_groups()?;
+        for roster in store.rosters()? {
+            store.rosters.mend(&roster)?;
+        }
         store.flush()?;
         Ok(store)
+    }
+
+    /// The file of the groups is written after the database: where it is whole, it holds.
+    fn reconcile_groups(&mut self) -> Result<(), StoreError> {
+        let Some(kept) = self.groups_file.read()? else {
+            return self.groups_file.write(&self.groups());
+        };
+        for group in self.groups() {
+            if !kept.iter().any(|other| other.name == group.name) {
+                self.groups.remove(&self.database, &group.name)?;
+            }
+        }
+        for group in kept {
+            if self.group(&group.name) != Some(&group) {
+                self.groups.put(&self.database, group)?;
+            }
+        }
+        Ok(())
     }
 
     /// This device's key pair.
@@ -154,6 +189,24 @@ impl Store {
     /// Everything put so far is on disk when this returns, also after a power cut.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.database.flush()
+    }
+
+    /// When the audit log begins a new file, and how many it keeps.
+    pub fn limit_audit(&mut self, limits: AuditLimits) {
+        self.audit.limit(limits);
+    }
+
+    /// Writes something into the audit log that no record tells of. What is put, decided or
+    /// removed here is written by itself.
+    pub fn note(&mut self, entry: AuditEntry) {
+        self.audit.note(entry, now());
+    }
+
+    /// Tries again to write what the disk has not taken; how many lines of the audit log still
+    /// wait.
+    pub fn catch_up(&mut self) -> u64 {
+        self.audit.catch_up(now());
+        self.audit.behind()
     }
 
     /// Authorizes a device, or changes its authorization. On disk when this returns. Saying the
@@ -278,19 +331,22 @@ impl Store {
     pub fn rosters(&self) -> Result<Vec<Roster>, StoreError> {
         let floors = self.floors();
         let mut rosters = self.rosters.all()?;
+        // A file and its copy.
+        let mut known = std::collections::BTreeSet::new();
         rosters.retain(|roster| {
             let fits = floors.iter().any(|floor| {
                 let newer = roster.terms.version > floor.version;
                 floor.is_of(roster) && (newer || floor.digest == roster.digest)
             });
-            if !fits {
-                tracing::warn!(
-                    group = roster.group, admin = %roster.admin, version = roster.terms.version,
-                    "a roster in the state folder was not imported, or is an old one; it counts \
-                     for nothing"
-                );
+            if fits {
+                return known.insert((roster.admin.clone(), roster.group.clone()));
             }
-            fits
+            tracing::warn!(
+                group = roster.group, admin = %roster.admin, version = roster.terms.version,
+                "a roster in the state folder was not imported, or is an old one; it counts for \
+                 nothing"
+            );
+            false
         });
         Ok(rosters)
     }
@@ -330,6 +386,20 @@ impl Store {
 
     fn decide(&mut self, change: Change) -> Result<(), StoreError> {
         let entry = Entry::seal(&self.key.identity, self.next_seq, change)?;
+        // Before anybody is told, and before it is held to: a decision that is not in the audit
+        // log was not made.
+        let noted = match &entry.change {
+            Change::Authorize(decided) => AuditEntry::of_authorization(decided),
+            Change::Revoke { device } => AuditEntry::Revoked {
+                device: device.clone(),
+            },
+            Change::Move { device, to } => AuditEntry::KeyChanged {
+                device: device.clone(),
+                to: to.clone(),
+            },
+            Change::Roster(floor) => AuditEntry::of_floor(floor),
+        };
+        self.note(noted);
         self.journal.append([&entry])?;
         self.next_seq = self.next_seq.saturating_add(1);
         let subject = entry.change.subject();
@@ -377,6 +447,10 @@ impl Store {
 
     /// Puts a broadcast. [`Store::flush`] makes it durable, as for all that follows.
     pub fn put_broadcast(&mut self, record: BroadcastRecord) -> Result<(), StoreError> {
+        let before = self.broadcasts.get(&record.id).map(|before| before.state);
+        if before != Some(record.state) {
+            self.note(AuditEntry::of_broadcast(&record));
+        }
         if self.broadcasts.lacks_room_for(&record) {
             self.prune(Table::<BroadcastRecord>::capacity() / 2)?;
         }
@@ -402,6 +476,20 @@ impl Store {
 
     /// Puts a transfer.
     pub fn put_transfer(&mut self, record: TransferRecord) -> Result<(), StoreError> {
+        let before = self.transfers.get(&record.id);
+        if record.state.is_final() && before.is_none_or(|before| !before.state.is_final()) {
+            let known = self.authorization(&record.peer).cloned();
+            self.note(AuditEntry::of_transfer(&record, known.as_ref()));
+        }
+        self.keep_transfer(record)
+    }
+
+    /// Puts a transfer, under another id than it had, that the audit log has told of when it came.
+    pub fn put_aside(&mut self, record: TransferRecord) -> Result<(), StoreError> {
+        self.keep_transfer(record)
+    }
+
+    fn keep_transfer(&mut self, record: TransferRecord) -> Result<(), StoreError> {
         if self.transfers.lacks_room_for(&record) {
             self.prune(Table::<TransferRecord>::capacity() / 2)?;
         }
@@ -457,9 +545,13 @@ impl Store {
         self.progress.remove(&self.database, id.as_bytes())
     }
 
-    /// Puts a group.
+    /// Puts a group. On disk when this returns.
     pub fn put_group(&mut self, group: Group) -> Result<(), StoreError> {
-        self.groups.put(&self.database, group)
+        if self.groups.get(&group.name) != Some(&group) {
+            self.note(AuditEntry::of_group(&group));
+        }
+        self.groups.put(&self.database, group)?;
+        self.groups_file.write(&self.groups())
     }
 
     /// A group.
@@ -474,7 +566,13 @@ impl Store {
 
     /// Forgets a group; false where there was none.
     pub fn remove_group(&mut self, name: &str) -> Result<bool, StoreError> {
-        self.groups.remove(&self.database, &name.to_owned())
+        if let Some(group) = self.groups.get(&name.to_owned()) {
+            let group = group.name.clone();
+            self.note(AuditEntry::GroupRemoved { group });
+        }
+        let was_there = self.groups.remove(&self.database, &name.to_owned())?;
+        self.groups_file.write(&self.groups())?;
+        Ok(was_there)
     }
 
     /// Forgets the oldest final transfers and the oldest broadcasts that are over, until at most
@@ -514,6 +612,12 @@ impl Drop for Store {
             tracing::warn!(%error, "the last changes may not be on disk");
         }
     }
+}
+
+/// The time, in Unix seconds.
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn authorized(change: &Change) -> Option<&Authorization> {

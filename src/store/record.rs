@@ -47,6 +47,9 @@ pub struct BroadcastRecord {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
 }
 
 /// Where a broadcast stands.
@@ -102,6 +105,42 @@ pub struct TransferRecord {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
+    /// How it went, for whoever asks later.
+    #[serde(default, flatten)]
+    pub account: Account,
+    /// It is given back to a device that hands out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_in: bool,
+    /// Incoming: what is run after the arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<After>,
+}
+
+/// How a transfer went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Payload bytes that went over the link, in all processes.
+    #[serde(default)]
+    pub moved: u64,
+    /// Milliseconds since its chunks first began to move, in the process that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u64>,
+    /// What let the other device in when this last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorized: Option<String>,
+}
+
+/// A program that is run after an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It is to be run, or was while the process ended.
+    Due,
+    /// It has ended.
+    Ran {
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+    },
 }
 
 /// Whether a person takes an offered bundle.

@@ -95,6 +95,7 @@ fn a_new_device_keeps_whom_it_trusts_and_shows_no_way_back() {
         group: None,
         roles: None,
         revoked: false,
+        standing: None,
     };
     store.rotate(6).unwrap();
     store.put_invite(invite).unwrap();

@@ -9,7 +9,7 @@ use crate::protocol::id::Root;
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
 use crate::protocol::message::Code;
-use crate::protocol::roster::{Draft, Terms};
+use crate::protocol::roster::{Draft, Member, Terms};
 use crate::protocol::transfer::{Side, TransferState};
 
 pub(super) fn device(n: u8) -> DeviceId {
@@ -49,6 +49,9 @@ pub(super) fn transfer(n: u32, updated: u64, state: TransferState) -> TransferRe
         bytes_done: 0,
         question: None,
         series: None,
+        account: Account::default(),
+        hand_in: false,
+        after: None,
     }
 }
 
@@ -64,6 +67,7 @@ fn broadcast(n: u8, state: BroadcastState) -> BroadcastRecord {
         size: 0,
         share: Default::default(),
         series: None,
+        hand_in: false,
     }
 }
 
@@ -270,14 +274,19 @@ fn a_roster_that_was_never_imported_or_is_an_old_one_counts_for_nothing() {
     let mut store = Store::open(folder.path()).unwrap();
     store.put_roster(&roster(1)).unwrap();
     let file = || {
-        let mut files = std::fs::read_dir(folder.path().join("rosters")).unwrap();
-        files.next().unwrap().unwrap().path()
+        let files = std::fs::read_dir(folder.path().join("rosters")).unwrap();
+        let mut paths = files.map(|file| file.unwrap().path());
+        paths
+            .find(|path| path.extension().unwrap() == "json")
+            .unwrap()
     };
     let old = std::fs::read(file()).unwrap();
     store.put_roster(&roster(2)).unwrap();
     assert_eq!(store.rosters().unwrap(), [roster(2)]);
     // Somebody puts the old file back.
     std::fs::write(file(), &old).unwrap();
+    assert_eq!(store.rosters().unwrap(), [roster(2)], "its copy is whole");
+    std::fs::write(file().with_extension("copy"), &old).unwrap();
     assert_eq!(store.rosters().unwrap(), []);
     drop(store);
     // Or puts one into the folder of a device that has never seen it.
@@ -292,6 +301,52 @@ fn a_roster_that_was_never_imported_or_is_an_old_one_counts_for_nothing() {
     )
     .unwrap();
     assert_eq!(store.rosters().unwrap(), []);
+}
+
+#[test]
+fn a_roster_that_was_damaged_or_lost_comes_back_from_its_copy_and_the_other_way_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let terms = Terms {
+        version: 3,
+        issued: 1000,
+        expires: 2000,
+    };
+    let draft = Draft {
+        group: "class".to_owned(),
+        note: String::new(),
+        roles: None,
+        devices: vec![Member {
+            id: device(1),
+            name: "Room 1".to_owned(),
+            roles: None,
+        }],
+    };
+    let roster = Roster::sign(draft, terms, &Identity::from_seed(&[9; 32])).unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    store.put_roster(&roster).unwrap();
+    drop(store);
+    let files = || {
+        let files = std::fs::read_dir(folder.path().join("rosters")).unwrap();
+        files.map(|file| file.unwrap().path())
+    };
+    assert_eq!(files().count(), 2);
+    for path in files() {
+        let whole = std::fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(40) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, damaged).unwrap();
+            let store = Store::open(folder.path()).unwrap();
+            assert_eq!(store.rosters().unwrap(), [roster.clone()], "byte {at}");
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "byte {at}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.rosters().unwrap(), [roster.clone()]);
+    }
+    let mut store = Store::open(folder.path()).unwrap();
+    store.remove_rosters("class").unwrap();
+    assert_eq!(files().count(), 0);
 }
 
 #[test]
@@ -367,6 +422,7 @@ fn so_many_groups_and_invites_are_kept_and_no_more() {
             group: None,
             roles: None,
             revoked: false,
+            standing: None,
         }
     };
     for n in 0..200 {
@@ -374,4 +430,39 @@ fn so_many_groups_and_invites_are_kept_and_no_more() {
     }
     let full = store.put_invite(invite(0, 1));
     assert!(matches!(full, Err(StoreError::Full { limit: 200, .. })));
+}
+
+/// Bytes of everything below a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_below(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+#[test]
+fn the_state_folder_stays_small_however_long_one_process_writes_into_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    // Twenty transfers whose progress is made safe again and again: 320 KB each time, 480 MB in all.
+    let mut most = 0;
+    for round in 0..1500_u64 {
+        for n in 0..20 {
+            let record = transfer(n, round, TransferState::Active);
+            let id = record.id;
+            store.put_transfer(record).unwrap();
+            store
+                .put_progress(&id, &vec![round as u8; 16 << 10])
+                .unwrap();
+        }
+        if round % 20 == 0 {
+            store.flush().unwrap();
+            most = most.max(bytes_below(dir.path()));
+        }
+    }
+    println!("at most {} KiB", most >> 10);
+    assert!(most < 64 << 20, "{most} bytes");
 }

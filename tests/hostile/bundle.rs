@@ -64,6 +64,7 @@ impl Bundle {
             root: None,
             root_sig: None,
             series: None,
+            hand_in: false,
             pages_first: false,
         };
         Self {

@@ -554,6 +554,7 @@ async fn serve_meanwhile(
             paths: vec![path],
             to: vec![node.id.to_string()],
             wait_ms: Some(30_000),
+            share: Default::default(),
         });
         let events = events.await;
         let whole = events.iter().any(|event| match event {

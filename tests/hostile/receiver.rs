@@ -310,6 +310,7 @@ fn a_hostile_receiver_is_named_and_dropped_and_the_others_get_everything() {
             paths: vec![path],
             to: vec!["all".to_owned()],
             wait_ms: None,
+            share: Default::default(),
         });
         let summing = tokio::spawn(async move {
             let mut summary = None;
@@ -380,6 +381,7 @@ fn a_receiver_that_reads_nothing_at_all_is_dropped_and_costs_no_more_than_a_full
             paths: vec![path],
             to: vec![device.id().to_string()],
             wait_ms: None,
+            share: Default::default(),
         });
         let wire = device.accept(&listener, &node.id).await.unwrap();
         let start = offered(&wire).await;

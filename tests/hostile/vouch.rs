@@ -87,6 +87,7 @@ async fn whoever_was_away_hears_that_another_one_may_no_longer() {
             paths: vec![file],
             to,
             wait_ms: None,
+            share: Default::default(),
         });
         let (wire, _other) = tokio::join!(
             is_introduced(&stays, &at_stays, &origin, &goes),

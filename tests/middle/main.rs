@@ -105,6 +105,7 @@ impl Pair {
             paths: vec![path.clone()],
             to: vec![self.receiver_id.to_string()],
             wait_ms: Some(wait.as_millis() as u64),
+            share: Default::default(),
         });
         let (mut id, mut reason, mut delivered) = (None, None, false);
         let listening = async {

@@ -25,6 +25,7 @@ use crate::store::{Authorization, GrantedBy};
 use super::super::api::Event;
 use super::super::peer::{Command, unix_now};
 use super::invites::Joining;
+use super::kiosk::Kiosk;
 use super::pairing::{Asked, Machine};
 use super::{Coordinator, SessionInfo};
 
@@ -92,6 +93,14 @@ impl Door {
                 .any(|invite| !invite.is_forgotten(now))
     }
 
+    /// How many devices are typing the PIN that stands.
+    pub(super) fn standing_pins(&self) -> usize {
+        let machines = self.present.values().map(|present| &present.machine);
+        machines
+            .filter(|machine| matches!(machine, Some(Machine::Standing(_))))
+            .count()
+    }
+
     /// A device must go.
     pub(super) fn shut(&mut self, device: &DeviceId) {
         self.forget(device);
@@ -125,7 +134,8 @@ impl Coordinator {
         if self.door.wants(device) {
             return Ok(());
         }
-        if !device.is_self_certifying() || !self.door.is_open(unix_now()) {
+        let kiosk = self.kiosk.as_ref().is_some_and(Kiosk::has_pin);
+        if !device.is_self_certifying() || !(kiosk || self.door.is_open(unix_now())) {
             return Err(None);
         }
         if heard.signal.kind != SignalKind::Offer {

@@ -19,9 +19,11 @@ use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::transfer::{Direction, TransferEvent, TransferState};
 use crate::protocol::vouching::{Ending, MAX_SIGNAL, SIGNALS_PER_MINUTE, Vouching};
+use crate::store::audit::Entry as Noted;
 
 use super::super::api::{Event, Introducer};
 use super::super::peer::{Command, Route, Signaled, unix_now};
+use super::super::store::keep;
 use super::{Coordinator, PeerSlot};
 
 /// How long an introduction holds, in seconds. It is renewed while its broadcast goes on.
@@ -519,6 +521,11 @@ impl Coordinator {
             until: 0,
         });
         self.swarm.introductions.distrust(peer, origin, &bundle);
+        let noted = Noted::distrusted(peer.clone(), origin.clone(), bundle, &reason);
+        keep(&self.store, "who is distrusted", move |store| {
+            store.note(noted);
+            Ok(())
+        });
         self.emit(&Event::Distrusted {
             device_id: peer.clone(),
             introducer,

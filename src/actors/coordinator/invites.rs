@@ -115,6 +115,7 @@ impl Coordinator {
             group: wish.group,
             roles: wish.roles,
             revoked: false,
+            standing: None,
         };
         self.make_room_for_invite(now);
         let token = Invite {
@@ -153,7 +154,7 @@ impl Coordinator {
                 .door
                 .invites
                 .values()
-                .filter(|i| i.fault(now).is_some());
+                .filter(|i| i.fault(now).is_some() && i.standing.is_none());
             let Some(oldest) = ended.min_by_key(|i| i.created).map(|i| i.id) else {
                 return;
             };
@@ -161,7 +162,7 @@ impl Coordinator {
         }
     }
 
-    fn forget_invite(&mut self, id: InviteId) {
+    pub(super) fn forget_invite(&mut self, id: InviteId) {
         self.door.invites.remove(&id);
         keep(&self.store, "an invite", move |store| {
             store.remove_invite(&id).map(|_| ())
@@ -241,11 +242,15 @@ impl Coordinator {
             )),
             group: issued.group.clone(),
         };
-        let entry = Authorization {
+        let visitor = issued
+            .standing
+            .is_some()
+            .then(|| self.visitor(device, false));
+        let entry = visitor.flatten().unwrap_or_else(|| Authorization {
             roles: issued.roles,
             via: Some(invite.to_string()),
             ..self.admission(device, GrantedBy::Invite)
-        };
+        });
         let shown = Shown {
             invite,
             group: issued.group.clone(),
@@ -319,7 +324,7 @@ impl Coordinator {
     }
 
     /// Broadcasts to a group are also for those who come into it while they are open.
-    fn give_open_broadcasts(&mut self, device: &DeviceId, group: Option<&str>) {
+    pub(super) fn give_open_broadcasts(&mut self, device: &DeviceId, group: Option<&str>) {
         let Some(group) = group else { return };
         if !self.roles_of(device).allow(Roles::RECEIVE) {
             return;
@@ -560,6 +565,7 @@ fn info_of(invite: &Issued) -> InviteInfo {
         left: invite.left(),
         expires: invite.expires,
         seconds: invite.expires.saturating_sub(now),
+        each_day: invite.standing.is_some(),
         group: invite.group.clone(),
         roles: invite.roles,
         ended: invite.fault(now).map(|why| match why {

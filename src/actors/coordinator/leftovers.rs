@@ -17,6 +17,7 @@ use crate::store::TransferRecord;
 
 use super::super::peer::{Command, unix_now};
 use super::Coordinator;
+use super::receiving::About;
 
 /// How often, and how many times, it is tried to remove a partial bundle.
 const DISCARD_POLL: Duration = Duration::from_millis(500);
@@ -49,7 +50,9 @@ impl Coordinator {
             let missing = record
                 .size
                 .saturating_sub(self.transfers[&record.id].progress.done());
-            let reserve = self.terms_for(&record.peer).reserve;
+            let reserve = self
+                .terms_for(&record.peer, &About::record(&record))
+                .reserve;
             if content::check_space(&self.place_of(&record), missing, reserve).is_ok() {
                 self.command(&record.peer, Command(SessionCommand::Resume(record.id)));
             }
@@ -66,7 +69,13 @@ impl Coordinator {
             TransferState::Complete => recorded.and_then(Path::parent),
             _ => recorded,
         };
-        recorded.map_or_else(|| self.terms_for(&record.peer).destination, Path::to_owned)
+        recorded.map_or_else(
+            || {
+                self.terms_for(&record.peer, &About::record(record))
+                    .destination
+            },
+            Path::to_owned,
+        )
     }
 
     /// What an incoming transfer that is over has left on the disk goes away.

@@ -2,20 +2,28 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod arrivals;
+mod counted;
 mod door;
 mod groups;
+mod handing_in;
 mod introductions;
 mod invites;
 mod keys;
+mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
+mod plans;
+mod pulse;
 mod questions;
 mod receiving;
 mod reload;
+mod report;
 mod requests;
 mod sending;
 mod turns;
+mod versions;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -40,16 +48,22 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{BroadcastRecord, Question, TransferRecord};
+use crate::store::{Account, After, BroadcastRecord, PlanRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
+use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use arrivals::Programs;
 use door::Door;
 pub use introductions::PassOn;
 use introductions::Swarm;
 pub use keys::change_signal;
+use kiosk::Kiosk;
+pub use kiosk::KioskStart;
+use plans::Plans;
+pub use pulse::{Alive, Pulse};
 use reload::Changing;
 use turns::Waits;
 
@@ -70,6 +84,12 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// What is remembered of the config file's broadcasts.
+    pub plans: Vec<PlanRecord>,
+    /// This process hands them out.
+    pub runs_plans: bool,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -79,20 +99,24 @@ pub type ContextMaker = Box<dyn FnOnce(WeakAddr<Coordinator>) -> Arc<PeerContext
 pub struct Coordinator {
     settings: Arc<Settings>,
     changing: Changing,
+    programs: Programs,
     identity: Identity,
     store: Addr<StoreActor>,
     data_plane: Handle,
+    metrics: Arc<Metrics>,
     heads: HeadShelf,
     /// Nothing when this process only reads and changes the store.
     context: Option<Arc<PeerContext>>,
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
     swarm: Swarm,
+    plans: Plans,
     clones: Clones,
     /// How often changes of others' keys are looked at.
     changes: Rate,
@@ -100,6 +124,8 @@ pub struct Coordinator {
     shown: HashSet<DeviceId>,
     watchers: Vec<Watcher>,
     tidied: Instant,
+    /// When what there is was last counted.
+    counted: Instant,
 }
 
 /// A peer actor, and what is known of its link.
@@ -140,7 +166,11 @@ struct Broadcast {
 struct Transfer {
     record: TransferRecord,
     progress: Arc<Progress>,
+    /// Payload bytes that moved in earlier processes.
+    moved_before: u64,
     shown: u64,
+    /// Payload bytes that the metrics have counted.
+    counted: u64,
     /// When its chunks first began to move in this process.
     began: Option<Instant>,
     finished: Option<Instant>,
@@ -157,15 +187,28 @@ impl Transfer {
         progress.restart(record.bytes_done);
         let shown = record.bytes_done;
         Self {
+            moved_before: record.account.moved,
             record,
             progress,
             shown,
+            counted: 0,
             began: None,
             finished: None,
             already: false,
             moved: Instant::now(),
             waits: None,
         }
+    }
+
+    /// Payload bytes that moved over the link, in this process and earlier ones.
+    fn moved(&self) -> u64 {
+        self.moved_before.saturating_add(self.progress.moved())
+    }
+
+    /// How long its chunks have moved, or did.
+    fn took(&self) -> Option<Duration> {
+        let end = self.finished.unwrap_or_else(Instant::now);
+        Some(end - self.began?)
     }
 }
 
@@ -275,7 +318,7 @@ impl Coordinator {
         settings: watch::Sender<Arc<Settings>>,
         identity: Identity,
         run: RunId,
-        store: Addr<StoreActor>,
+        (store, metrics): (Addr<StoreActor>, Arc<Metrics>),
         data_plane: Handle,
         loaded: Loaded,
         make_context: Option<ContextMaker>,
@@ -297,20 +340,26 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
             changing,
+            programs: Programs::default(),
             identity,
             store,
             data_plane,
+            metrics,
             context: None,
             make_context,
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
             swarm: Swarm::default(),
+            plans: Plans::new(loaded.plans, loaded.runs_plans),
             watchers: Vec::new(),
             tidied: Instant::now(),
+            counted: Instant::now(),
         };
+        coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
             coordinator.reload(record);
         }
@@ -319,6 +368,7 @@ impl Coordinator {
 
     /// Something happened that whoever watches wants to know.
     fn emit(&mut self, event: &Event) {
+        self.count(event);
         self.watchers
             .retain(|watcher| offer_event(&watcher.events, event));
     }
@@ -336,7 +386,8 @@ impl Coordinator {
                 return false;
             }
         }
-        transfer.record.updated = unix_now();
+        let now = unix_now();
+        transfer.record.updated = now;
         transfer.record.bytes_done = transfer.progress.done();
         if transfer.record.state == TransferState::Active {
             transfer.began.get_or_insert_with(Instant::now);
@@ -344,6 +395,12 @@ impl Coordinator {
         if transfer.record.state.is_final() {
             transfer.finished.get_or_insert_with(Instant::now);
         }
+        let millis = transfer.took().map(|took| took.as_millis());
+        transfer.record.account = Account {
+            moved: transfer.moved(),
+            millis: millis.and_then(|millis| millis.try_into().ok()),
+            authorized: Some(self.trust.why(&transfer.record.peer, now).0),
+        };
         let record = transfer.record.clone();
         // What somebody decided, and what is over, must outlive a kill; the rest is found again.
         let lasts = record.state.is_final()
@@ -400,15 +457,20 @@ impl Coordinator {
         self.keep_limits();
         self.give_up_on_the_absent();
         self.tend_door(ctx);
+        self.tend_kiosk(ctx);
         self.retry_full_disks();
         self.expire_questions();
+        self.run_what_is_due(ctx);
+        self.tick_plans(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
         self.tend_clones();
+        self.count_what_there_is();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();
+            self.catch_up_with_the_audit_log();
         }
     }
 
@@ -431,8 +493,10 @@ impl Coordinator {
             .filter(|record| {
                 record
                     .broadcast
-                    .is_none_or(|of| !self.broadcasts.contains_key(&of))
+                    .is_none_or(|of| !self.broadcasts.contains_key(&of) && !self.plans.keeps(of))
             })
+            // What is still to be run would be forgotten.
+            .filter(|record| record.after != Some(After::Due))
             .map(|record| (counted(record), record.updated, record.id))
             .collect();
         if over.len() <= retention {
@@ -658,6 +722,8 @@ impl Actor for Coordinator {
             self.context = Some(context);
             self.add_static_peers(ctx);
             self.discard_leftovers();
+            let rules = self.settings.broadcasts.clone();
+            self.take_up_plans(&rules, ctx);
         }
         self.keep_limits();
         ctx.run_interval(TICK, Self::tick);

@@ -51,6 +51,8 @@ enum Way {
 pub(super) enum Machine {
     Code(CodePairing),
     Pin(PinExchange),
+    /// It types the PIN that stands here.
+    Standing(PinExchange),
     /// We have shown it an invite.
     Join,
 }
@@ -226,10 +228,19 @@ impl Coordinator {
                 let step = pin.on_message(message);
                 self.go_on(device, Machine::Pin(pin), step, Some(handled), ctx);
             }
+            (Some(Machine::Standing(pin)), message) => {
+                self.go_on_standing(device, pin, message, handled, ctx);
+            }
             (None, message) if !message.begins() => {
                 // What had begun has ended here: the word about it is on its way.
             }
             (None, message) => match self.respond(device, parties, message) {
+                Ok((machine @ Machine::Standing(_), answer)) => {
+                    if let Some(slot) = self.door.machine(device) {
+                        *slot = Some(machine);
+                    }
+                    self.tell_guest(device, [answer], PairThen::Listen);
+                }
                 Ok((machine, answer)) => {
                     let step = Step::Say(answer);
                     self.go_on(device, machine, step, Some(handled), ctx);
@@ -252,6 +263,13 @@ impl Coordinator {
             reject(Code::Busy, reason)
         };
         let unreadable = |why: Ended| reject(Code::BadRequest, &why.to_string());
+        let shows = |asked: &Asked| matches!(asked.way, Way::ShowPin { .. });
+        if let PairMessage::Pin { share } = &message
+            && !self.door.asked.as_ref().is_some_and(shows)
+            && let Some(answered) = self.answer_standing_pin(parties, share)
+        {
+            return answered;
+        }
         let asked = self.door.asked.as_mut().ok_or_else(not_now)?;
         if asked.device().is_some_and(|named| named != device) {
             return Err(not_now());
@@ -464,7 +482,7 @@ impl Coordinator {
         let busy: Vec<DeviceId> = self.door.busy().cloned().collect();
         for device in busy {
             let machine = self.door.machine(&device);
-            if !matches!(machine, Some(Some(Machine::Join))) {
+            if !matches!(machine, Some(Some(Machine::Join | Machine::Standing(_)))) {
                 self.give_up_on(&device, "it was given up on the other device");
             }
         }

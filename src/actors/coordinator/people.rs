@@ -8,6 +8,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
+use crate::config::StaticPeer;
 use crate::dataplane::Standing;
 use crate::net::discovery::DiscoveryEvent;
 use crate::protocol::handshake::Binding;
@@ -31,6 +32,12 @@ use super::{Coordinator, PeerSlot, SessionInfo};
 
 /// What the last words to a device that is shut out may take.
 const PARTING: Duration = Duration::from_secs(1);
+
+/// The device and its place, of a word of `--to` that is written `ID@HOST:PORT`.
+pub(super) fn place_in(word: &str) -> Option<StaticPeer> {
+    let peer: StaticPeer = word.parse().ok()?;
+    peer.id.is_self_certifying().then_some(peer)
+}
 
 impl Coordinator {
     pub(super) fn is_authorized(&self, device: &DeviceId) -> bool {
@@ -135,28 +142,34 @@ impl Coordinator {
             .unwrap_or_default()
     }
 
+    /// Those of the settings, and those that broadcasts of earlier processes name.
     pub(super) fn add_static_peers(&mut self, ctx: &mut Context<Self>) {
-        for peer in self.settings.discovery.static_peers.clone() {
-            // Names are looked up off this thread; addresses come back at once.
-            let (host, port) = (peer.host.clone(), peer.port);
-            let resolving = self.data_plane.spawn_blocking(move || {
-                (host.as_str(), port)
-                    .to_socket_addrs()
-                    .map(Iterator::collect::<Vec<_>>)
-            });
-            ctx.spawn(
-                resolving
-                    .into_actor(self)
-                    .map(move |resolved, coordinator, ctx| match resolved {
-                        Ok(Ok(addrs)) => {
-                            // The config file may name an id that was given up since.
-                            let id = coordinator.trust.current(&peer.id).clone();
-                            coordinator.add_static_peer(id, addrs, ctx);
-                        }
-                        failed => warn!(host = %peer.host, ?failed, "a static peer has no address"),
-                    }),
-            );
+        let named = self.broadcasts.values().flat_map(|b| &b.record.to);
+        let named: Vec<StaticPeer> = named.filter_map(|word| place_in(word)).collect();
+        let configured = self.settings.discovery.static_peers.clone();
+        for peer in configured.into_iter().chain(named) {
+            self.look_up_static_peer(peer, ctx);
         }
+    }
+
+    /// Names are looked up off this thread; addresses come back at once.
+    pub(super) fn look_up_static_peer(&mut self, peer: StaticPeer, ctx: &mut Context<Self>) {
+        let (host, port) = (peer.host.clone(), peer.port);
+        let resolving = self.data_plane.spawn_blocking(move || {
+            (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect::<Vec<_>>)
+        });
+        ctx.spawn(resolving.into_actor(self).map(
+            move |resolved, coordinator, ctx| match resolved {
+                Ok(Ok(addrs)) => {
+                    // The config file may name an id that was given up since.
+                    let id = coordinator.trust.current(&peer.id).clone();
+                    coordinator.add_static_peer(id, addrs, ctx);
+                }
+                failed => warn!(host = %peer.host, ?failed, "a static peer has no address"),
+            },
+        ));
     }
 
     pub(super) fn add_static_peer(

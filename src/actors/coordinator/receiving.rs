@@ -7,16 +7,19 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::content::Earlier;
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
+use crate::protocol::destination::{Filling, fill};
 use crate::protocol::id::{DeviceId, Root, TransferId};
 use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
 use crate::protocol::roles::Roles;
+use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{GrantedBy, Question, TransferRecord};
+use crate::store::{Account, After, GrantedBy, Question, TransferRecord};
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -27,6 +30,9 @@ use super::{Coordinator, Transfer};
 /// Refused offers of one device that are put on record within a minute. Further ones are refused
 /// all the same, but each record costs a write to the disk.
 const REFUSALS_RECORDED: usize = 16;
+
+/// Earlier bundles whose files are looked through for chunks of a new one.
+const MAX_EARLIER: usize = 3;
 
 /// What an offer means to us.
 enum Known {
@@ -44,6 +50,36 @@ enum Known {
     },
     /// Not a case for the policy; nothing is recorded.
     Barred(Refusal),
+}
+
+/// What of a bundle the policy asks for.
+pub(super) struct About<'a> {
+    name: &'a str,
+    series: Option<&'a Series>,
+    hand_in: bool,
+}
+
+impl<'a> About<'a> {
+    pub(super) fn offer(offer: &'a StartTransfer) -> Self {
+        Self {
+            name: &offer.name,
+            series: offer.series.as_ref(),
+            hand_in: offer.hand_in,
+        }
+    }
+
+    pub(super) fn record(record: &'a TransferRecord) -> Self {
+        Self {
+            name: &record.name,
+            series: record.series.as_ref(),
+            hand_in: record.hand_in,
+        }
+    }
+
+    /// What the sender calls the broadcast; the bundle, where it has no broadcast.
+    pub(super) fn broadcast(&self) -> &'a str {
+        self.series.map_or(self.name, |series| series.name.as_str())
+    }
 }
 
 impl Coordinator {
@@ -98,7 +134,14 @@ impl Coordinator {
         if !self.is_let_in(device) {
             return barred(Code::Unauthorized, "this device is not authorized");
         }
-        if !self.roles_of(device).allow(Roles::SEND) {
+        if offer.hand_in {
+            if !self.settings.hand_in.enabled {
+                return barred(
+                    Code::Declined,
+                    "this device takes nothing back now (hand_in.enabled)",
+                );
+            }
+        } else if !self.roles_of(device).allow(Roles::SEND) {
             return barred(
                 Code::Unauthorized,
                 "this device may not send here (its roles)",
@@ -117,7 +160,7 @@ impl Coordinator {
             .transfers
             .values()
             .map(|transfer| &transfer.record)
-            .find(|record| {
+            .filter(|record| {
                 record.direction == Direction::Incoming
                     && record.origin == offer.origin
                     && record.bundle == offer.bundle
@@ -125,6 +168,12 @@ impl Coordinator {
                         record.state,
                         TransferState::Cancelled { .. } | TransferState::Failed { .. }
                     )
+            })
+            // Versions of the same sizes are one bundle with different roots.
+            .max_by_key(|record| {
+                let unfinished = record.state != TransferState::Complete;
+                let same = record.root.is_some() && record.root == offer.root;
+                (unfinished, same, record.updated, record.id)
             });
         for record in [same_id, same_bundle].into_iter().flatten() {
             if let TransferState::Paused {
@@ -139,7 +188,8 @@ impl Coordinator {
                 };
             }
         }
-        let takes = self.settings.receive.enabled && self.terms_for(device).mode != Mode::Refuse;
+        let terms = self.terms_for(device, &About::offer(offer));
+        let takes = self.takes(offer.hand_in) && terms.mode != Mode::Refuse;
         match same_bundle {
             None => Known::New,
             Some(record) => match (&record.state, record.root) {
@@ -159,8 +209,35 @@ impl Coordinator {
 
     /// What the policy says about a device. Names count that this side has given it, not what it
     /// calls itself: it could call itself anything.
-    pub(super) fn terms_for(&self, device: &DeviceId) -> Terms {
-        self.as_rules_name(device, |whom| self.settings.receive.policy.terms_for(whom))
+    pub(super) fn terms_for(&self, device: &DeviceId, about: &About<'_>) -> Terms {
+        let groups = self.groups_of(device);
+        let mut terms = match about.hand_in {
+            true => self.settings.hand_in.terms.clone(),
+            false => self.policy_for(device, &groups, about.broadcast()),
+        };
+        let name = format!("{} ({})", self.name_of(device), device.short());
+        terms.destination = fill(
+            &terms.destination,
+            &Filling {
+                device: &name,
+                group: groups.first().map(String::as_str),
+                broadcast: about.broadcast(),
+                date: &chrono::Local::now().format("%Y-%m-%d").to_string(),
+            },
+        );
+        terms
+    }
+
+    fn takes(&self, hand_in: bool) -> bool {
+        match hand_in {
+            true => self.settings.hand_in.enabled,
+            false => self.settings.receive.enabled,
+        }
+    }
+
+    fn policy_for(&self, device: &DeviceId, groups: &[String], broadcast: &str) -> Terms {
+        let policy = &self.settings.receive.policy;
+        self.as_rules_name(device, groups, broadcast, |whom| policy.terms_for(whom))
     }
 
     /// What follows from the words by which rules may name a device: its ids, the names that it
@@ -168,6 +245,8 @@ impl Coordinator {
     pub(super) fn as_rules_name<T>(
         &self,
         device: &DeviceId,
+        groups: &[String],
+        broadcast: &str,
         then: impl FnOnce(&Whom<'_>) -> T,
     ) -> T {
         let decided = self
@@ -181,7 +260,6 @@ impl Coordinator {
             .filter_map(|entry| entry.name.as_deref());
         // Rules may name an id that it had before.
         let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
-        let groups = self.groups_of(device);
         then(&Whom {
             id: device.as_str(),
             names: decided
@@ -190,6 +268,7 @@ impl Coordinator {
                 .chain(earlier)
                 .collect(),
             groups: groups.iter().map(String::as_str).collect(),
+            broadcast,
         })
     }
 
@@ -201,7 +280,7 @@ impl Coordinator {
         reply: oneshot::Sender<OfferReply>,
         ctx: &mut Context<Self>,
     ) {
-        let mut terms = self.terms_for(device);
+        let mut terms = self.terms_for(device, &About::offer(&offer));
         let known = earlier.and_then(|id| self.transfers.get(&id));
         let known = known.map(|transfer| &transfer.record);
         // What has come lies where it was begun, whatever the policy says by now.
@@ -226,7 +305,7 @@ impl Coordinator {
         };
         let usage = self.usage(device, &terms, [Some(offer.id), earlier]);
         let mut verdict = terms.consider(&considered, &usage);
-        if !self.settings.receive.enabled {
+        if !self.takes(offer.hand_in) {
             let reason = "the receiver takes nothing now (receive.enabled)".to_owned();
             let code = Code::Declined;
             verdict = Verdict::Refuse(Refusal { code, reason });
@@ -378,6 +457,9 @@ impl Coordinator {
             bytes_done: 0,
             question: None,
             series: offer.series.clone(),
+            account: Account::default(),
+            hand_in: offer.hand_in,
+            after: None,
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -394,7 +476,7 @@ impl Coordinator {
         record.id = new;
         self.transfers.insert(new, Transfer::of(record.clone()));
         keep(&self.store, "a transfer", move |store| {
-            store.put_transfer(record)
+            store.put_aside(record)
         });
     }
 
@@ -421,13 +503,45 @@ impl Coordinator {
         };
         let progress = Arc::clone(&transfer.progress);
         let heads = self.heads.clone();
+        let earlier = self.earlier_than(offer);
         let accept = OfferReply::Accept {
             terms: Box::new(terms),
             checkpoint,
             heads,
             progress,
+            earlier,
         };
         let _ = reply.send(accept);
+    }
+
+    /// Where earlier bundles lie of which an offered one may be another version: those of its
+    /// series, else those of its name, from the same origin; the newest first. Others are not
+    /// looked at: which of its chunks are here is something that a receiver tells the sender.
+    fn earlier_than(&self, offer: &StartTransfer) -> Vec<Earlier> {
+        let name = offer.series.as_ref().map(|series| &series.name);
+        let mut alike: Vec<&TransferRecord> = self
+            .transfers
+            .values()
+            .map(|transfer| &transfer.record)
+            .filter(|record| record.direction == Direction::Incoming)
+            .filter(|record| record.origin == offer.origin && record.id != offer.id)
+            .filter(|record| record.state == TransferState::Complete)
+            .filter(|record| {
+                let series = record.series.as_ref().map(|series| &series.name);
+                (name.is_some() && series == name) || record.name == offer.name
+            })
+            .collect();
+        alike.sort_by_key(|record| std::cmp::Reverse((record.updated, record.id)));
+        let place = |record: &TransferRecord| {
+            let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
+            let (bundle, path) = (record.bundle, record.destination.clone()?);
+            Some(Earlier { bundle, path, stat })
+        };
+        alike
+            .into_iter()
+            .filter_map(place)
+            .take(MAX_EARLIER)
+            .collect()
     }
 
     pub(super) fn on_received(
@@ -439,9 +553,15 @@ impl Coordinator {
         told: Option<oneshot::Sender<()>>,
         ctx: &mut Context<Self>,
     ) {
+        let Some(record) = self.transfers.get(&id).map(|transfer| &transfer.record) else {
+            return;
+        };
+        let terms = self.terms_for(&record.peer, &About::record(record));
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
         };
+        // Recorded with the arrival, so that neither is there without the other.
+        transfer.record.after = (!terms.run.is_empty()).then_some(After::Due);
         transfer.record.root = Some(root);
         transfer.record.destination = Some(path.clone());
         transfer.record.stat_digest = Some(b64(&stat));
@@ -449,9 +569,13 @@ impl Coordinator {
         let (device_id, bytes) = (transfer.record.peer.clone(), transfer.record.size);
         let shown = printable(&path.to_string_lossy());
         info!(transfer = %id, path = %shown, "received");
+        let of_series = transfer.record.series.is_some();
         self.advance(id, TransferEvent::Complete);
         let root = root.to_string();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        if of_series {
+            self.find_versions_again(folder.clone(), ctx);
+        }
         self.emit(&Event::Received {
             transfer: id,
             device_id,
@@ -465,12 +589,13 @@ impl Coordinator {
         ctx.spawn(
             recorded
                 .into_actor(self)
-                .map(move |recorded, coordinator, _| {
+                .map(move |recorded, coordinator, ctx| {
                     if matches!(recorded, Ok(Ok(()))) {
                         if let Some(told) = told {
                             let _ = told.send(());
                         }
                         coordinator.discard_in(id, folder);
+                        coordinator.run_what_is_due(ctx);
                     }
                 }),
         );

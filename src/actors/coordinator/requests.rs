@@ -6,6 +6,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::dataplane::{SessionCommand, Stop};
+use crate::protocol::allowance::Share;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::identity::b64;
 use crate::protocol::message::Code;
@@ -17,6 +18,7 @@ use super::super::api::{Event, Request, exit};
 use super::super::peer::{Command, unix_now};
 use super::super::store::{Job, on_disk};
 use super::invites::Wish;
+use super::people::place_in;
 use super::sending::{Sending, fail};
 use super::{Ask, Coordinator, Watcher, offer_event};
 
@@ -88,7 +90,7 @@ impl Handler<Ask> for Coordinator {
                 to,
                 wait_ms,
                 share,
-            } => match self.resolve(&to) {
+            } => match self.resolve_places(&to, ctx) {
                 Ok((devices, notes)) => {
                     for text in notes {
                         offer_event(&reply, &Event::Note { text });
@@ -102,6 +104,7 @@ impl Handler<Ask> for Coordinator {
                             wait,
                             share,
                             series: None,
+                            hand_in: false,
                             reply,
                         },
                         ctx,
@@ -109,12 +112,46 @@ impl Handler<Ask> for Coordinator {
                 }
                 Err((reason, code)) => fail(&reply, &reason, code),
             },
+            Request::SendVersion {
+                series,
+                paths,
+                to,
+                wait_ms,
+            } => match self.resolve(&to) {
+                Ok((devices, _)) => {
+                    let sending = Sending {
+                        paths,
+                        to,
+                        devices,
+                        wait: wait_ms.map(Duration::from_millis),
+                        share: Share::default(),
+                        hand_in: false,
+                        series: Some(series),
+                        reply,
+                    };
+                    self.send(sending, ctx);
+                }
+                Err((reason, code)) => fail(&reply, &reason, code),
+            },
+            Request::Versions => self.on_versions(reply, ctx),
+            Request::RollBack { what, to } => self.on_roll_back(what, to, reply, ctx),
+            Request::HandIn { paths, to, wait_ms } => {
+                self.on_hand_in(paths, to, wait_ms.map(Duration::from_millis), reply, ctx)
+            }
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
+            Request::Plans => {
+                let infos = self.plan_infos();
+                answer(&reply, infos);
+            }
+            Request::Broadcasts => self.on_broadcasts(reply, ctx),
+            Request::Report { what, version } => self.on_report(what, version, reply, ctx),
+            // The node looks at it from outside: see `Node::ask`.
+            Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }
@@ -264,8 +301,29 @@ impl Coordinator {
         found.map(|device| self.trust.current(&device).clone())
     }
 
+    /// The same as [`Self::resolve`], where words may also say where a device listens.
+    fn resolve_places(
+        &mut self,
+        to: &[String],
+        ctx: &mut Context<Self>,
+    ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+        let places: Vec<_> = to.iter().map(|word| place_in(word)).collect();
+        let devices = to.iter().zip(&places).map(|(word, place)| match place {
+            Some(place) => place.id.to_string(),
+            None => word.clone(),
+        });
+        let resolved = self.resolve(&devices.collect::<Vec<_>>())?;
+        for place in places.into_iter().flatten() {
+            self.look_up_static_peer(place, ctx);
+        }
+        Ok(resolved)
+    }
+
     /// The devices that `--to` means, and notes about those that get nothing.
-    fn resolve(&self, to: &[String]) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+    pub(super) fn resolve(
+        &self,
+        to: &[String],
+    ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
         let (mut devices, mut notes) = (Vec::new(), Vec::new());
         for word in to {
             if word == "all" {
@@ -421,7 +479,7 @@ impl Coordinator {
     }
 
     /// Records that our side stops a transfer, and has the other side told.
-    fn halt(&mut self, stop: Stop) {
+    pub(super) fn halt(&mut self, stop: Stop) {
         let (by, code, reason) = (Side::Ours, stop.code, stop.reason.clone());
         let happened = if stop.for_good {
             TransferEvent::Cancel { by, code, reason }

@@ -17,7 +17,7 @@ use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
-use crate::store::{BroadcastRecord, BroadcastState, TransferRecord};
+use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
 
 use super::super::api::{Event, Receiver, exit};
 use super::super::peer::{Command, unix_now};
@@ -34,6 +34,8 @@ pub(super) struct Sending {
     pub(super) share: Share,
     /// Of which series it is a version.
     pub(super) series: Option<Series>,
+    /// It is given back to a device that hands out.
+    pub(super) hand_in: bool,
     pub(super) reply: mpsc::Sender<Event>,
 }
 
@@ -62,7 +64,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped = scanned
+        let skipped: Vec<String> = scanned
             .skipped
             .iter()
             .map(|(path, why)| {
@@ -71,6 +73,16 @@ impl Coordinator {
             })
             .collect();
         let source = Source::new(scanned, self.identity.clone());
+        if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
+            let more = match skipped.len() {
+                1 => String::new(),
+                n => format!(" (and {} more)", n - 1),
+            };
+            let reason = format!(
+                "there is nothing to send, since everything in it was left out: {first}{more}"
+            );
+            return fail(&sending.reply, &reason, exit::ERROR);
+        }
         let record = BroadcastRecord {
             id,
             paths: sending.paths,
@@ -82,6 +94,7 @@ impl Coordinator {
             size: source.layout().total_size(),
             share: sending.share.checked(),
             series: sending.series,
+            hand_in: sending.hand_in,
         };
         let event = Event::Broadcast {
             broadcast: id,
@@ -122,7 +135,7 @@ impl Coordinator {
         device: DeviceId,
     ) -> Result<(), getrandom::Error> {
         let Broadcast { source, record, .. } = &self.broadcasts[&broadcast];
-        let series = record.series.clone();
+        let (series, hand_in) = (record.series.clone(), record.hand_in);
         let (bundle, name) = (source.bundle(), source.head().name.as_str().to_owned());
         let size = source.layout().total_size();
         let running: HashSet<BroadcastId> = self.broadcasts.keys().copied().collect();
@@ -132,6 +145,8 @@ impl Coordinator {
                 && record.peer == device
                 && record.bundle == bundle
                 && !record.state.is_final()
+                // Versions of a series are told apart by more than their bundle.
+                && (record.series.is_none() || record.broadcast == Some(broadcast))
                 && record
                     .broadcast
                     .is_none_or(|of| of == broadcast || !running.contains(&of))
@@ -140,6 +155,7 @@ impl Coordinator {
             Some(transfer) => {
                 transfer.record.broadcast = Some(broadcast);
                 transfer.record.series = series;
+                transfer.record.hand_in = hand_in;
                 // Whoever sends it anew means it to go on.
                 if matches!(transfer.record.state, TransferState::Paused { .. }) {
                     transfer.record.state = TransferState::Pending;
@@ -164,6 +180,9 @@ impl Coordinator {
                     bytes_done: 0,
                     question: None,
                     series,
+                    account: Account::default(),
+                    hand_in,
+                    after: None,
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));
@@ -286,7 +305,9 @@ impl Coordinator {
 
     /// Nothing is handed over to a device that may not receive (any more): that is said once.
     fn may_still_receive(&mut self, device: &DeviceId, id: TransferId) -> bool {
-        if self.roles_of(device).allow(Roles::RECEIVE) {
+        // What is given back is this side's own wish, and the other one's to take.
+        let gives_back = self.transfers[&id].record.hand_in && self.is_let_in(device);
+        if gives_back || self.roles_of(device).allow(Roles::RECEIVE) {
             return true;
         }
         let reason = match self.is_let_in(device) {
@@ -311,6 +332,7 @@ impl Coordinator {
             id,
             source,
             series: transfer.record.series.clone(),
+            hand_in: transfer.record.hand_in,
             progress: Arc::clone(&transfer.progress),
             broadcast: transfer.record.broadcast,
         };

@@ -51,7 +51,9 @@ impl Coordinator {
     pub(super) fn pending_in_turn(&self) -> Vec<(DeviceId, TransferId)> {
         let outgoing = self.transfers.values().map(|transfer| &transfer.record);
         let pending = outgoing.filter(|record| {
-            record.direction == Direction::Outgoing && record.state == TransferState::Pending
+            record.direction == Direction::Outgoing
+                && record.state == TransferState::Pending
+                && record.broadcast.is_none_or(|of| !self.plans.rests(of))
         });
         let mut pending: Vec<_> = pending
             .filter_map(|record| {
@@ -128,7 +130,7 @@ impl Coordinator {
         }
         let linked = self.peers.iter().filter(|(_, slot)| slot.session.is_some());
         for (device, _) in linked {
-            self.as_rules_name(device, |whom| {
+            self.as_rules_name(device, &self.groups_of(device), "", |whom| {
                 for (number, _) in named.iter().filter(|(_, words)| whom.is_one_of(words)) {
                     let rule = in_force.get_mut(number);
                     if let Some(who) = rule.and_then(|rule| rule.who.as_mut()) {

@@ -64,19 +64,19 @@ fn mistakes_in_rules_are_reported_with_the_number_of_the_rule_and_what_was_meant
     let file = machine.user_file().display().to_string();
     let complaints = machine.complaints();
     let expected = [
-        "there is no setting \"receive.from[1].mod\"; did you mean \"receive.from[1].mode\"?",
-        "there is no setting \"receive.from[3].port\"; config/default.toml lists them all",
-        "receive.types must be a list of patterns for file names such as \"*.pdf\", without /, not [\"docs/*.pdf\"]",
-        "receive.quota must be a size such as 64KiB or 1GB, or \"none\", not \"much\"",
-        "receive.from[2].who must be a list of device ids, names of devices, and groups, with at least one, not left out",
-        "receive.from[2].mode must be \"accept\" or \"ask\" or \"refuse\", not \"maybe\"",
-        "receive.from[2].max_bundle must be a size such as 64KiB or 1GB, at least 1B, not 0",
-        "receive.from[3].who must be a list of device ids, names of devices, and groups, with at least one, not [\"\"]",
-        "receive.from[3].destination must be a path (~/ needs HOME to be set), not \"\"",
+        "2:1: receive.types must be a list of patterns for file names such as \"*.pdf\", without /, not [\"docs/*.pdf\"]",
+        "3:1: receive.quota must be a size such as 64KiB or 1GB, or \"none\", not \"much\"",
+        "6:1: there is no setting \"receive.from[1].mod\"; did you mean \"receive.from[1].mode\"?",
+        "7:1: receive.from[2].who must be a list of device ids, names of devices, and groups, with at least one, not left out",
+        "8:1: receive.from[2].mode must be \"accept\" or \"ask\" or \"refuse\", not \"maybe\"",
+        "9:1: receive.from[2].max_bundle must be a size such as 64KiB or 1GB, at least 1B, not 0",
+        "11:1: receive.from[3].who must be a list of device ids, names of devices, and groups, with at least one, not [\"\"]",
+        "12:1: receive.from[3].destination must be a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set), not \"\"",
+        "13:1: there is no setting \"receive.from[3].port\"; config/default.toml lists them all",
     ];
     let expected: Vec<_> = expected
         .iter()
-        .map(|text| format!("{file}: {text}"))
+        .map(|text| format!("{file}:{text}"))
         .collect();
     assert_eq!(complaints, expected);
 }
@@ -119,10 +119,11 @@ fn no_destination_and_no_state_folder_may_lie_where_bundles_replace_what_is_ther
 #[test]
 fn limits_and_patterns_can_be_set_from_the_environment_too() {
     let mut machine = Machine::new();
-    machine.set("HANDOUT_RECEIVE__TYPES", "*.pdf, *.docx");
+    machine.set("HANDOUT_RECEIVE__TYPES", "*.pdf, *.{docx,odt}, [ab,]*");
     machine.set("HANDOUT_RECEIVE__QUOTA", "1GB");
     machine.set("HANDOUT_RECEIVE__MAX_FILE", "none");
     let terms = machine.load().unwrap().receive.policy.defaults;
-    assert!(terms.types.fit("B.DOCX"));
+    assert!(terms.types.fit("C.DOCX") && terms.types.fit("c.odt") && terms.types.fit("b"));
+    assert!(!terms.types.fit("c.doc") && !terms.types.fit("docx"));
     assert_eq!((terms.quota, terms.max_file), (Some(1_000_000_000), None));
 }

@@ -12,7 +12,9 @@ mod collision;
 mod crash;
 mod links;
 mod races;
+mod reuse;
 mod trust;
+mod versions;
 
 const CHUNK: usize = MIN_CHUNK_SIZE as usize;
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::content::scan::scan;
+use crate::protocol::manifest::DEFAULT_CHUNK_SIZE;
 use std::fs;
 use std::path::Path;
 
@@ -135,4 +136,45 @@ async fn a_file_that_changed_is_named() {
     let gone = source.chunk(2).await.unwrap_err();
     assert!(matches!(gone, SourceError::Io { .. }));
     assert_eq!(gone.code(), Code::Changed);
+}
+
+#[tokio::test]
+async fn a_file_that_did_not_change_is_not_read_again_to_hash_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    fs::write(&old, content(1, 700_000)).unwrap();
+    fs::write(&new, content(2, 700_000)).unwrap();
+    // Times from long ago; only the system's own mark of the last change is from now.
+    let settle = |path: &Path, age: u64| {
+        let then = SystemTime::now() - std::time::Duration::from_secs(age);
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(then)
+            .unwrap();
+    };
+    settle(&old, 100);
+    let root = source(dir.path()).root().await.unwrap();
+    let seen = |path: &Path| Seen::of(&fs::metadata(path).unwrap(), DEFAULT_CHUNK_SIZE);
+    assert_eq!(
+        remembered().get(&seen(&old), 0),
+        None,
+        "it was made just now"
+    );
+    // As if it had been so for a while when it was read.
+    let first = ChunkHash::of(&content(1, 700_000)[..DEFAULT_CHUNK_SIZE as usize]);
+    remembered().put(&seen(&old), 0, first);
+    assert_eq!(source(dir.path()).root().await.unwrap(), root);
+    let lie = ChunkHash { xxh3: 1, ..first };
+    remembered().put(&seen(&old), 0, lie);
+    let other = source(dir.path());
+    assert_ne!(other.root().await.unwrap(), root, "the memory was asked");
+    // What is sent is compared with what was said of it.
+    assert!(matches!(
+        other.chunk(3).await,
+        Err(SourceError::Changed { .. })
+    ));
+    settle(&old, 50);
+    assert_eq!(source(dir.path()).root().await.unwrap(), root);
 }

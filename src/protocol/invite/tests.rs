@@ -29,6 +29,7 @@ fn issued(uses: u32) -> Issued {
         group: Some("class-3b".to_owned()),
         roles: None,
         revoked: false,
+        standing: None,
     }
 }
 

@@ -25,6 +25,9 @@ fn terms() -> Terms {
         destination: "/in".into(),
         collision: Collision::KeepBoth,
         reserve: 0,
+        keep_versions: 1,
+        run: Vec::new(),
+        run_timeout: Duration::from_secs(60),
     }
 }
 
@@ -147,9 +150,48 @@ fn patterns_that_are_none_or_could_never_fit_are_refused() {
 }
 
 #[test]
+fn a_rule_for_a_broadcast_counts_more_than_one_for_all_of_them() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let rule = |who: &[&str], broadcasts: &[&str], max_files| Rule {
+        who: words(who),
+        broadcasts: words(broadcasts),
+        changes: Changes {
+            max_files: Some(max_files),
+            ..Changes::default()
+        },
+    };
+    let policy = Policy {
+        defaults: terms(),
+        rules: vec![
+            rule(&[], &["maps"], 1),
+            rule(&["staff"], &[], 2),
+            rule(&["staff"], &["maps", "plans"], 3),
+            rule(&["abc"], &["plans"], 4),
+            rule(&["abc"], &[], 5),
+        ],
+    };
+    let most = |id, groups: &[&'static str], broadcast| {
+        let whom = Whom {
+            id,
+            names: Vec::new(),
+            groups: groups.to_vec(),
+            broadcast,
+        };
+        policy.terms_for(&whom).max_files
+    };
+    assert_eq!(most("x", &[], "films"), 10);
+    assert_eq!(most("x", &[], "maps"), 1);
+    assert_eq!(most("x", &["staff"], "films"), 2);
+    assert_eq!(most("x", &["staff"], "maps"), 3);
+    assert_eq!(most("abc", &["staff"], "maps"), 5);
+    assert_eq!(most("abc", &["staff"], "plans"), 4);
+}
+
+#[test]
 fn a_rule_for_the_device_counts_more_than_one_for_its_group_and_leaves_the_rest_to_it() {
     let rule = |who: &[&str], changes: Changes| Rule {
         who: who.iter().map(|word| (*word).to_owned()).collect(),
+        broadcasts: Vec::new(),
         changes,
     };
     let quota = |bytes| Changes {
@@ -176,6 +218,7 @@ fn a_rule_for_the_device_counts_more_than_one_for_its_group_and_leaves_the_rest_
             id,
             names: names.to_vec(),
             groups: groups.to_vec(),
+            broadcast: "maps",
         })
     };
     assert_eq!(whom("xyz", &[], &[]), policy.defaults);

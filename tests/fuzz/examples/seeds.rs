@@ -527,6 +527,7 @@ fn messages() -> Vec<Message> {
             name: "lessons".parse().unwrap(),
             version: 7,
         }),
+        hand_in: true,
         pages_first: true,
     };
     let half = b64(&[5; 32]);

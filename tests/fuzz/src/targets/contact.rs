@@ -420,6 +420,7 @@ fn redeemed(script: &[u8]) {
         group: None,
         roles: None,
         revoked: false,
+        standing: None,
     };
     let (mut now, mut inside) = (NOW, Vec::<DeviceId>::new());
     for (at, step) in steps.chunks_exact(3).enumerate().take(64) {

@@ -1,0 +1,186 @@
+//! Whether the process still does what it is for: not that it runs, but that its parts answer,
+//! and that the disk takes what it must.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::config::Settings;
+
+use super::coordinator::Coordinator;
+use super::discovery::{Browses, Discovery};
+use super::metrics::Metrics;
+use super::signaling::{Listens, Signaling};
+use super::store::{Job, StoreActor};
+
+/// How long a part may take to answer.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How long an answer holds: looking costs writes, and strangers may ask.
+const HOLDS: Duration = Duration::from_secs(1);
+/// Bytes that the state folder's disk must have free.
+const STATE_RESERVE: u64 = 1 << 20;
+
+/// How the process is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// Each part.
+    pub checks: Vec<Check>,
+}
+
+/// How a part is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// `coordinator`, `store`, `signaling`, `discovery`, `state_disk` or `destination_disk`.
+    pub part: String,
+    /// Nothing is wrong with it.
+    pub ok: bool,
+    /// What is wrong, and what to do.
+    pub reason: Option<String>,
+}
+
+/// What the answer is found with.
+pub(super) struct Vitals {
+    pub(super) coordinator: Addr<Coordinator>,
+    pub(super) store: Addr<StoreActor>,
+    /// Nothing where the process has no network.
+    pub(super) signaling: Option<Addr<Signaling>>,
+    /// Nothing where it does not look for devices.
+    pub(super) discovery: Option<Addr<Discovery>>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) metrics: Arc<Metrics>,
+    /// The last answer.
+    pub(super) last: Mutex<Option<(Instant, Health)>>,
+}
+
+/// Asks whether the coordinator answers.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Alive;
+
+impl Vitals {
+    /// Looks, or says what it saw a moment ago. It takes as long as the slowest part, at most a
+    /// little over two seconds.
+    pub(super) async fn look(&self) -> Health {
+        let mut last = self.last.lock().await;
+        if let Some((at, health)) = &*last
+            && at.elapsed() < HOLDS
+        {
+            return health.clone();
+        }
+        let checks = self.checks().await;
+        let health = Health {
+            ok: checks.iter().all(|check| check.ok),
+            checks,
+        };
+        self.metrics.healthy.set(i64::from(health.ok));
+        for check in &health.checks {
+            if let Some(reason) = &check.reason {
+                tracing::warn!(part = check.part, reason, "not healthy");
+            }
+        }
+        *last = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    async fn checks(&self) -> Vec<Check> {
+        let settings = Arc::clone(&self.settings);
+        let disks = tokio::task::spawn_blocking(move || disks(&settings));
+        let (coordinator, store, signaling, discovery, disks) = tokio::join!(
+            answers(self.coordinator.send(Alive)),
+            answers(self.store.send(Job::new(|store| {
+                store.prove()?;
+                Ok::<u64, crate::store::StoreError>(store.catch_up())
+            }))),
+            maybe(self.signaling.as_ref().map(|addr| addr.send(Listens))),
+            maybe(self.discovery.as_ref().map(|addr| addr.send(Browses))),
+            disks,
+        );
+        let store = store.and_then(|proven| match proven {
+            Ok(0) => Ok(()),
+            Ok(lines) => Err(format!(
+                "{lines} lines of the audit log are not on disk; make room in the state folder"
+            )),
+            Err(error) => Err(error.to_string()),
+        });
+        let mut checks = vec![check("coordinator", coordinator), check("store", store)];
+        let stands = |running: bool, what: &str| running.then_some(()).ok_or(what.to_owned());
+        if let Some(signaling) = signaling {
+            let running = signaling.and_then(|listening| {
+                stands(
+                    listening,
+                    "nothing listens on the signaling port; it is bound again every 2 s, see the log",
+                )
+            });
+            checks.push(check("signaling", running));
+        }
+        if let Some(discovery) = discovery {
+            let running = discovery.and_then(|browsing| {
+                stands(
+                    browsing,
+                    "devices are not looked for: no interface takes multicast now, see the log",
+                )
+            });
+            checks.push(check("discovery", running));
+        }
+        checks.extend(disks.unwrap_or_default());
+        checks
+    }
+}
+
+fn check(part: &str, found: Result<(), String>) -> Check {
+    Check {
+        part: part.to_owned(),
+        ok: found.is_ok(),
+        reason: found.err(),
+    }
+}
+
+/// What a part says, if it says something in time.
+async fn answers<T>(asked: impl Future<Output = Result<T, MailboxError>>) -> Result<T, String> {
+    match tokio::time::timeout(LIMIT, asked).await {
+        Ok(Ok(said)) => Ok(said),
+        Ok(Err(error)) => Err(format!("it does not answer: {error}")),
+        Err(_) => Err(format!("it has not answered for {} s", LIMIT.as_secs())),
+    }
+}
+
+async fn maybe<T>(
+    asked: Option<impl Future<Output = Result<T, MailboxError>>>,
+) -> Option<Result<T, String>> {
+    Some(answers(asked?).await)
+}
+
+fn disks(settings: &Settings) -> Vec<Check> {
+    let state = room(&settings.state.dir, STATE_RESERVE);
+    let mut checks = vec![check("state_disk", state)];
+    if settings.receive.enabled {
+        let terms = &settings.receive.policy.defaults;
+        let room = room(&terms.destination, terms.reserve);
+        checks.push(check("destination_disk", room));
+    }
+    checks
+}
+
+/// Whether the disk of a folder, which may not be there yet, has so many bytes free.
+fn room(folder: &Path, reserve: u64) -> Result<(), String> {
+    let there: Option<PathBuf> = folder
+        .ancestors()
+        .find(|path| path.exists())
+        .map(Into::into);
+    let shown = crate::protocol::names::printable(&folder.to_string_lossy());
+    let stat = rustix::fs::statvfs(there.as_deref().unwrap_or(folder))
+        .map_err(|error| format!("cannot look at the disk of {shown}: {error}"))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < reserve {
+        return Err(format!(
+            "the disk of {shown} has {free} bytes free, and {reserve} are to stay free; make room"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Every exit code that is documented, reached by the real program.
+
+#[path = "hostile/bundle.rs"]
+#[allow(dead_code, reason = "shared with the tests of hostile devices")]
+mod bundle;
+mod nodes;
+mod programs;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::process::Child;
+
+use handout::protocol::message::{Decision, Message};
+
+use bundle::Bundle;
+use nodes::device::Device;
+use programs::{Program, Receiving, expect, nowhere, place};
+
+#[test]
+fn all_delivered_is_0_also_to_a_place_that_only_the_command_line_names() {
+    let (sender, receiver) = (Program::new(), Program::new());
+    sender.knows(&receiver);
+    let receiving = Receiving::start(&receiver, &["--once"]);
+    let to = place(&receiver.id(), receiving.port);
+    let file = sender.file("lesson.bin", 100_000);
+    let output = sender.run(&["send", &file, "--to", &to]);
+    expect(0, &output);
+    assert_eq!(receiving.code(), 0);
+    let arrived = receiver.path("Downloads/Handout/lesson.bin");
+    assert_eq!(std::fs::read(arrived).unwrap(), vec![7; 100_000]);
+}
+
+#[test]
+fn what_is_not_there_or_wholly_left_out_is_an_error_1() {
+    let sender = Program::new();
+    let other = Program::new();
+    sender.knows(&other);
+    expect(1, &sender.run(&["send", "/nonexistent", "--to", "all"]));
+    let folder = sender.path("links");
+    std::fs::create_dir(&folder).unwrap();
+    symlink("/etc/passwd", folder.join("passwd")).unwrap();
+    symlink("/etc/hosts", folder.join("hosts")).unwrap();
+    let output = sender.run(&["send", folder.to_str().unwrap(), "--to", "all"]);
+    expect(1, &output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("nothing to send") && said.contains("1 more"),
+        "{said}"
+    );
+}
+
+#[test]
+fn usage_and_config_are_2() {
+    let program = Program::new();
+    expect(2, &program.run(&["send", "x"]));
+    expect(2, &program.run(&["frob"]));
+    expect(2, &program.run(&["id", "--set=no.such=1"]));
+    expect(2, &program.run(&["id", "--config", "/nonexistent"]));
+}
+
+#[test]
+fn where_some_do_not_get_it_the_sender_ends_with_3() {
+    let (sender, receiver, absent) = (Program::new(), Program::new(), Program::new());
+    sender.knows(&receiver);
+    sender.knows(&absent);
+    let receiving = Receiving::start(&receiver, &[]);
+    let here = place(&receiver.id(), receiving.port);
+    let file = sender.file("lesson.bin", 1000);
+    let both = [here, nowhere(&absent.id())].join(",");
+    expect(
+        3,
+        &sender.run(&["send", &file, "--to", &both, "--wait", "3s"]),
+    );
+    assert!(receiver.path("Downloads/Handout/lesson.bin").exists());
+}
+
+#[test]
+fn who_is_not_authorized_here_or_there_is_4() {
+    let (sender, receiver) = (Program::new(), Program::new());
+    let file = sender.file("lesson.bin", 1000);
+    expect(4, &sender.run(&["send", &file, "--to", "all"]));
+    expect(4, &sender.run(&["send", &file, "--to", &receiver.id()]));
+    // Only one of them has let the other in.
+    expect(0, &sender.run(&["authorize", &receiver.id()]));
+    let receiving = Receiving::start(&receiver, &[]);
+    let to = place(&receiver.id(), receiving.port);
+    expect(
+        4,
+        &sender.run(&["send", &file, "--to", &to, "--wait", "3s"]),
+    );
+}
+
+#[test]
+fn no_receiver_before_the_deadline_is_5() {
+    let (sender, absent) = (Program::new(), Program::new());
+    sender.knows(&absent);
+    let file = sender.file("lesson.bin", 1000);
+    let words = ["send", &file, "--to", &absent.id(), "--wait", "1s"];
+    expect(5, &sender.run(&words));
+    // Nobody comes by an invite either.
+    expect(5, &sender.run(&["invite", "--for", "1s"]));
+}
+
+#[test]
+fn a_lie_ends_receive_once_with_6() {
+    let receiver = Program::new();
+    let device = Device::new(9);
+    let id = device.id();
+    expect(0, &receiver.run(&["authorize", id.as_str()]));
+    let receiving = Receiving::start(&receiver, &["--once"]);
+    let ours = receiver.id().parse().unwrap();
+    let port = u16::try_from(receiving.port).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let wire = device.connect(&ours, port).await.unwrap();
+        let bundle = Bundle::new(&device.identity, 1, "lie.bin", 300_000, 9);
+        wire.say(&bundle.offer()).await;
+        let answer = wire.wait_for(|message| match message {
+            Message::StartTransferAcknowledged(answer) => Some(answer),
+            _ => None,
+        });
+        assert_eq!(answer.await.unwrap().status, Decision::Accepted);
+        for frame in bundle.all_frames() {
+            wire.send(frame).await;
+        }
+        let mut liar = bundle.clone();
+        liar.identity = handout::protocol::identity::Identity::from_seed(&[0xee; 32]);
+        wire.say(&liar.end()).await;
+        wire.closed().await;
+    });
+    assert_eq!(receiving.code(), 6);
+    assert!(!receiver.path("Downloads/Handout/lie.bin").exists());
+}
+
+#[test]
+fn what_the_receiver_has_no_room_for_is_7() {
+    let (sender, receiver) = (Program::new(), Program::new());
+    sender.knows(&receiver);
+    let receiving = Receiving::start(&receiver, &["--max-size", "1kB"]);
+    let to = place(&receiver.id(), receiving.port);
+    let file = sender.file("lesson.bin", 1001);
+    expect(7, &sender.run(&["send", &file, "--to", &to]));
+}
+
+#[test]
+fn ctrl_c_is_130() {
+    let (sender, absent) = (Program::new(), Program::new());
+    sender.knows(&absent);
+    let file = sender.file("lesson.bin", 1000);
+    let id = absent.id();
+    let words = ["send", &file, "--to", &id, "--wait", "forever", "--json"];
+    let mut child = sender.command(&words).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("\"broadcast\""), "{line}");
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[test]
+fn what_an_invite_answers_ends_once() {
+    let program = Program::new();
+    let output = program.run(&["invite", "--for", "1s", "--json"]);
+    expect(5, &output);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("\"end\"").count(), 1, "{text}");
+    assert!(text.lines().last().unwrap().contains("\"end\""), "{text}");
+}
+
+#[test]
+fn a_pattern_with_a_comma_in_braces_is_one() {
+    let (sender, receiver) = (Program::new(), Program::new());
+    sender.knows(&receiver);
+    let receiving = Receiving::start(&receiver, &["--type", "*.{pdf,odt}"]);
+    let to = place(&receiver.id(), receiving.port);
+    for (name, code) in [("a.pdf", 0), ("b.odt", 0), ("c.txt", 3)] {
+        let file = sender.file(name, 1000);
+        expect(code, &sender.run(&["send", &file, "--to", &to]));
+    }
+    assert!(receiver.path("Downloads/Handout/b.odt").exists());
+}

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""`handout doctor` on hosts of a lab: in order; alone; with multicast kept out and in by nft; with
+clients that are isolated from each other; with the port taken; with a tunnel, and with no network.
+Each trouble is named, with what to do, and where there is none there is no alarm."""
+import os
+import sys
+
+from handout import PORT, Device, everyone_trusts_everyone, script, scratch
+from lab import Lab, sh
+
+
+def doctor(device, *words):
+    """What was found, by what it is about; and the exit code."""
+    process = device.start("doctor", "--json", "--wait", "3s", *words)
+    code = process.end(60, expect=None)
+    found = {}
+    for event in process.events:
+        if event["event"] == "finding":
+            found.setdefault(event["about"], []).append(event)
+    assert process.events and process.events[-1]["event"] == "end", process.text
+    assert process.events[-1]["code"] == code
+    return found, code
+
+
+def level(found, about):
+    levels = ["fine", "note", "warning", "problem"]
+    return max((event["level"] for event in found.get(about, [])), key=levels.index, default=None)
+
+
+def says(found, about, what):
+    texts = [f'{e["what"]} -> {e.get("do", "")}' for e in found.get(about, [])]
+    assert any(what in text for text in texts), f"{about} does not say {what!r}: {texts}"
+
+
+def nft(lab, host, rules):
+    sh("ip", "netns", "exec", lab.namespace(host), "nft", "flush", "ruleset")
+    for rule in rules:
+        sh("ip", "netns", "exec", lab.namespace(host), "nft", *rule.split())
+
+
+def main():
+    with scratch() as folder, Lab(3, logs=folder) as lab:
+        here, there, _ = devices = [Device(lab, host, folder) for host in range(3)]
+        everyone_trusts_everyone(devices)
+
+        found, code = doctor(here)
+        assert level(found, "multicast") == "warning", found["multicast"]
+        says(found, "multicast", "nobody else is heard")
+        assert code == 0, "alone is no problem"
+        print("alone: a warning")
+
+        receiving = there.receive()
+        found, code = doctor(here)
+        assert code == 0, found
+        for about in ("multicast", "interfaces", "firewall", "reach", "port", "clock"):
+            assert level(found, about) == "fine", (about, found.get(about))
+        says(found, "reach", "1 devices can be reached")
+        print("two devices in order: no alarm")
+
+        table = ["add table inet filter", "add chain inet filter input { type filter hook input priority 0 ; policy accept ; }"]
+        nft(lab, 0, table + ["add rule inet filter input udp dport 5353 drop"])
+        found, code = doctor(here)
+        assert code == 1 and level(found, "multicast") == "problem", found
+        says(found, "multicast", "keeps mDNS out")
+        says(found, "firewall", "nft insert rule inet filter input udp dport 5353 accept")
+        # What it says helps.
+        sh("ip", "netns", "exec", lab.namespace(0), "nft", "insert rule inet filter input udp dport 5353 accept")
+        found, code = doctor(here)
+        assert code == 0 and level(found, "multicast") == "fine", found
+        print("mDNS dropped by nft: a problem, and the rule that it names mends it")
+
+        nft(lab, 0, ["add table inet filter", "add chain inet filter output { type filter hook output priority 0 ; }",
+                     "add rule inet filter output udp dport 5353 drop"])
+        found, code = doctor(here)
+        assert code == 1 and level(found, "multicast") == "problem", found
+        says(found, "multicast", "does not let mDNS out")
+        nft(lab, 0, table[:1] + ["add chain inet filter input { type filter hook input priority 0 ; policy drop ; }",
+                                 "add rule inet filter input ct state established accept"])
+        found, code = doctor(here)
+        assert code == 1, found
+        says(found, "firewall", f"TCP port {PORT}")
+        says(found, "firewall", "UDP to any port above 1023")
+        nft(lab, 0, [])
+        print("mDNS not let out, and a policy of drop: problems")
+
+        # The other one is heard of, and what is for it alone is dropped: isolated clients.
+        nft(lab, 1, table + [f"add rule inet filter input tcp dport {PORT} drop"])
+        found, code = doctor(here)
+        assert code == 1 and level(found, "reach") == "problem", found
+        says(found, "reach", "isolates clients")
+        nft(lab, 1, [])
+        receiving.kill()
+        print("a device that is heard of and not reached: a problem")
+
+        taker = lab.run(0, [sys.executable, "-c", "import socket,time; s=socket.socket(); "
+                            f"s.bind(('0.0.0.0',{PORT})); s.listen(); print('{{\"event\":\"taken\"}}',flush=True); time.sleep(600)"], "taker")
+        taker.until("taken")
+        found, code = doctor(here)
+        assert code == 1 and level(found, "port") == "problem", found
+        says(found, "port", f"by process {taker.pid} (python")
+        taker.kill()
+        print("the port taken: a problem, with who has it")
+
+        service = here.start("run", "--json")
+        service.until("listening")
+        found, code = doctor(here)
+        assert level(found, "port") == "fine" and level(found, "service") == "fine", found
+        os.kill(service.pid, 19)  # SIGSTOP: it holds the folder, and does not answer
+        found, code = doctor(here)
+        assert code == 1, found
+        says(found, "service", f"process {service.pid} has the state folder")
+        os.kill(service.pid, 18)
+        service.kill()
+        print("a service that answers: fine; one that hangs: a problem")
+
+        state = os.path.join(here.folder, "state")
+        os.utime(os.path.join(state, "authorizations.log"), (4e9, 4e9))
+        found, code = doctor(here)
+        assert code == 1 and level(found, "clock") == "problem", found
+        os.utime(os.path.join(state, "authorizations.log"))
+        print("a clock that went back: a problem")
+
+        sh("ip", "-n", lab.namespace(2), "tuntap", "add", "dev", "tun0", "mode", "tun")
+        sh("ip", "-n", lab.namespace(2), "addr", "add", "10.99.0.1/24", "dev", "tun0")
+        sh("ip", "-n", lab.namespace(2), "link", "set", "tun0", "up")
+        third = devices[2]
+        third.config["discovery"]["interfaces"] = []
+        third.write_config()
+        found, _ = doctor(third)
+        if any("tun0" in event["what"] for event in found["interfaces"]):
+            assert level(found, "interfaces") == "warning", found["interfaces"]
+            says(found, "interfaces", 'discovery.interfaces = ["eth0"]')
+            print("a tunnel: a warning, and the setting that leaves it out")
+        sh("ip", "-n", lab.namespace(2), "link", "set", "eth0", "down")
+        sh("ip", "-n", lab.namespace(2), "link", "del", "tun0")
+        found, code = doctor(third)
+        assert code == 1 and level(found, "interfaces") == "problem", found
+        print("no network: a problem")
+
+        process = third.start("doctor", "--for-it", "--wait", "1s")
+        process.end(30, expect=None)
+        text = "".join(process.text)
+        assert "5353" in text and str(PORT) in text and "isolation" in text, text
+        print("the text for the IT department names ports, multicast and isolation")
+
+
+if __name__ == "__main__":
+    script(main)
