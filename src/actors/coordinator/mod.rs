@@ -478,6 +478,7 @@ impl Coordinator {
     /// What counts towards a quota goes last, and the smallest of it first: many small bundles
     /// must not make a large one be forgotten.
     fn tidy(&mut self) {
+        self.give_up_on_senders();
         let retention = self.settings.transfer.retention;
         let period = self.settings.receive.policy.longest_period();
         let since = period.map_or(u64::MAX, |p| unix_now().saturating_sub(p.as_secs()));
