@@ -73,7 +73,7 @@ impl Known {
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
         let last = key.split_once('.').map_or(key, |(_, last)| last);
-        let lists = LISTS.iter().chain([&&receive::LIST]);
+        let lists = LISTS.iter().chain(&RULES);
         let lists = lists.map(|list| list.name.to_owned());
         let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
         ConfigError::UnknownKey {

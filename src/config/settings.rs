@@ -197,6 +197,10 @@ section! {
 section! {
     /// `[transfer]`
     Transfer {
+        /// How many bundles of each sender lie here unfinished that nobody sends.
+        unfinished: usize,
+        /// How long each of them does.
+        unfinished_for: Duration,
         /// How many transfers may send at a time; 0 for all.
         at_most: usize,
         /// How often progress is made safe at least.
@@ -342,6 +346,8 @@ impl Settings {
                 checkpoint_interval: r.duration("transfer.checkpoint_interval", ["10ms", "1m"]),
                 checkpoint_bytes: r.size("transfer.checkpoint_bytes", MIB..=16 * GIB),
                 retention: r.number("transfer.retention", 0..=5000),
+                unfinished: r.number("transfer.unfinished", 0..=5000),
+                unfinished_for: r.duration("transfer.unfinished_for", ["1m", "365d"]),
                 disk_retry: r.duration("transfer.disk_retry", ["100ms", "1h"]),
             },
             audit: AuditSettings {

@@ -4,6 +4,7 @@ loopback, with each kind of limit; and that at most so many transfers send at a 
 
 What is too fast fails. What is too slow fails only beyond --slack, since a busy machine is slow."""
 import argparse
+import datetime
 import os
 import time
 
@@ -40,13 +41,15 @@ class Room:
         return process, result, time.monotonic() - begin
 
 
-def measure(folder, name, receivers, rate, size, counted, slack, options=(), **own):
+def measure(folder, name, receivers, rate, size, counted, slack, options=(), rules="", **own):
     """Sends, and holds the rate to the limit; `counted` says of how many receivers it is."""
     home = os.path.join(folder, name.replace(" ", "-"))
     os.makedirs(home)
     file = write_file(os.path.join(home, "lesson.bin"), size, name)
     with Loopback(logs=home) as lab:
         room = Room(lab, home, receivers, **own)
+        with open(room.sender.config_file, "a") as config:
+            config.write(rules.replace("FIRST", room.receivers[0].id))
         process, result, _ = room.send(file, *options)
         active = [e["_at"] for e in process.events if e["event"] == "transfer" and e["state"]["is"] == "active"]
         done = [e["_at"] for e in process.events if e["event"] == "transfer" and e["state"]["is"] == "complete"]
@@ -57,6 +60,13 @@ def measure(folder, name, receivers, rate, size, counted, slack, options=(), **o
     verdict = "ok" if low * rate <= got <= 1.1 * rate else "WRONG"
     print(f"{name:34} limit {rate / MB:6.1f} MB/s, came out {got / MB:6.2f} ({got / rate:4.0%}) over {took:5.1f} s  {verdict}", flush=True)
     return verdict == "ok"
+
+
+def hours(now, later):
+    """Rules: one for the first receiver that holds now, one that holds in three days."""
+    day = (datetime.date.today() + datetime.timedelta(days=3)).strftime("%a")
+    return (f'[[limits.at]]\nhours = "Mon-Sun"\nwho = ["FIRST"]\nrate = "{now}"\n'
+            f'[[limits.at]]\nhours = "{day} 00:00-24:00"\nrate = "{later}"\n')
 
 
 def places(folder):
@@ -80,6 +90,28 @@ def places(folder):
     return most == 2 and len(waited) >= 3
 
 
+def changed(folder, mb):
+    """A service sends at a limit at which it would take minutes; the file of settings loses the limit, and gets it back."""
+    home = os.path.join(folder, "changed")
+    os.makedirs(home)
+    file = write_file(os.path.join(home, "lesson.bin"), 20 * mb, "changed")
+    with Loopback(logs=home) as lab:
+        room = Room(lab, home, 1, sender={"limits": {"rate": "16kB/s"}})
+        service = room.sender.start("run", "--json")
+        service.until("listening", 30)
+        process = room.sender.start("send", file, "--to", room.receivers[0].id, "--wait", "60s", "--json")
+        process.until("progress", 60)
+        room.sender.config["limits"]["rate"] = f"{4 * mb}B/s"
+        room.sender.write_config()
+        begin = time.monotonic()
+        room.sender.ask("reload")
+        assert summary(process, timeout=300)
+        took = time.monotonic() - begin
+        lab.down()
+    print(f"{'a limit that is changed':34} {20 * mb / MB:.0f} MB at {4 * mb / MB:.1f} MB/s took {took:.1f} s after the change, and would have taken {20 * mb / 16_000:.0f} s without it")
+    return 20 * mb / (4 * mb) * 0.9 <= took < 20 * mb / 16_000 / 3
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slack", type=float, default=0.1, help="how far below the limit it may stay (%(default)s)")
@@ -94,8 +126,10 @@ def main():
             measure(folder, "whole device 3 receivers", 3, 20 * mb, 40 * mb, 3, args.slack, sender=limits(rate=rate(20))),
             measure(folder, "each of 3 devices", 3, 5 * mb, 20 * mb, 1, args.slack, sender=limits(rate_per_device=rate(5))),
             measure(folder, "one broadcast", 2, 8 * mb, 20 * mb, 2, args.slack, options=("--rate", rate(8))),
+            measure(folder, "at these hours, for one device", 1, 4 * mb, 16 * mb, 1, args.slack, rules=hours(rate(4), rate(1))),
             measure(folder, "slow", 1, MB // 5, 2 * MB, 1, args.slack, sender=limits(rate="200kB/s")),
             measure(folder, "what a receiver takes", 1, 10 * mb, 40 * mb, 1, args.slack, receiver=limits(receive_rate=rate(10))),
+            changed(folder, mb),
             places(folder),
         ]
     assert all(results), "not as it should be"

@@ -116,7 +116,7 @@ class Day:
                                   discovery={"interfaces": [], "loopback_only": True, "enabled": False},
                                   network={"loopback": True, "ice_failed": "5s"}, signaling={"port": PORT + n, "bind": "127.0.0.1"},
                                   receive={"reserve": 0, "collision": "overwrite"},
-                                  transfer={"retention": 200}))
+                                  transfer={"retention": 200, "unfinished": 3}))
         everyone_trusts_everyone(devices)
         sender = devices[0]
         sender.config["discovery"]["static_peers"] = [f"{d.id}@127.0.0.1:{PORT + n}" for n, d in enumerate(devices) if n]
@@ -196,6 +196,9 @@ def main():
         grows = [what for service in day.services for what in verdicts(service)]
         for service in day.services[:2]:
             print(f"{service.device.name}'s state folder: {parts(os.path.join(service.device.folder, 'state'))}")
+        left = [os.path.join(s.device.destination, ".handout") for s in day.services[1:]]
+        left = [len(os.listdir(folder)) if os.path.isdir(folder) else 0 for folder in left]
+        print(f"bundles that lie unfinished at the receivers: {left}")
         assert day.delivered > 0, "nothing was delivered"
     assert not grows, f"these grow: {', '.join(grows)}"
 

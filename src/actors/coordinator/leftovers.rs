@@ -1,7 +1,8 @@
 //! What incoming transfers leave in a destination: partial bundles that wait for room, and those
 //! that nobody wants any more.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::content;
 use crate::dataplane::SessionCommand;
 use crate::protocol::id::{BundleId, DeviceId, TransferId};
 use crate::protocol::message::Code;
-use crate::protocol::transfer::{Direction, Side, TransferState};
+use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::TransferRecord;
 
 use super::super::peer::{Command, unix_now};
@@ -108,6 +109,31 @@ impl Coordinator {
         });
     }
 
+    /// What its sender has stopped sending does not lie here for ever: the sender may have given up
+    /// while we were away, and never say so.
+    pub(super) fn give_up_on_senders(&mut self) {
+        let settings = &self.settings.transfer;
+        let records: Vec<_> = self.transfers.values().map(|of| &of.record).collect();
+        let keep = (settings.unfinished, settings.unfinished_for);
+        for (id, reason) in given_up(&records, unix_now(), keep) {
+            let code = Code::NotConnected;
+            let reason = reason.to_owned();
+            if !self.advance(id, TransferEvent::Fail { code, reason }) {
+                continue;
+            }
+            let over = &self.transfers[&id].record;
+            let wanted = self.transfers.values().any(|other| {
+                let record = &other.record;
+                (&record.origin, record.bundle) == (&over.origin, over.bundle)
+                    && record.direction == Direction::Incoming
+                    && !record.state.is_final()
+            });
+            if !wanted {
+                self.discard_partial(id);
+            }
+        }
+    }
+
     /// Removes what an earlier process did not come to remove any more.
     pub(super) fn discard_leftovers(&self) {
         let records = self.transfers.values().map(|transfer| &transfer.record);
@@ -134,12 +160,57 @@ impl Coordinator {
     }
 }
 
+/// The incoming transfers that wait for their senders for too long, or are too many, or of an
+/// earlier version of what has come since; and why they are over. `keep` says how many of each
+/// sender wait, and for how long.
+fn given_up(
+    records: &[&TransferRecord],
+    now: u64,
+    (most, long): (usize, Duration),
+) -> Vec<(TransferId, &'static str)> {
+    let incoming = || {
+        let records = records.iter().copied();
+        records.filter(|record| record.direction == Direction::Incoming)
+    };
+    let mut newest = HashMap::new();
+    for record in incoming() {
+        if let Some(series) = &record.series {
+            let version = newest.entry((&record.peer, &series.name)).or_insert(0);
+            *version = series.version.max(*version);
+        }
+    }
+    let mut waiting: Vec<_> = incoming()
+        .filter(|record| record.state == TransferState::Pending && !record.is_asked())
+        .collect();
+    waiting.sort_by_key(|record| (Reverse(record.updated), record.id));
+    let mut kept: HashMap<&DeviceId, usize> = HashMap::new();
+    let mut over = Vec::new();
+    for record in waiting {
+        let of_sender = kept.entry(&record.peer).or_default();
+        let series = record.series.as_ref();
+        let is_old = series.is_some_and(|s| newest[&(&record.peer, &s.name)] > s.version);
+        if is_old {
+            over.push((record.id, "a newer version has taken its place"));
+        } else if now.saturating_sub(record.updated) > long.as_secs() {
+            over.push((record.id, "its sender has not gone on with it for too long"));
+        } else if *of_sender >= most {
+            over.push((
+                record.id,
+                "its sender has left too many others unfinished since",
+            ));
+        } else {
+            *of_sender += 1;
+        }
+    }
+    over
+}
+
 /// Whether what has come of a bundle is of no use to anybody: it is in its place, or somebody or
 /// the policy decided against it.
 fn is_unwanted(state: &TransferState) -> bool {
     match state {
         TransferState::Complete | TransferState::Cancelled { .. } => true,
-        TransferState::Failed { code, .. } => is_policy(*code),
+        TransferState::Failed { code, .. } => is_policy(*code) || *code == Code::NotConnected,
         _ => false,
     }
 }
@@ -147,4 +218,77 @@ fn is_unwanted(state: &TransferState) -> bool {
 /// True for reasons that lie with the receive policy and not with the transfer.
 pub(super) fn is_policy(code: Code) -> bool {
     matches!(code, Code::Declined | Code::Quota)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::series::{Series, SeriesName};
+    use crate::store::{Account, Question};
+
+    const LONG: Duration = Duration::from_secs(1000);
+
+    fn record(n: u8, updated: u64) -> TransferRecord {
+        let peer = DeviceId::of_key(&[1; 32]);
+        TransferRecord {
+            id: TransferId([n; 16]),
+            direction: Direction::Incoming,
+            broadcast: None,
+            origin: peer.clone(),
+            peer,
+            bundle: BundleId([n; 32]),
+            name: "lesson".to_owned(),
+            size: 1000,
+            state: TransferState::Pending,
+            updated,
+            destination: None,
+            root: None,
+            stat_digest: None,
+            bytes_done: 500,
+            question: None,
+            series: None,
+            account: Account::default(),
+            hand_in: false,
+            after: None,
+        }
+    }
+
+    fn numbers(records: &[TransferRecord], most: usize) -> Vec<u8> {
+        let records: Vec<_> = records.iter().collect();
+        let over = given_up(&records, 2000, (most, LONG)).into_iter();
+        let mut over: Vec<u8> = over.map(|(id, _)| id.0[0]).collect();
+        over.sort_unstable();
+        over
+    }
+
+    #[test]
+    fn what_senders_have_left_goes_when_it_is_old_or_too_much_and_nothing_else() {
+        let mut records: Vec<_> = (1..6).map(|n| record(n, 1500 + u64::from(n))).collect();
+        assert_eq!(numbers(&records, 5), [0; 0]);
+        assert_eq!(numbers(&records, 3), [1, 2], "the oldest");
+        records[0].updated = 999;
+        assert_eq!(numbers(&records, 9), [1]);
+        // What runs, is asked about, goes out, or is another sender's, has nothing to do with it.
+        records[0].state = TransferState::Active;
+        records[1].question = Some(Question::Open { until: 9999 });
+        records[2].direction = Direction::Outgoing;
+        records[3].peer = DeviceId::of_key(&[2; 32]);
+        assert_eq!(numbers(&records, 1), [0; 0]);
+        assert_eq!(numbers(&records, 0), [4, 5]);
+    }
+
+    #[test]
+    fn an_earlier_version_does_not_wait_for_a_sender_who_has_a_newer_one() {
+        let mut records: Vec<_> = (1..4).map(|n| record(n, 1999)).collect();
+        let name = SeriesName::new("lessons").unwrap();
+        for (record, version) in records.iter_mut().zip([4, 5, 6]) {
+            let name = name.clone();
+            record.series = Some(Series { name, version });
+        }
+        records[1].state = TransferState::Complete;
+        assert_eq!(numbers(&records, 9), [1]);
+        records[2].peer = DeviceId::of_key(&[2; 32]);
+        records[1].peer = records[2].peer.clone();
+        assert_eq!(numbers(&records, 9), [0; 0]);
+    }
 }

@@ -479,6 +479,7 @@ impl Coordinator {
     /// What counts towards a quota goes last, and the smallest of it first: many small bundles
     /// must not make a large one be forgotten.
     fn tidy(&mut self) {
+        self.give_up_on_senders();
         let retention = self.settings.transfer.retention;
         let period = self.settings.receive.policy.longest_period();
         let since = period.map_or(u64::MAX, |p| unix_now().saturating_sub(p.as_secs()));
@@ -562,6 +563,8 @@ impl Coordinator {
                     standing: Standing::Member,
                 };
                 self.on_up(device, session, proven, reply);
+                // Rules may name it, and it may be served as a neighbour.
+                self.keep_limits();
                 self.note_run(device, run);
                 self.drive(ctx);
             }
@@ -724,6 +727,7 @@ impl Actor for Coordinator {
             let rules = self.settings.broadcasts.clone();
             self.take_up_plans(&rules, ctx);
         }
+        self.keep_limits();
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);
     }

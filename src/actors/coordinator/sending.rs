@@ -337,6 +337,8 @@ impl Coordinator {
             broadcast: transfer.record.broadcast,
         };
         self.takes_place(id);
+        // Not a byte goes before its limits hold.
+        self.keep_limits();
         self.command(device, Command(SessionCommand::Send(job)));
         self.advance(id, TransferEvent::Offer);
     }
