@@ -215,7 +215,11 @@ impl Coordinator {
             true => self.settings.hand_in.terms.clone(),
             false => self.policy_for(device, &groups, about.broadcast()),
         };
-        let name = format!("{} ({})", self.name_of(device), device.short());
+        // Names may be the same, or made to be: ids are not.
+        let name = match self.name_of(device) {
+            name if name == device.short() => name,
+            name => format!("{name} ({})", device.short()),
+        };
         terms.destination = fill(
             &terms.destination,
             &Filling {
