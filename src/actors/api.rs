@@ -15,7 +15,7 @@ use crate::protocol::id::{BroadcastId, BundleId, DeviceId, InviteId, TransferId}
 use crate::protocol::message::Code;
 use crate::protocol::names::printable;
 use crate::protocol::roles::Roles;
-use crate::protocol::series::Series;
+use crate::protocol::series::{Series, SeriesName};
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::store::GrantedBy;
 
@@ -149,6 +149,8 @@ pub enum Request {
     },
     /// Whether the process does what it is for.
     Health,
+    /// The broadcasts of the config file, as they stand.
+    Plans,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -419,6 +421,8 @@ pub enum Event {
         /// What was left out, and why.
         skipped: Vec<String>,
     },
+    /// A broadcast of the config file, as it now stands.
+    Plan(Box<PlanInfo>),
     /// A transfer, as it now stands.
     Transfer(TransferInfo),
     /// An offer waits for a person: [`Request::Accept`] takes it, [`Request::Refuse`] does not.
@@ -748,6 +752,55 @@ pub struct Introducer {
     pub bundle: BundleId,
     /// What it is called.
     pub bundle_name: String,
+}
+
+/// A broadcast of the config file, as it stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanInfo {
+    /// Its name, and that of the series of its versions.
+    pub series: SeriesName,
+    /// `waiting` for its time, `settling` until it rests, `open`, `resting` outside of its hours,
+    /// `lacking` something to hand out, `over`, `off`, or `stopped` where no service runs.
+    pub state: String,
+    /// Why, for people.
+    pub why: Option<String>,
+    /// The last version that began.
+    pub version: Option<u64>,
+    /// Its broadcast.
+    pub broadcast: Option<BroadcastId>,
+    /// When it began, in Unix seconds.
+    pub began: Option<u64>,
+    /// When something happens by the clock next, in Unix seconds.
+    pub next: Option<u64>,
+    /// Until when devices are waited for, in Unix seconds.
+    pub deadline: Option<u64>,
+    /// What the clock says, in Unix seconds.
+    pub now: u64,
+    /// Whom it is for, as the file says it.
+    pub to: Vec<String>,
+    /// Words of `to` that mean nobody yet.
+    pub unknown: Vec<String>,
+    /// Where each device stands; empty in what is told while it happens.
+    pub receivers: Vec<PlanReceiver>,
+}
+
+/// A device that a broadcast of the config file is for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanReceiver {
+    /// Which.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub name: String,
+    /// Its transfer.
+    pub transfer: TransferId,
+    /// Where that stands: one word.
+    pub state: String,
+    /// Why it rests, or ended.
+    pub reason: Option<String>,
+    /// Bytes that it has.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub size: u64,
 }
 
 /// A transfer, as it stands.

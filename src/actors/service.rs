@@ -477,15 +477,19 @@ fn start_of_kiosk(store: &Store, rule: &Kiosk) -> Result<KioskStart, StartError>
 
 fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartError> {
     let mut broadcasts = store.broadcasts();
-    broadcasts.retain(|record| mode == Mode::Run && record.state == BroadcastState::Active);
-    let (configured, admins) = settings.trust.pages();
+    broadcasts.retain(|record| {
+        let active = record.state == BroadcastState::Active;
+        // Those of the config file are taken up by it.
+        mode == Mode::Run && active && record.series.is_none()
+    });
+    let (configured, admins) = settings.lets_in();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
         configured,
         admins,
         groups: store.groups(),
-        declared: Vec::new(),
+        declared: settings.declared_groups(),
         rosters: store.rosters()?,
         floors: store.floors(),
         moves: store.moves(),
@@ -499,9 +503,12 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         broadcasts,
         transfers: store.transfers(),
         invites: store.invites(),
+        plans: store.plans(),
+        runs_plans: mode == Mode::Run,
     })
 }
 
+/// The groups that the config file declares.
 fn signaling_limits(settings: &Settings) -> Limits {
     let signaling = &settings.signaling;
     Limits {

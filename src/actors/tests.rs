@@ -1,6 +1,8 @@
 //! Whole nodes in one process, over loopback: what a panic costs, and what does not.
 
+mod plans;
 mod policy;
+mod turns;
 
 use std::path::Path;
 use std::sync::mpsc;

@@ -84,6 +84,8 @@ pub enum Verb {
         /// Its id, the beginning of one, or its name
         device: String,
     },
+    /// What the config file hands out by itself, and who has it
+    Broadcasts,
     /// What is going on, and what was
     Transfers {
         /// Go on telling, until stopped

@@ -2,6 +2,7 @@
 
 mod args;
 mod bars;
+mod broadcasts;
 mod completions;
 mod config;
 mod demo;
@@ -136,6 +137,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Id { what: None } => devices::id(&context),
         Verb::Id { what: Some(what) } => devices::renew(&context, what),
         Verb::Transfers { watch } => transfers::run(&context, watch),
+        Verb::Broadcasts => broadcasts::run(&context),
         Verb::Versions => versions::list(&context),
         Verb::Rollback { what, to } => versions::roll_back(&context, what, to),
         Verb::Report(options) => report::run(&context, options),

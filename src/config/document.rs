@@ -73,7 +73,9 @@ impl<'a> Document<'a> {
     }
 
     fn place(&self, span: &Range<usize>) -> Place {
-        let at = self.text.floor_char_boundary(span.start.min(self.text.len()));
+        let at = self
+            .text
+            .floor_char_boundary(span.start.min(self.text.len()));
         let line = self.starts.partition_point(|start| *start <= at);
         let start = self.starts[line - 1];
         Place {

@@ -11,8 +11,6 @@ use super::tables::{List, Table};
 use crate::protocol::destination::fixed;
 use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 
-/// The list of rules, which has no default and stands in a file only.
-pub(super) const RULES: (&str, &str) = ("receive", "from");
 /// The keys of a rule, in the order in which they are read.
 const RULE_KEYS: [&str; 17] = [
     "who",

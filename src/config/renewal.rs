@@ -15,9 +15,9 @@ const LIVE: [&str; 16] = [
     "broadcast[",
     "receive.",
     "hand_in.",
-    "limits.",
     "swarm.",
     "trust.",
+    "limits.",
     "transfer.",
     "network.",
     "signaling.initiator",
@@ -61,9 +61,9 @@ impl Settings {
             network,
             receive,
             hand_in,
-            limits,
             swarm,
             trust,
+            limits,
             transfer,
             log,
             groups,
@@ -73,8 +73,8 @@ impl Settings {
             ..
         } = new;
         (next.network, next.receive, next.swarm) = (network, receive, swarm);
-        (next.hand_in, next.limits) = (hand_in, limits);
-        (next.trust, next.transfer) = (trust, transfer);
+        next.hand_in = hand_in;
+        (next.trust, next.transfer, next.limits) = (trust, transfer, limits);
         (next.groups, next.broadcasts) = (groups, broadcasts);
         (next.warnings, next.loaded) = (warnings, loaded);
         next.log.level = log.level;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::scan::{Scan, scan_set};
@@ -162,12 +162,40 @@ struct Place {
     inode: (u64, u64),
 }
 
+/// What the system's word is held against.
+#[derive(Debug, Default)]
+struct Heard {
+    places: Mutex<Vec<PathBuf>>,
+    /// A place is gone, and whatever comes there has to be asked for anew. Its inode does not tell:
+    /// the next folder may get the same one.
+    stale: AtomicBool,
+}
+
+impl Heard {
+    fn hear(&self, event: &notify::Result<notify::Event>) {
+        let Ok(event) = event else { return };
+        if !matches!(
+            event.kind,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+        ) {
+            return;
+        }
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = event.paths.iter();
+        if gone.any(|path| places.iter().any(|place| place.starts_with(path))) {
+            self.stale.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Tells when it is worth looking.
 pub struct Watch {
     patterns: Vec<PathPattern>,
     stirred: Arc<AtomicBool>,
     watcher: Option<RecommendedWatcher>,
     places: BTreeMap<PathBuf, Place>,
+    /// The same, for whoever hears that one of them is gone.
+    heard: Arc<Heard>,
     failed: bool,
 }
 
@@ -180,6 +208,7 @@ impl Watch {
             stirred,
             watcher: None,
             places: BTreeMap::new(),
+            heard: Arc::default(),
             failed: false,
         }
     }
@@ -204,6 +233,10 @@ impl Watch {
     }
 
     fn try_refresh(&mut self) -> Result<(), String> {
+        if self.heard.stale.swap(false, Ordering::Relaxed) {
+            self.watcher = None;
+            self.places.clear();
+        }
         let wanted = self.wanted();
         if wanted.len() > MAX_PLACES {
             return Err(format!("more than {MAX_PLACES} places to watch"));
@@ -214,7 +247,9 @@ impl Watch {
                 let stirred = Arc::clone(&self.stirred);
                 let bases = self.patterns.iter().map(|of| of.base().to_owned());
                 let bases: Vec<PathBuf> = bases.collect();
+                let heard = Arc::clone(&self.heard);
                 let watcher = notify::recommended_watcher(move |event| {
+                    heard.hear(&event);
                     if is_change(&event, &bases) {
                         stirred.store(true, Ordering::Relaxed);
                     }
@@ -233,6 +268,9 @@ impl Watch {
             let _ = watcher.unwatch(&path);
             self.places.remove(&path);
         }
+        let places = wanted.keys().cloned().collect();
+        let heard = &self.heard.places;
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = places;
         for (path, place) in wanted {
             if !self.places.contains_key(&path) {
                 let mode = match place.deep {

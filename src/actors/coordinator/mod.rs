@@ -14,6 +14,7 @@ mod kiosk;
 mod leftovers;
 mod pairing;
 mod people;
+mod plans;
 mod pulse;
 mod questions;
 mod receiving;
@@ -47,7 +48,7 @@ use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::protocol::trust::{Pages, TrustBook};
-use crate::store::{Account, After, BroadcastRecord, Question, TransferRecord};
+use crate::store::{Account, After, BroadcastRecord, PlanRecord, Question, TransferRecord};
 
 use super::api::{Event, Request, TransferInfo};
 use super::discovery::stream_of;
@@ -61,6 +62,7 @@ use introductions::Swarm;
 pub use keys::change_signal;
 use kiosk::Kiosk;
 pub use kiosk::KioskStart;
+use plans::Plans;
 pub use pulse::{Alive, Pulse};
 use reload::Changing;
 use turns::Waits;
@@ -84,6 +86,10 @@ pub struct Loaded {
     pub invites: Vec<Issued>,
     /// How it lets others in by itself, where it does.
     pub kiosk: Option<KioskStart>,
+    /// What is remembered of the config file's broadcasts.
+    pub plans: Vec<PlanRecord>,
+    /// This process hands them out.
+    pub runs_plans: bool,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -110,6 +116,7 @@ pub struct Coordinator {
     broadcasts: HashMap<BroadcastId, Broadcast>,
     transfers: HashMap<TransferId, Transfer>,
     swarm: Swarm,
+    plans: Plans,
     clones: Clones,
     /// How often changes of others' keys are looked at.
     changes: Rate,
@@ -347,6 +354,7 @@ impl Coordinator {
             peers: HashMap::new(),
             broadcasts: HashMap::new(),
             swarm: Swarm::default(),
+            plans: Plans::new(loaded.plans, loaded.runs_plans),
             watchers: Vec::new(),
             tidied: Instant::now(),
             counted: Instant::now(),
@@ -453,6 +461,7 @@ impl Coordinator {
         self.retry_full_disks();
         self.expire_questions();
         self.run_what_is_due(ctx);
+        self.tick_plans(ctx);
         self.drive(ctx);
         self.finish_broadcasts();
         self.tend_introductions();
@@ -484,7 +493,7 @@ impl Coordinator {
             .filter(|record| {
                 record
                     .broadcast
-                    .is_none_or(|of| !self.broadcasts.contains_key(&of))
+                    .is_none_or(|of| !self.broadcasts.contains_key(&of) && !self.plans.keeps(of))
             })
             // What is still to be run would be forgotten.
             .filter(|record| record.after != Some(After::Due))
@@ -711,6 +720,8 @@ impl Actor for Coordinator {
             self.context = Some(context);
             self.add_static_peers(ctx);
             self.discard_leftovers();
+            let rules = self.settings.broadcasts.clone();
+            self.take_up_plans(&rules, ctx);
         }
         ctx.run_interval(TICK, Self::tick);
         self.drive(ctx);

@@ -148,6 +148,10 @@ impl Handler<Ask> for Coordinator {
             Request::Report { what, version } => self.on_report(what, version, reply, ctx),
             // The node looks at it from outside: see `Node::ask`.
             Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
+            Request::Plans => {
+                let infos = self.plan_infos();
+                answer(&reply, infos);
+            }
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }
@@ -316,7 +320,10 @@ impl Coordinator {
     }
 
     /// The devices that `--to` means, and notes about those that get nothing.
-    fn resolve(&self, to: &[String]) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
+    pub(super) fn resolve(
+        &self,
+        to: &[String],
+    ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
         let (mut devices, mut notes) = (Vec::new(), Vec::new());
         for word in to {
             if word == "all" {
@@ -472,7 +479,7 @@ impl Coordinator {
     }
 
     /// Records that our side stops a transfer, and has the other side told.
-    fn halt(&mut self, stop: Stop) {
+    pub(super) fn halt(&mut self, stop: Stop) {
         let (by, code, reason) = (Side::Ours, stop.code, stop.reason.clone());
         let happened = if stop.for_good {
             TransferEvent::Cancel { by, code, reason }

@@ -145,6 +145,8 @@ impl Coordinator {
                 && record.peer == device
                 && record.bundle == bundle
                 && !record.state.is_final()
+                // Versions of a series are told apart by more than their bundle.
+                && (record.series.is_none() || record.broadcast == Some(broadcast))
                 && record
                     .broadcast
                     .is_none_or(|of| of == broadcast || !running.contains(&of))

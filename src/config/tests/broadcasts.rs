@@ -91,7 +91,7 @@ fn every_mistake_in_them_is_named_with_its_key_and_what_was_meant() {
         ("broadcast[1].deadline", "2h"),
         ("broadcast[1].repeat", "no schedule"),
         ("broadcast[1].settle_max", "from 1s"),
-        ("broadcast[1].rate", "64KiB"),
+        ("broadcast[1].rate", "5MB/s"),
         ("broadcast[1].at_most", "1 to 10000"),
         ("broadcast[1].priority", "\"low\" or \"normal\" or \"high\""),
         ("broadcast[2].path", "\"**\""),
