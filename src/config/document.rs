@@ -28,10 +28,7 @@ pub(super) fn parse(source: &str, text: &str) -> (Map<String, Value>, Vec<Slip>)
     let mut slips: Vec<Slip> = Vec::new();
     for round in 1.. {
         let text = lines.join("\n");
-        let document = Document {
-            source,
-            text: &text,
-        };
+        let document = Document::new(source, &text);
         let (table, errors) = DeTable::parse_recoverable(&text);
         let mut left_out = false;
         for error in errors {
@@ -60,19 +57,31 @@ pub(super) fn parse(source: &str, text: &str) -> (Map<String, Value>, Vec<Slip>)
 struct Document<'a> {
     source: &'a str,
     text: &'a str,
+    /// Where each line starts.
+    starts: Vec<usize>,
 }
 
-impl Document<'_> {
+impl<'a> Document<'a> {
+    fn new(source: &'a str, text: &'a str) -> Self {
+        let newlines = text.match_indices('\n').map(|(at, _)| at + 1);
+        let starts = std::iter::once(0).chain(newlines).collect();
+        Self {
+            source,
+            text,
+            starts,
+        }
+    }
+
     fn place(&self, span: &Range<usize>) -> Place {
         let at = self
             .text
             .floor_char_boundary(span.start.min(self.text.len()));
-        let before = &self.text[..at];
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.starts.partition_point(|start| *start <= at);
+        let start = self.starts[line - 1];
         Place {
             source: self.source.to_owned(),
-            line: Some(before.matches('\n').count() + 1),
-            column: Some(before[start..].chars().count() + 1),
+            line: Some(line),
+            column: Some(self.text[start..at].chars().count() + 1),
         }
     }
 

@@ -124,3 +124,63 @@ impl Settings {
         described
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(key: &str, value: &str) -> Result<Settings, crate::config::ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let fixed = [
+            ("state.dir", "/s"),
+            ("receive.destination", "/in"),
+            ("hand_in.destination", "/hand-ins"),
+            ("device.name", "a"),
+            (key, value),
+        ];
+        let set = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Settings::load(Some(file.path()), &set)
+    }
+
+    /// Another value of the same kind.
+    fn other(value: &str) -> String {
+        let bare = value.trim_matches('"');
+        let numbers: String = bare.chars().take_while(char::is_ascii_digit).collect();
+        match (bare, numbers.parse::<u64>()) {
+            ("true", _) => "false".to_owned(),
+            ("false", _) => "true".to_owned(),
+            ("0", _) => "1".to_owned(),
+            (_, Ok(number)) if number > 0 => {
+                let more = if number > 4 { number - 1 } else { number + 1 };
+                format!("{more}{}", &bare[numbers.len()..])
+            }
+            _ => String::new(),
+        }
+    }
+
+    #[test]
+    fn what_holds_at_once_is_taken_and_all_else_stays_and_is_said_to_need_a_restart() {
+        let before = with("state.dir", "/s").unwrap();
+        let mut changed = 0;
+        for setting in before.describe().to_vec() {
+            let Ok(new) = with(&setting.key, &other(&setting.value)) else {
+                continue;
+            };
+            let (next, changes) = before.renewed(new.clone());
+            let [change] = &changes[..] else { continue };
+            changed += 1;
+            assert_eq!(change.key, setting.key);
+            let shown = next.by_key()[&*setting.key].to_owned();
+            let kept = change.restart;
+            assert_eq!(shown == setting.value, kept, "{}", setting.key);
+            let (mut next, mut expected) = (next, if kept { before.clone() } else { new });
+            // How they were loaded is another matter.
+            for settings in [&mut next, &mut expected] {
+                settings.loaded = before.loaded.clone();
+                settings.described.clear();
+            }
+            assert_eq!(next, expected, "{}", setting.key);
+        }
+        assert!(changed > 50, "only {changed} settings could be changed");
+    }
+}

@@ -66,6 +66,10 @@ fn files_below(folder: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
+        // Traces of what has just arrived go away a moment later.
+        if path.file_name().is_some_and(|name| name == ".handout") {
+            continue;
+        }
         match path.is_dir() {
             true => found.extend(files_below(&path)),
             false => drop(found.insert(path)),

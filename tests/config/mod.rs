@@ -81,7 +81,11 @@ fn every_mistake_of_each_broken_file_is_named_with_its_line_and_none_is_invented
             let place = format!("- {shown}:{}:", mistake.line);
             assert!(said.contains(&place), "{place}\n{said}");
         }
-        assert_eq!(said.matches(&shown).count(), expected.len(), "{said}");
+        assert_eq!(
+            said.matches(&format!("\n- {shown}:")).count(),
+            expected.len(),
+            "{said}"
+        );
         assert!(!said.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{said:?}");
     }
 }

@@ -384,7 +384,11 @@ impl Coordinator {
     ) -> impl Future<Output = Result<(), String>> + use<> {
         let device = entry.device.clone();
         if entry.name.is_empty() {
-            entry.name = self.name_of(&device);
+            // An id is no name: it stays free for one that the device shows later.
+            let name = self.name_of(&device);
+            if name != device.short() {
+                entry.name = name;
+            }
         }
         let granted = self.note_down(entry.clone(), group);
         let stored = granted.map(|group| {

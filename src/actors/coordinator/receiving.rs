@@ -215,7 +215,11 @@ impl Coordinator {
                 self.settings.receive.policy.terms_for(whom)
             }),
         };
-        let name = format!("{} ({})", self.name_of(device), device.short());
+        // Names may be the same, or made to be: ids are not.
+        let name = match self.name_of(device) {
+            name if name == device.short() => name,
+            name => format!("{name} ({})", device.short()),
+        };
         terms.destination = fill(
             &terms.destination,
             &Filling {
