@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+mod arrivals;
 mod config;
 
 /// Runs the program with a state folder and home of its own; nothing of this machine's counts.

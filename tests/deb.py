@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -70,7 +72,9 @@ def until(path, what):
 
 
 def inside(folder, package):
-    """All of this in a mount namespace of its own."""
+    """All of this in namespaces of its own: the network is loopback alone, like a kiosk that boots
+    before its network is there."""
+    sh("ip", "link", "set", "lo", "up")
     sh("mount", "-t", "tmpfs", "tmpfs", folder)
     upper, work, system = (os.path.join(folder, name) for name in ("upper", "work", "system"))
     for path in (upper, work, system):
@@ -96,7 +100,7 @@ def inside(folder, package):
     shown = until(f"{system}/var/lib/handout/kiosk/kiosk.txt", "handout receive --invite")
     ask = [*chroot, "handout", "--config", "/etc/handout/config.toml", "--state", "/var/lib/handout"]
     identity = sh(*ask, "id")
-    health(chroot, ask)
+    health(f"{system}/var/lib/handout/api.token")
     service.stop()
     print("started as the unit says it: ready, alive, shows its invite, answers, stops")
     service = Service(system)
@@ -114,10 +118,17 @@ def inside(folder, package):
     print("removed: settings and state stay; purged: nothing does")
 
 
-def health(chroot, ask):
-    """The verb for it, once there is one."""
-    done = subprocess.run([*ask, "peers", "--json", "--wait", "0s"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert done.returncode == 0 and '"code":0' in done.stdout, done
+def health(token):
+    """What it answers to /health."""
+    with open(token) as file:
+        request = urllib.request.Request("http://127.0.0.1:7070/health", headers={"Authorization": f"Bearer {file.readline().strip()}"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            status, said = answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        status, said = error.code, error.read().decode()
+    assert status == 200, f"/health: {status} {said}"
+    print(f"GET /health: {status} {said.strip()[:200]}")
 
 
 def main():
@@ -133,7 +144,7 @@ def main():
     print(f"{os.path.basename(package)}: {os.path.getsize(package) / 1e6:.1f} MB")
     with tempfile.TemporaryDirectory(prefix="handout-test-") as folder:
         # What is mounted goes with the namespace.
-        done = subprocess.run(["unshare", "--mount", "--pid", "--fork", sys.executable, "-B", os.path.abspath(__file__), "--inside", folder, package])
+        done = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", sys.executable, "-B", os.path.abspath(__file__), "--inside", folder, package])
     sys.exit(done.returncode)
 
 

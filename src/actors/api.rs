@@ -137,8 +137,6 @@ pub enum Request {
     },
     /// All transfers on record.
     Transfers,
-    /// The broadcasts that the config file describes, as they stand, with their devices.
-    Plans,
     /// All broadcasts on record.
     Broadcasts,
     /// What became of a broadcast, device by device.
@@ -151,6 +149,8 @@ pub enum Request {
     },
     /// Whether the process does what it is for.
     Health,
+    /// The broadcasts of the config file, as they stand.
+    Plans,
     /// Pause a transfer or broadcast.
     Pause {
         /// An id, or the beginning of one.
@@ -466,8 +466,6 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
-    /// A version of a series that is here.
-    Version(VersionInfo),
     /// A program that was run after an arrival has ended.
     Ran {
         /// The transfer that arrived.
@@ -487,6 +485,8 @@ pub enum Event {
         /// The beginning of what it wrote, made harmless.
         output: String,
     },
+    /// A version of a series that is here.
+    Version(VersionInfo),
     /// How a broadcast ended.
     Summary {
         /// Which.
@@ -497,6 +497,18 @@ pub enum Event {
         size: u64,
         /// Each receiver.
         receivers: Vec<Receiver>,
+    },
+    /// The settings were read again, and hold from now on.
+    Reloaded {
+        /// The file, where there is one.
+        file: Option<PathBuf>,
+        /// What changed.
+        changes: Vec<Change>,
+    },
+    /// The settings were read again and are wrong: those from before still hold.
+    NotReloaded {
+        /// All mistakes.
+        mistakes: Vec<Mistake>,
     },
     /// A broadcast on record.
     BroadcastInfo(BroadcastInfo),
@@ -524,18 +536,6 @@ pub enum Event {
         /// The first of those, and what is wrong.
         faults: Vec<String>,
     },
-    /// The settings were read again, and hold from now on.
-    Reloaded {
-        /// The file, where there is one.
-        file: Option<PathBuf>,
-        /// What changed.
-        changes: Vec<Change>,
-    },
-    /// The settings were read again and are wrong: those from before still hold.
-    NotReloaded {
-        /// All mistakes.
-        mistakes: Vec<Mistake>,
-    },
     /// A short word for people.
     Note {
         /// The word.
@@ -551,28 +551,6 @@ pub enum Event {
         /// The exit code that says how it went.
         code: u8,
     },
-}
-
-/// A version of what was received.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VersionInfo {
-    /// Which series, and which version.
-    #[serde(flatten)]
-    pub series: Series,
-    /// Whose series it is.
-    pub device_id: DeviceId,
-    /// Its name for people.
-    pub device_name: String,
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Bytes of its files.
-    pub size: u64,
-    /// It is in its place; else it is kept to go back to.
-    pub current: bool,
-    /// Somebody has changed it since it came, or taken it away.
-    pub changed: bool,
-    /// A person went back from it, so it does not come again by itself.
-    pub rolled_back: bool,
 }
 
 /// A mistake in the settings, or something that is hardly meant.
@@ -621,6 +599,28 @@ impl Mistake {
             suggestion: None,
         }
     }
+}
+
+/// A version of what was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which series, and which version.
+    #[serde(flatten)]
+    pub series: Series,
+    /// Whose series it is.
+    pub device_id: DeviceId,
+    /// Its name for people.
+    pub device_name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    /// It is in its place; else it is kept to go back to.
+    pub current: bool,
+    /// Somebody has changed it since it came, or taken it away.
+    pub changed: bool,
+    /// A person went back from it, so it does not come again by itself.
+    pub rolled_back: bool,
 }
 
 /// How two devices come to know each other.

@@ -120,3 +120,33 @@ pub async fn attend(heart: Heart) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::api::exit;
+    use crate::actors::service::{Mode, Node, run};
+    use crate::actors::tests::settings;
+
+    const SOON: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_part_that_hangs_is_named_and_the_heart_beats_again_when_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path(), &[]);
+        let work = |node: Node| async move {
+            let heart = node.heart();
+            assert_eq!(heart.beat(PATIENCE).await, Ok(Pulse::default()));
+            let (go_on, waits) = std::sync::mpsc::channel::<()>();
+            heart.store.do_send(Job::new(move |_| {
+                let _ = waits.recv();
+            }));
+            assert_eq!(heart.beat(SOON).await, Err("the store"));
+            drop(go_on);
+            assert_eq!(heart.beat(PATIENCE).await, Ok(Pulse::default()));
+            exit::OK
+        };
+        assert_eq!(run(settings, Mode::Offline, work).unwrap(), exit::OK);
+    }
+}

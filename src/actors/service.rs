@@ -116,9 +116,9 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     pub(super) coordinator: Addr<Coordinator>,
+    settings: watch::Receiver<Arc<Settings>>,
     vitals: Arc<Vitals>,
     heart: Heart,
-    settings: watch::Receiver<Arc<Settings>>,
     listening: Event,
 }
 
@@ -133,6 +133,11 @@ impl Node {
         let (reply, events) = mpsc::channel(room);
         self.hand_over(request, reply);
         events
+    }
+
+    /// The settings that hold, and each change of them.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.clone()
     }
 
     /// Passes a request to whoever answers it.
@@ -171,11 +176,6 @@ impl Node {
     /// The parts of the node, for asking whether they are alive.
     pub fn heart(&self) -> Heart {
         self.heart.clone()
-    }
-
-    /// The settings that hold, and each change of them.
-    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
-        self.settings.clone()
     }
 
     /// Who and where the node is.
@@ -348,8 +348,8 @@ where
     let node = Node {
         heart,
         coordinator: coordinator.clone(),
-        vitals,
         settings: followed,
+        vitals,
         listening,
     };
     let socket = {
@@ -482,11 +482,12 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         // Those of the config file are taken up by it.
         mode == Mode::Run && active && record.series.is_none()
     });
+    let (configured, admins) = settings.lets_in();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: settings.let_in(),
-        admins: settings.trust.admins.clone(),
+        configured,
+        admins,
         groups: store.groups(),
         declared: settings.declared_groups(),
         rosters: store.rosters()?,

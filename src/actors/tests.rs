@@ -2,6 +2,7 @@
 
 mod plans;
 mod policy;
+mod turns;
 
 use std::path::Path;
 use std::sync::mpsc;

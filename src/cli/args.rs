@@ -109,6 +109,8 @@ pub enum Verb {
     Accept(Which),
     /// Do not take such an offer
     Refuse(Which),
+    /// Have the running service read its settings again; so does the signal HUP
+    Reload,
     /// What is here of things that are handed out again and again, and what is kept of before
     Versions,
     /// Put an earlier version back in the place of the one that is there
@@ -120,8 +122,6 @@ pub enum Verb {
         #[arg(long, value_name = "VERSION")]
         to: Option<u64>,
     },
-    /// Have the running service read its settings again; so does the signal HUP
-    Reload,
     /// This device's id, and its key
     Id {
         /// What to do with the key

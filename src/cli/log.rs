@@ -71,6 +71,16 @@ pub fn start(log: &Log, verbose: u8, screen: &Screen, serves: bool) {
     }));
 }
 
+/// How the level is changed; nothing where `RUST_LOG` has set the filter.
+static CHANGE: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
+/// From now on the settings say this level. What `-v` and `RUST_LOG` say counts as before.
+pub fn change(level: LogLevel) {
+    if let Some(change) = CHANGE.get() {
+        change(level);
+    }
+}
+
 /// Where lines go.
 #[derive(Clone)]
 enum Place {
@@ -125,16 +135,6 @@ fn priority(level: Level) -> &'static str {
         Level::WARN => "<4>",
         Level::INFO => "<6>",
         _ => "<7>",
-    }
-}
-
-/// How the level is changed; nothing where `RUST_LOG` has set the filter.
-static CHANGE: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
-
-/// From now on the settings say this level. What `-v` and `RUST_LOG` say counts as before.
-pub fn change(level: LogLevel) {
-    if let Some(change) = CHANGE.get() {
-        change(level);
     }
 }
 

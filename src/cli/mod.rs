@@ -148,8 +148,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Cancel(which) => steer::cancel(&context, which),
         Verb::Accept(which) => steer::accept(&context, which),
         Verb::Refuse(which) => steer::refuse(&context, which),
-        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Reload => steer::reload(&context),
+        Verb::Doctor(options) => doctor::run(&context, &options),
         Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

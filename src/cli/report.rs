@@ -17,6 +17,7 @@ pub fn run(context: &Context, options: Options) -> Result<u8, Failure> {
     let view = Shown {
         screen: context.screen.clone(),
         csv: options.csv,
+        lists: options.what.is_none(),
         broadcasts: Vec::new(),
     };
     let request = match options.what {
@@ -32,6 +33,8 @@ pub fn run(context: &Context, options: Options) -> Result<u8, Failure> {
 struct Shown {
     screen: Screen,
     csv: bool,
+    /// All broadcasts are listed.
+    lists: bool,
     broadcasts: Vec<BroadcastInfo>,
 }
 
@@ -50,8 +53,10 @@ impl View for Shown {
                     self.screen.result(&line)?;
                 }
             }
-            Event::End { code: exit::OK } if self.broadcasts.is_empty() => {}
-            Event::End { .. } => {
+            Event::End { code: exit::OK } if self.lists && self.broadcasts.is_empty() => {
+                self.screen.note("there are no broadcasts");
+            }
+            Event::End { .. } if self.lists => {
                 for line in list(&self.broadcasts).lines() {
                     self.screen.result(&line)?;
                 }

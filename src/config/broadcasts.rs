@@ -153,7 +153,7 @@ fn read_one(r: &mut Reader<'_>, table: &Table) -> Option<BroadcastRule> {
 }
 
 /// The zone that is written, else the machine's.
-fn zone(r: &mut Reader<'_>, table: &Table) -> Zone {
+pub(super) fn zone(r: &mut Reader<'_>, table: &Table) -> Zone {
     let allowed = "the name of a time zone, such as \"Europe/Berlin\"";
     let written = table.take(r, "time_zone", &shapes::parsed(allowed));
     written
@@ -212,7 +212,8 @@ fn deadline() -> Shape<'static, Deadline> {
 }
 
 /// One text, or a list of them.
-fn opening() -> Shape<'static, Hours> {
+/// Hours, as a text or a list of texts.
+pub(super) fn opening() -> Shape<'static, Hours> {
     Shape::new(hours::SHAPE, |value| {
         let texts: Vec<&str> = match &value.kind {
             ValueKind::String(text) => vec![text],

@@ -22,7 +22,9 @@ fn missing_paths(settings: &Settings, r: &mut Reader<'_>) {
         let name = table.texts("name");
         let mut rules = settings.broadcasts.iter();
         let rule = rules.find(|rule| name.first().is_some_and(|name| name == rule.name.as_str()));
-        let Some(rule) = rule else { continue };
+        let Some(rule) = rule.filter(|rule| rule.enabled) else {
+            continue;
+        };
         for path in &rule.paths {
             let base = path.base();
             if std::fs::symlink_metadata(base).is_err() {

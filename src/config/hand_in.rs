@@ -3,8 +3,11 @@
 use super::reader::Reader;
 use super::receive::{COLLISIONS, PERIOD};
 use super::shapes;
-use super::surroundings::Surroundings;
 use crate::protocol::policy::{Mode, Terms};
+
+/// Where hand-ins go below the home folder: a folder for each group, and in it one for each
+/// device.
+const PLACE: &str = "Handed in/{group}/{device}";
 
 /// `[hand_in]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +21,12 @@ pub struct HandIn {
 impl HandIn {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let enabled = r.boolean("hand_in.enabled");
-        let destination = r.destination_or("hand_in.destination", Surroundings::hand_ins);
+        let destination = r.destination_or("hand_in.destination", |surroundings| {
+            // Whoever takes none needs no home for them.
+            let nowhere = || surroundings.current_dir.join(PLACE);
+            let place = surroundings.home().map(|home| home.join(PLACE));
+            place.or_else(|| (!enabled).then(nowhere))
+        });
         let terms = Terms {
             mode: Mode::Accept,
             destination,

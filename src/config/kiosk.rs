@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::ConfigError;
 use super::reader::Reader;
 use super::shapes::{Shape, text};
 use crate::protocol::invite::MAX_USES;
@@ -82,30 +81,17 @@ impl Kiosk {
             stay: r.duration("kiosk.stay", ["1m", "365d"]),
             show: r.path("kiosk.show"),
         };
-        let source = |r: &Reader<'_>, key: &str| {
-            let found = r.settings.iter().find(|setting| setting.key == key);
-            found.map_or_else(String::new, |setting| setting.source.clone())
-        };
         if kiosk.pin == KioskPin::File && kiosk.pin_file.is_none() {
-            r.errors.push(ConfigError::WrongValue {
-                origin: source(r, "kiosk.pin"),
-                key: "kiosk.pin_file".to_owned(),
-                allowed: "a file with six digits, since kiosk.pin is \"file\"".to_owned(),
-                got: "\"\"".to_owned(),
-                nearest: None,
-            });
+            let allowed = "a file with six digits, since kiosk.pin is \"file\"".to_owned();
+            r.wrong("kiosk.pin", "kiosk.pin_file", allowed, "\"\"".to_owned());
         }
         let days = kiosk.stay.as_secs().div_ceil(DAY) + 1;
         if kiosk.is_open() && u64::from(kiosk.per_day) * days > MAX_MEMBERS as u64 {
-            r.errors.push(ConfigError::WrongValue {
-                origin: source(r, "kiosk.stay"),
-                key: "kiosk.stay".to_owned(),
-                allowed: format!(
-                    "so short that kiosk.per_day devices a day are at most {MAX_MEMBERS} at once"
-                ),
-                got: format!("{} devices a day for {} days", kiosk.per_day, days - 1),
-                nearest: None,
-            });
+            let allowed = format!(
+                "so short that kiosk.per_day devices a day are at most {MAX_MEMBERS} at once"
+            );
+            let got = format!("{} devices a day for {} days", kiosk.per_day, days - 1);
+            r.wrong("kiosk.stay", "kiosk.stay", allowed, got);
         }
         kiosk
     }

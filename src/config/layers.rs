@@ -10,6 +10,7 @@ use config::{Source, Value, ValueKind};
 
 use super::document;
 use super::error::ConfigError;
+use super::limits;
 use super::receive;
 use super::surroundings::Surroundings;
 use super::tables::{ITEMS, List};
@@ -22,6 +23,8 @@ pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 const COMMAND_LINE: &str = "the command line";
 /// The lists that stand at the top of a file.
 const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
+/// Lists of tables within sections, which have no default and stand in a file only.
+const RULES: [&List; 2] = [&receive::LIST, &limits::LIST];
 const PREFIX: &str = "HANDOUT_";
 /// Config files are written by people.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -186,8 +189,9 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
             ValueKind::Table(table) if has_section => {
                 for (key, value) in BTreeMap::from_iter(table) {
                     let origin = value.origin().unwrap_or_default().to_owned();
-                    if (section.as_str(), key.as_str()) == receive::RULES {
-                        let rules = receive::LIST.items_of(&value, errors);
+                    let name = format!("{section}.{key}");
+                    if let Some(list) = RULES.iter().find(|list| list.name == name) {
+                        let rules = list.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
                     } else if known.has(&section, &key) {
                         let kind = match value.kind {

@@ -35,7 +35,7 @@ pub use error::{ConfigError, Place, Warning};
 pub use groups::GroupRule;
 pub use hand_in::HandIn;
 pub use kiosk::{Kiosk, KioskPin};
-pub use limits::LimitSettings;
+pub use limits::{LimitRule, LimitSettings};
 pub use notify::{Notify, Occasion};
 pub use receive::Receive;
 pub use renewal::Change;

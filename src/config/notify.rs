@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::error::ConfigError;
 use super::reader::Reader;
 use super::shapes::{Shape, text};
 
@@ -106,14 +105,9 @@ impl Notify {
         if let Some((_, host)) = plain
             && !notify.http_hosts.iter().any(|known| known == host)
         {
-            let setting = r.settings.iter().find(|s| s.key == "notify.webhook");
-            r.errors.push(ConfigError::WrongValue {
-                origin: setting.map_or_else(String::new, |s| s.source.clone()),
-                key: "notify.webhook".to_owned(),
-                allowed: "https://, or http:// to one of notify.http_hosts".to_owned(),
-                got: format!("http:// to {host:?}"),
-                nearest: None,
-            });
+            let allowed = "https://, or http:// to one of notify.http_hosts".to_owned();
+            let got = format!("http:// to {host:?}");
+            r.wrong("notify.webhook", "notify.webhook", allowed, got);
         }
         notify
     }

@@ -203,6 +203,19 @@ impl Reader<'_> {
         }
     }
 
+    /// Notes that `key` is wrong because of the value of `at`, which has been read.
+    pub(super) fn wrong(&mut self, at: &str, key: &str, allowed: String, got: String) {
+        let set = self.settings.iter().find(|set| set.key == at);
+        let origin = set.map_or_else(String::new, |set| set.place().to_string());
+        self.errors.push(ConfigError::WrongValue {
+            origin,
+            key: key.to_owned(),
+            allowed,
+            got,
+            nearest: None,
+        });
+    }
+
     /// Notes what is no mistake, about a value of `key` from `origin`.
     pub(super) fn warn(&mut self, origin: &str, key: impl Into<String>, text: impl Into<String>) {
         self.warnings.push(Warning {

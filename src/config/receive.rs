@@ -11,8 +11,6 @@ use super::tables::{List, Table};
 use crate::protocol::destination::fixed;
 use crate::protocol::policy::{Changes, Collision, Mode, Policy, Rule, Terms};
 
-/// The list of rules, which has no default and stands in a file only.
-pub(super) const RULES: (&str, &str) = ("receive", "from");
 /// The keys of a rule, in the order in which they are read.
 const RULE_KEYS: [&str; 17] = [
     "who",
@@ -53,10 +51,10 @@ pub(super) const COLLISIONS: [(&str, Collision); 3] = [
     ("overwrite", Collision::Overwrite),
     ("refuse", Collision::Refuse),
 ];
-/// Earlier versions of a series that may be kept.
-const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 const RUN_TIMEOUT: [&str; 2] = ["1s", "1d"];
 pub(super) const PERIOD: [&str; 2] = ["1m", "365d"];
+/// Earlier versions of a series that may be kept.
+const VERSIONS: std::ops::RangeInclusive<u64> = 0..=100;
 
 /// `[receive]`
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,13 +10,14 @@ use super::{Setting, Settings};
 
 /// Settings, and whole sections, that take effect while the program runs. Those of `network` and
 /// the rest of `signaling` hold for links that are made from then on.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 16] = [
     "group[",
     "broadcast[",
     "receive.",
     "hand_in.",
     "swarm.",
     "trust.",
+    "limits.",
     "transfer.",
     "network.",
     "signaling.initiator",
@@ -62,6 +63,7 @@ impl Settings {
             hand_in,
             swarm,
             trust,
+            limits,
             transfer,
             log,
             groups,
@@ -72,7 +74,7 @@ impl Settings {
         } = new;
         (next.network, next.receive, next.swarm) = (network, receive, swarm);
         next.hand_in = hand_in;
-        (next.trust, next.transfer) = (trust, transfer);
+        (next.trust, next.transfer, next.limits) = (trust, transfer, limits);
         (next.groups, next.broadcasts) = (groups, broadcasts);
         (next.warnings, next.loaded) = (warnings, loaded);
         next.log.level = log.level;

@@ -87,11 +87,6 @@ impl Surroundings {
             .map(|dir| dir.join("Handout"))
     }
 
-    /// Where hand-ins go by default: a folder for each group, and in it one for each device.
-    pub(super) fn hand_ins(&self) -> Option<PathBuf> {
-        Some(self.home()?.join("Handed in/{group}/{device}"))
-    }
-
     /// The default name of the device: the host's, made to fit.
     pub(super) fn device_name(&self) -> String {
         let mut name: String = self

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 
 mod broadcasts;
+mod limits;
 mod receive;
 
 /// A machine with a home folder of its own.

@@ -29,5 +29,8 @@ pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
 pub use source::{Chunk, SignedPage, Source, SourceError};
 pub use staging::{discard_partial, find_partial};
-pub use versions::{Listed, RollBackError, check_version, list, make_room, roll_back, takes_place};
+pub use versions::{
+    Listed, RollBackError, check_version, earlier_versions, list, make_room, renumber, roll_back,
+    takes_place,
+};
 pub use watch::{NotTaken, Watch, look, take};

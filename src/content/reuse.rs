@@ -31,6 +31,8 @@ pub struct Earlier {
     pub path: PathBuf,
     /// The digest over sizes and times that its files had then.
     pub stat: [u8; 32],
+    /// Its head, where that is not to be looked for on the shelf.
+    pub head: Option<Head>,
 }
 
 /// A walk through an earlier bundle, one chunk at a time.
@@ -60,7 +62,10 @@ impl Reuse {
     /// what somebody else has written there is never looked at. Only chunks are looked for whose
     /// page `sink` knows.
     pub fn begin(sink: &Sink, earlier: &Earlier, heads: &HeadShelf) -> Option<Self> {
-        let head = heads.get(&earlier.bundle)?;
+        let head = match &earlier.head {
+            Some(head) => head.clone(),
+            None => heads.get(&earlier.bundle)?,
+        };
         if stat_digest(&earlier.path, &head).ok()? != earlier.stat {
             return None;
         }

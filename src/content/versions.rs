@@ -31,7 +31,7 @@ const RECORD: &str = "series.json";
 /// A record of as many versions as can be kept is smaller.
 const MAX_RECORD: u64 = 1 << 20;
 const REMOVED: &str = ".removed";
-/// Folders of series in one destination that are looked at.
+/// Series in one destination.
 const MAX_SERIES: usize = 10_000;
 
 /// A version that is here.
@@ -129,6 +129,10 @@ impl Versions {
         let folder = folder_of(origin, series);
         let outer = tree::make_folder(&dest, STAGING, 0o700)?;
         let all = tree::make_folder(&outer, VERSIONS, 0o700)?;
+        if !tree::exists(&all, &folder)? && all.entries()?.count() >= MAX_SERIES {
+            let most = format!("there are {MAX_SERIES} series in this destination already");
+            return Err(io::Error::other(most));
+        }
         let dir = tree::make_folder(&all, &folder, 0o700)?;
         tree::sync_folder(&all)?;
         tree::sync_folder(&outer)?;
@@ -225,6 +229,27 @@ impl Versions {
     fn head(&self, version: u64) -> io::Result<Option<Head>> {
         let bytes = tree::read_small(&self.dir, &head_name(version), MAX_HEAD as u64 + 1)?;
         Ok(bytes.and_then(|bytes| Head::decode(&bytes).ok()))
+    }
+
+    /// Gives the version in its place a higher number, where it has this content.
+    fn renumber(&mut self, number: u64, root: &Root) -> io::Result<()> {
+        let Some(current) = &mut self.record.current else {
+            return Ok(());
+        };
+        if current.root != *root || current.version >= number {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut current.version, number);
+        // The head comes first: with none, the version would count as changed by somebody.
+        let (old, new) = (head_name(before), head_name(number));
+        if let Some(head) = tree::read_small(&self.dir, &old, MAX_HEAD as u64 + 1)? {
+            tree::replace(&self.dir, &new, &head)?;
+        }
+        self.write()?;
+        if self.record.kept.iter().all(|kept| kept.version != before) {
+            tree::remove(&self.dir, &old)?;
+        }
+        Ok(())
     }
 
     /// Whether a version that lies at `path` is as it was put there: no file touched, none added.
@@ -452,4 +477,7 @@ fn holds_nothing_else(path: &Path, head: &Head) -> io::Result<bool> {
 mod placing;
 mod shelf;
 pub(super) use placing::{Own, Placing, Whole};
-pub use shelf::{Listed, RollBackError, check_version, list, make_room, roll_back, takes_place};
+pub use shelf::{
+    Listed, RollBackError, check_version, earlier_versions, list, make_room, renumber, roll_back,
+    takes_place,
+};

@@ -196,7 +196,11 @@ impl Exchange {
         if ours.said.is_some() && ours.said_at.elapsed() < SAY {
             return Ok(());
         }
-        let (have, root) = ours.reception.offered();
+        let (mut have, root) = ours.reception.offered();
+        // Neighbours drop whoever lets them wait: one that may send little promises nothing.
+        if self.shared.upload.is_slow(&self.shared.lane(None)) {
+            have = ChunkSet::new(ours.reception.chunks);
+        }
         // The first one also tells that we take part.
         let now = (have, root.is_some());
         if ours.said.as_ref() == Some(&now) {

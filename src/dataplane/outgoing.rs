@@ -540,8 +540,8 @@ impl Sender<'_> {
             root: root.map(|(root, _)| root),
             root_sig: root.map(|(_, signature)| signature),
             series: self.job.series.clone(),
-            pages_first: true,
             hand_in: self.job.hand_in,
+            pages_first: true,
         }))
     }
 

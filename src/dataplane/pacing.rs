@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::protocol::allowance::{Allowance, Lane, Limits, Ticket};
+use crate::protocol::frame::MAX_MESSAGE;
 
 /// What all links of this device may send, or take, together.
 #[derive(Clone, Default)]
@@ -54,6 +55,11 @@ impl Pacer {
         usize::try_from(most).unwrap_or(at_most)
     }
 
+    /// Whether so little may pass there that whoever asks for chunks would wait too long for them.
+    pub(super) fn is_slow(&self, lane: &Lane) -> bool {
+        self.message(lane, MAX_MESSAGE) < MAX_MESSAGE
+    }
+
     /// Waits until `bytes` may pass. Dropped before that, it takes nothing.
     pub(super) async fn pass(&self, lane: &Lane, bytes: u64) {
         if !self.is_limited() {
@@ -62,7 +68,7 @@ impl Pacer {
         let (turn, _place) = {
             let mut state = self.0.lock();
             let (granted, turn) = oneshot::channel();
-            let ticket = state.allowance.ask(lane.clone(), bytes, now());
+            let ticket = state.allowance.ask(lane.clone(), bytes);
             state.waiting.insert(ticket, granted);
             match state.look() {
                 Some(_) if state.tended => self.0.changed.notify_one(),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::content::{
     Earlier, HeadShelf, PageOutcome, Reuse, RootOutcome, SignedPage, Sink, SinkError, Step,
-    check_name, check_space, check_version, find_partial, make_room, takes_place,
+    check_name, check_space, check_version, earlier_versions, find_partial, make_room, takes_place,
 };
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::Handle;
@@ -217,7 +217,14 @@ impl Worker {
         }
         if let Some(series) = &start.series {
             check_version(&terms.destination, &start.origin, series)?;
+            // The destination knows them also when the store has forgotten.
+            let mut own = earlier_versions(&terms.destination, &start.origin, &series.name);
+            let known = |path: &Path| own.iter().any(|own| own.path == path);
+            self.task.earlier.retain(|earlier| !known(&earlier.path));
+            own.append(&mut self.task.earlier);
+            self.task.earlier = own;
         }
+        let (start, terms) = (&self.task.start, &self.task.terms);
         match find_partial(&terms.destination, &start.origin, &start.bundle) {
             Some(head) => {
                 self.open(&head)?;

@@ -7,7 +7,8 @@
 //!
 //! Whoever waits is served in the order of start-time fair queueing (Goyal, Vin, Cheng 1996): all
 //! links get the same number of bytes, whatever the sizes of their messages. One that waits for a
-//! bucket of its own does not hold up the others.
+//! bucket of its own does not hold up the others: they may take what will have come in again by
+//! then, as in backfilling (Lifka 1995), and no more, so that nobody waits for ever.
 
 mod share;
 
@@ -20,8 +21,9 @@ use super::id::{BroadcastId, DeviceId};
 
 /// Parts of a byte in which a bucket counts: what one byte per second brings in a nanosecond.
 const BYTE: i128 = 1_000_000_000;
-/// Whoever has waited for so long keeps others from everything that it waits for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// So many of those who wait for something else have their part of a bucket kept for them: the
+/// first ones. Looking at more would make each message dearer.
+const KEPT: usize = 8;
 /// Lanes that are remembered besides those that wait, before the list is looked through.
 const SPARE: usize = 64;
 
@@ -111,9 +113,14 @@ impl Bucket {
         i128::from(burst(self.rate)) * BYTE
     }
 
-    /// How long `bytes` have to wait. More than a burst goes when the bucket is full.
+    /// What must be there for `bytes` to go: more than a burst goes when the bucket is full.
+    fn needs(&self, bytes: u64) -> i128 {
+        (i128::from(bytes) * BYTE).min(self.most())
+    }
+
+    /// How long `bytes` have to wait.
     fn wait(&self, bytes: u64) -> Duration {
-        let lacks = (i128::from(bytes) * BYTE).min(self.most()) - self.level;
+        let lacks = self.needs(bytes) - self.level;
         if lacks <= 0 {
             return Duration::ZERO;
         }
@@ -126,7 +133,15 @@ impl Bucket {
 struct Waiting {
     lane: Lane,
     bytes: u64,
-    since: Instant,
+}
+
+/// What those who wait, and are earlier in order, leave to the others of one bucket.
+#[derive(Debug)]
+enum Claim {
+    /// Nothing: one of them goes as soon as there is enough here.
+    All,
+    /// After these times so much must be there, in [`BYTE`]s; the later ones include the earlier.
+    Parts(Vec<(Duration, i128)>),
 }
 
 /// What may pass, and who waits for it.
@@ -174,14 +189,13 @@ impl Allowance {
     }
 
     /// Somebody wants to send so many bytes. Whether it may is said by [`Allowance::poll`].
-    pub fn ask(&mut self, lane: Lane, bytes: u64, now: Instant) -> Ticket {
+    pub fn ask(&mut self, lane: Lane, bytes: u64) -> Ticket {
         let last = self.ends.get(&lane.device).copied().unwrap_or_default();
         let begins = last.max(self.clock);
         self.ends.insert(lane.device.clone(), begins + bytes);
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        let since = now;
-        let waiting = Waiting { lane, bytes, since };
+        let waiting = Waiting { lane, bytes };
         self.waiting.insert((begins, ticket), waiting);
         ticket
     }
@@ -199,34 +213,32 @@ impl Allowance {
 
     /// Who may send at the time `now`, and after how long to ask again where somebody still waits.
     pub fn poll(&mut self, now: Instant) -> (Vec<Ticket>, Option<Duration>) {
-        let (mut granted, mut claimed, mut next) = (Vec::new(), Vec::<Level>::new(), None);
+        let (mut granted, mut next) = (Vec::new(), None);
+        let mut claims = HashMap::new();
         let waiting = std::mem::take(&mut self.waiting);
-        for ((begins, ticket), waits) in waiting {
-            // Who is behind another one in every queue need not be looked at closely.
-            if claimed.contains(&Level::Whole) {
-                self.waiting.insert((begins, ticket), waits);
+        for (place, waits) in waiting {
+            let levels: Vec<_> = match claims.get(&Level::Whole) {
+                // Nobody passes, so nobody need be looked at.
+                Some(Claim::All) => Vec::new(),
+                _ => self.levels(&waits.lane).collect(),
+            };
+            let whole = matches!(claims.get(&Level::Whole), Some(Claim::All));
+            if whole || !self.leaves_enough(&levels, waits.bytes, &claims, now) {
+                self.waiting.insert(place, waits);
                 continue;
             }
-            let levels: Vec<_> = self.levels(&waits.lane).collect();
-            if levels.iter().any(|(level, _)| claimed.contains(level)) {
-                self.waiting.insert((begins, ticket), waits);
-                continue;
-            }
-            let slowest = levels
-                .iter()
+            let slowest = (levels.iter())
                 .map(|(level, rate)| (self.settled(level, *rate, now).wait(waits.bytes), level))
                 .max_by_key(|(wait, _)| *wait);
             match slowest {
                 Some((wait, slowest)) if !wait.is_zero() => {
                     next = Some(next.map_or(wait, |next: Duration| next.min(wait)));
-                    if now.saturating_duration_since(waits.since) > PATIENCE {
-                        claimed.extend(levels.iter().map(|(level, _)| level.clone()));
-                    } else {
-                        claimed.push(slowest.clone());
-                    }
-                    self.waiting.insert((begins, ticket), waits);
+                    let slowest = slowest.clone();
+                    self.claim(&levels, &slowest, (wait, waits.bytes), &mut claims);
+                    self.waiting.insert(place, waits);
                 }
                 _ => {
+                    let (begins, ticket) = place;
                     self.take(&levels, waits.bytes, now);
                     self.clock = self.clock.max(begins);
                     granted.push(ticket);
@@ -235,6 +247,52 @@ impl Allowance {
         }
         self.tidy(now);
         (granted, next)
+    }
+
+    /// Whether those before have what they need in time when these bytes go now.
+    fn leaves_enough(
+        &mut self,
+        levels: &[(Level, u64)],
+        bytes: u64,
+        claims: &HashMap<Level, Claim>,
+        now: Instant,
+    ) -> bool {
+        levels.iter().all(|(level, rate)| match claims.get(level) {
+            None => true,
+            Some(Claim::All) => false,
+            Some(Claim::Parts(parts)) => {
+                let left = self.settled(level, *rate, now).level - i128::from(bytes) * BYTE;
+                parts.iter().all(|(wait, needs)| {
+                    let comes = i128::try_from(wait.as_nanos()).unwrap_or(i128::MAX);
+                    left.saturating_add(comes.saturating_mul(i128::from(*rate))) >= *needs
+                })
+            }
+        })
+    }
+
+    /// Somebody waits for the slowest of these levels, and will need the others then.
+    fn claim(
+        &self,
+        levels: &[(Level, u64)],
+        slowest: &Level,
+        (wait, bytes): (Duration, u64),
+        claims: &mut HashMap<Level, Claim>,
+    ) {
+        for (level, _) in levels {
+            if level == slowest {
+                claims.insert(level.clone(), Claim::All);
+                continue;
+            }
+            let claim = claims
+                .entry(level.clone())
+                .or_insert_with(|| Claim::Parts(Vec::new()));
+            if let (Claim::Parts(parts), Some(bucket)) = (claim, self.buckets.get(level))
+                && parts.len() < KEPT
+            {
+                let before = parts.last().map_or(0, |(_, needs)| *needs);
+                parts.push((wait, before + bucket.needs(bytes)));
+            }
+        }
     }
 
     /// The limits that a lane's bytes pass, with their rates.

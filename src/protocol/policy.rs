@@ -170,6 +170,16 @@ pub struct Whom<'a> {
     pub broadcast: &'a str,
 }
 
+impl Whom<'_> {
+    /// Whether one of these words is an id, a name or a group of it.
+    pub fn is_one_of(&self, words: &[String]) -> bool {
+        words.iter().any(|word| {
+            let word = word.as_str();
+            word == self.id || self.names.contains(&word) || self.groups.contains(&word)
+        })
+    }
+}
+
 /// The terms of all devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

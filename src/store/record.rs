@@ -105,15 +105,28 @@ pub struct TransferRecord {
     /// Of which series it is a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
-    /// How it went, for whoever asks later.
-    #[serde(default, flatten)]
-    pub account: Account,
     /// It is given back to a device that hands out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hand_in: bool,
     /// Incoming: what is run after the arrival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
+    /// How it went, for whoever asks later.
+    #[serde(default, flatten)]
+    pub account: Account,
+}
+
+/// A program that is run after an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It is to be run, or was while the process ended.
+    Due,
+    /// It has ended.
+    Ran {
+        /// Its exit code; nothing when it was killed or could not be started.
+        code: Option<i32>,
+    },
 }
 
 /// How a transfer went.
@@ -128,19 +141,6 @@ pub struct Account {
     /// What let the other device in when this last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorized: Option<String>,
-}
-
-/// A program that is run after an arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum After {
-    /// It is to be run, or was while the process ended.
-    Due,
-    /// It has ended.
-    Ran {
-        /// Its exit code; nothing when it was killed or could not be started.
-        code: Option<i32>,
-    },
 }
 
 /// Whether a person takes an offered bundle.

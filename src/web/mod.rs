@@ -30,6 +30,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a client may leave what was sent to it unread.
 const UNREAD_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes that wait in the system for a client, about.
+const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of a request's body: paths may be many.
 const MAX_BODY: usize = 1 << 20;
 
@@ -127,6 +129,8 @@ pub fn start(node: Node, settings: &Api) -> Result<Option<Served>, ApiError> {
         if let Some(stream) = stream.downcast_ref::<tokio::net::TcpStream>() {
             let limit = UNREAD_LIMIT.as_millis().try_into().unwrap_or(u32::MAX);
             let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, limit);
+            // Left alone, the system lets some MiB wait for each.
+            let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
         }
     })
     .disable_signals()

@@ -19,7 +19,7 @@ use crate::actors::api::{Event, Request};
 use crate::actors::service::Node;
 
 /// How often a stream shows that it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Events that may wait for a listener; beyond it the listener is let go, and told.
 const ROOM: usize = 256;
 

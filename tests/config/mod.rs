@@ -1,6 +1,6 @@
 //! Config files: what is said of broken ones, and what comes of those that `init` writes.
 
-mod reload;
+pub mod reload;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

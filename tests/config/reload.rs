@@ -72,6 +72,16 @@ impl Service {
         assert!(sent.unwrap().success());
     }
 
+    /// Waits until it has gone by itself.
+    pub fn gone(mut self) {
+        let end = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "it goes on");
+            // Everything that it says ends with it.
+            let _ = self.events.recv_timeout(Duration::from_millis(100));
+        }
+    }
+
     /// Ends it, and returns its exit code and what it said on stderr.
     pub fn end(mut self) -> (Option<i32>, String) {
         self.signal("TERM");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use handout::actors::api::{Event, Request};
 use handout::actors::service::Mode;
+use handout::protocol::chunkset::ChunkSet;
 use handout::protocol::frame::{ChunkHeader, encode_head};
 use handout::protocol::id::{DeviceId, Root};
 use handout::protocol::identity::Identity;
@@ -53,6 +54,7 @@ enum Deed {
     EndlessVersions,
     RootOfAnother,
     UnsignedRoot,
+    LiesAboutWhatIsHere,
     // More bytes than said.
     LongChunk,
     PastItsEnd,
@@ -74,16 +76,19 @@ enum Deed {
     NothingAfterTheOffer,
     HalfAChunk,
     NoEnd,
+    NothingAfterThePages,
 }
 
 use Deed::*;
 
-const ALL: [Deed; 34] = [
+const ALL: [Deed; 36] = [
     NothingAfterTheOffer,
     HalfAChunk,
     NoEnd,
+    NothingAfterThePages,
     ManyAtOnce,
     LargeHeadsAtOnce,
+    LiesAboutWhatIsHere,
     AfterTheEnd,
     DamagedChunks,
     FalseChunks,
@@ -130,7 +135,9 @@ impl Deed {
         let (integrity, bad) = (Code::Integrity, Code::BadRequest);
         match self {
             DamagedChunks => Cancelled(integrity, "chunk 0 was damaged on its way"),
-            FalseChunks => Cancelled(integrity, "chunk 0 is not what the origin signed"),
+            FalseChunks | LiesAboutWhatIsHere => {
+                Cancelled(integrity, "chunk 0 is not what the origin signed")
+            }
             ChunkOutside => Dropped("a chunk outside the bundle"),
             ChunkBeforePage => Cancelled(bad, "chunk 0 came before page 0"),
             MixedChunks => Dropped("the pieces of a chunk are out of order"),
@@ -154,7 +161,8 @@ impl Deed {
             OneHandleForTwo => Dropped("handle 1 belongs to another transfer"),
             EndlessEnds => Dropped("more than 8 times the end of a transfer"),
             Offers => Dropped("more than 4096 messages within 10 s"),
-            NothingAfterTheOffer | HalfAChunk | NoEnd | ManyAtOnce | LargeHeadsAtOnce => {
+            NothingAfterTheOffer | HalfAChunk | NoEnd | NothingAfterThePages | ManyAtOnce
+            | LargeHeadsAtOnce => {
                 Dropped("the other side has owed chunks of what it offered for 4 s")
             }
         }
@@ -296,6 +304,48 @@ impl Deed {
                 });
                 assert_eq!(complete.await, Some(bundle.root().0));
                 while send(wire, bundle.chunk_frames(0, &lie)).await {}
+            }
+            LiesAboutWhatIsHere | NothingAfterThePages => {
+                send(wire, bundle.all_frames()).await;
+                wire.say(&bundle.end()).await;
+                let complete = wire.wait_for(|message| match message {
+                    Message::TransferComplete { root, .. } => root,
+                    _ => None,
+                });
+                assert_eq!(complete.await, Some(bundle.root().0));
+                // Another one of that name, with the same bytes and some more.
+                let name = bundle.start.name.clone();
+                let longer = size + 65_536;
+                let seed = ChunkHash::of(bundle.start.id.as_bytes()).xxh3;
+                let mut next = Bundle::new(&bundle.identity, handle + 2, &name, longer, seed);
+                next.content[..size].copy_from_slice(&bundle.content);
+                next.start.pages_first = true;
+                let answer = offer(wire, &next).await;
+                assert!(answer.pages_first, "{answer:?}");
+                let true_page = next.page(0);
+                let mut page = Page::decode(0, true_page.len(), &true_page).unwrap();
+                if self == LiesAboutWhatIsHere {
+                    page.hashes
+                        .iter_mut()
+                        .for_each(|hash| hash.blake3 = [7; 32]);
+                }
+                send(wire, next.head_frames()).await;
+                wire.send(next.page_frame(0, &page.encode())).await;
+                let need = wire.wait_for(|message| match message {
+                    Message::Need { have, .. } => have,
+                    _ => None,
+                });
+                let have = need.await.expect("what it has");
+                let have = ChunkSet::from_b64(&have, next.start.chunks).unwrap();
+                let found = have.iter().collect::<Vec<_>>();
+                if self == NothingAfterThePages {
+                    assert_eq!(found, [0, 1, 2, 3]);
+                    return;
+                }
+                assert_eq!(found, [0; 0]);
+                for _ in 0..4 {
+                    send(wire, next.chunk_frames(0, next.chunk(0))).await;
+                }
             }
             Unknown => while wire.text(r#"{"type":"PING","n":1}"#).await {},
             NotJson => while wire.text("STATUS?\u{1b}[2J").await {},
@@ -530,8 +580,9 @@ fn a_hostile_origin_is_named_and_dropped_and_nothing_false_is_written() {
         assert!(after.1 < before.1 + THREADS);
         nothing_false_below(&node.received);
         let mut expected: Vec<_> = (0..served).map(|n| format!("honest-{n}.bin")).collect();
-        // That one was true, until it was complete.
-        expected.push("AfterTheEnd.bin".to_owned());
+        // Those were true, until they were complete.
+        let true_ones = [AfterTheEnd, LiesAboutWhatIsHere, NothingAfterThePages];
+        expected.extend(true_ones.map(|deed| format!("{deed:?}.bin")));
         expected.sort();
         assert_eq!(finished_below(&node.received), expected);
     });

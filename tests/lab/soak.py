@@ -5,6 +5,7 @@ beginning, in the middle and at the end with their slope, and fails when one goe
 
 No part of the usual run: it takes as long as it is told to."""
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -33,6 +34,16 @@ def disk(folder):
             except FileNotFoundError:
                 pass
     return used, files
+
+
+def parts(folder):
+    """What is in a state folder: each entry with its bytes and files."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        used, files = disk(path) if os.path.isdir(path) else (os.lstat(path).st_blocks * 512, 1)
+        found.append(f"{name} {used / MIB:.2f} MiB in {files}")
+    return ", ".join(found)
 
 
 class Service:
@@ -149,7 +160,8 @@ class Day:
                     self.delivered += states.count("complete")
                     sending.remove((started, process))
                     self.lab.processes.remove(process)
-                    os.unlink(process.errors)
+                    with contextlib.suppress(FileNotFoundError):  # another one's, of the same number
+                        os.unlink(process.errors)
             if now >= next_kill:
                 next_kill = now + 5
                 service = self.numbers.choice(self.services[1:])
@@ -182,6 +194,8 @@ def main():
         print(f"{args.minutes:g} minutes, {day.sent} broadcasts, {day.delivered} deliveries, {day.kills} kills")
         print(f"{'':10} {'':12} {'begin':>9} {'middle':>9} {'end':>9} {'most':>9} {'slope':>12}")
         grows = [what for service in day.services for what in verdicts(service)]
+        for service in day.services[:2]:
+            print(f"{service.device.name}'s state folder: {parts(os.path.join(service.device.folder, 'state'))}")
         assert day.delivered > 0, "nothing was delivered"
     assert not grows, f"these grow: {', '.join(grows)}"
 

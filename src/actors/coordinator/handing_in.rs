@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::mpsc;
 
+use crate::protocol::allowance::Share;
 use crate::protocol::id::DeviceId;
 use crate::protocol::transfer::{Direction, TransferState};
 
@@ -56,7 +57,7 @@ impl Coordinator {
             to: vec![device.as_str().to_owned()],
             devices: vec![device],
             wait,
-            share: Default::default(),
+            share: Share::default(),
             series: None,
             hand_in: true,
             reply,

@@ -84,12 +84,12 @@ pub struct Loaded {
     pub transfers: Vec<TransferRecord>,
     /// Invites that we have issued.
     pub invites: Vec<Issued>,
+    /// How it lets others in by itself, where it does.
+    pub kiosk: Option<KioskStart>,
     /// What is remembered of the config file's broadcasts.
     pub plans: Vec<PlanRecord>,
     /// This process hands them out.
     pub runs_plans: bool,
-    /// How it lets others in by itself, where it does.
-    pub kiosk: Option<KioskStart>,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.

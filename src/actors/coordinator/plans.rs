@@ -520,8 +520,8 @@ fn record_of(
         state: BroadcastState::Active,
         bundle: Some(source.bundle()),
         size: source.layout().total_size(),
-        share: rule.share,
         hand_in: false,
+        share: rule.share,
         series: Some(series),
     }
 }

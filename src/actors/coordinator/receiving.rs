@@ -116,6 +116,7 @@ impl Coordinator {
                     look.into_actor(self)
                         .map(move |unchanged, coordinator, ctx| {
                             if matches!(unchanged, Ok(true)) {
+                                coordinator.renumber(&offer, root);
                                 let _ = reply.send(OfferReply::Complete { root });
                             } else {
                                 coordinator.decide(&device, offer, None, reply, ctx);
@@ -211,9 +212,12 @@ impl Coordinator {
     /// calls itself: it could call itself anything.
     pub(super) fn terms_for(&self, device: &DeviceId, about: &About<'_>) -> Terms {
         let groups = self.groups_of(device);
+        let broadcast = about.broadcast();
         let mut terms = match about.hand_in {
             true => self.settings.hand_in.terms.clone(),
-            false => self.policy_for(device, &groups, about.broadcast()),
+            false => self.as_rules_name(device, broadcast, |whom| {
+                self.settings.receive.policy.terms_for(whom)
+            }),
         };
         let name = format!("{} ({})", self.name_of(device), device.short());
         terms.destination = fill(
@@ -221,7 +225,7 @@ impl Coordinator {
             &Filling {
                 device: &name,
                 group: groups.first().map(String::as_str),
-                broadcast: about.broadcast(),
+                broadcast,
                 date: &chrono::Local::now().format("%Y-%m-%d").to_string(),
             },
         );
@@ -235,19 +239,29 @@ impl Coordinator {
         }
     }
 
-    fn policy_for(&self, device: &DeviceId, groups: &[String], broadcast: &str) -> Terms {
+    /// What follows from the words by which rules may name a device: its ids, the names that it
+    /// has here, its groups; and from the broadcast that it is about, where it is about one.
+    pub(super) fn as_rules_name<T>(
+        &self,
+        device: &DeviceId,
+        broadcast: &str,
+        then: impl FnOnce(&Whom<'_>) -> T,
+    ) -> T {
         let decided = self
             .trust
             .authorization(device)
             .filter(|entry| !matches!(entry.by, GrantedBy::Invite | GrantedBy::Other))
             .map(|entry| entry.name.as_str());
-        let configured = self.settings.trust.authorized.iter();
+        let settings = &self.settings;
+        let members = settings.groups.iter().flat_map(|group| &group.members);
+        let configured = settings.trust.authorized.iter().chain(members);
         let configured = configured
             .filter(|entry| self.trust.current(&entry.id) == device)
             .filter_map(|entry| entry.name.as_deref());
         // Rules may name an id that it had before.
         let earlier = self.trust.all_ids(device).map(DeviceId::as_str);
-        self.settings.receive.policy.terms_for(&Whom {
+        let groups = self.groups_of(device);
+        then(&Whom {
             id: device.as_str(),
             names: decided
                 .into_iter()
@@ -444,9 +458,9 @@ impl Coordinator {
             bytes_done: 0,
             question: None,
             series: offer.series.clone(),
-            account: Account::default(),
             hand_in: offer.hand_in,
             after: None,
+            account: Account::default(),
         };
         self.transfers.insert(offer.id, Transfer::of(record));
     }
@@ -522,7 +536,13 @@ impl Coordinator {
         let place = |record: &TransferRecord| {
             let stat = unb64(record.stat_digest.as_deref()?)?.try_into().ok()?;
             let (bundle, path) = (record.bundle, record.destination.clone()?);
-            Some(Earlier { bundle, path, stat })
+            let head = None;
+            Some(Earlier {
+                bundle,
+                path,
+                stat,
+                head,
+            })
         };
         alike
             .into_iter()

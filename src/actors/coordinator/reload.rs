@@ -97,8 +97,8 @@ impl Coordinator {
     fn take_settings(&mut self, new: Settings, ctx: &mut Context<Self>) -> Event {
         let (next, changes) = self.settings.renewed(new);
         let file = next.file().map(ToOwned::to_owned);
-        self.trust
-            .configure(next.let_in(), next.trust.admins.clone());
+        let (configured, admins) = next.lets_in();
+        self.trust.configure(configured, admins);
         self.trust.declare(next.declared_groups());
         self.settings = Arc::new(next);
         if let Some(context) = &self.context {
@@ -108,8 +108,8 @@ impl Coordinator {
             .followers
             .send_replace(Arc::clone(&self.settings));
         report(&changes);
-        let rules = self.settings.broadcasts.clone();
-        self.take_up_plans(&rules, ctx);
+        let rules = Arc::clone(&self.settings);
+        self.take_up_plans(&rules.broadcasts, ctx);
         self.drive(ctx);
         Event::Reloaded { file, changes }
     }

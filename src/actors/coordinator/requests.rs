@@ -112,6 +112,9 @@ impl Handler<Ask> for Coordinator {
                 }
                 Err((reason, code)) => fail(&reply, &reason, code),
             },
+            Request::HandIn { paths, to, wait_ms } => {
+                self.on_hand_in(paths, to, wait_ms.map(Duration::from_millis), reply, ctx)
+            }
             Request::SendVersion {
                 series,
                 paths,
@@ -125,8 +128,8 @@ impl Handler<Ask> for Coordinator {
                         devices,
                         wait: wait_ms.map(Duration::from_millis),
                         share: Share::default(),
-                        hand_in: false,
                         series: Some(series),
+                        hand_in: false,
                         reply,
                     };
                     self.send(sending, ctx);
@@ -135,23 +138,20 @@ impl Handler<Ask> for Coordinator {
             },
             Request::Versions => self.on_versions(reply, ctx),
             Request::RollBack { what, to } => self.on_roll_back(what, to, reply, ctx),
-            Request::HandIn { paths, to, wait_ms } => {
-                self.on_hand_in(paths, to, wait_ms.map(Duration::from_millis), reply, ctx)
-            }
             Request::Transfers => {
                 let mut records: Vec<_> = self.transfers.values().map(|t| &t.record).collect();
                 records.sort_by_key(|record| (record.updated, record.id));
                 let infos = records.iter().filter_map(|record| self.info_of(record.id));
                 answer(&reply, infos.map(Event::Transfer));
             }
-            Request::Plans => {
-                let infos = self.plan_infos();
-                answer(&reply, infos);
-            }
             Request::Broadcasts => self.on_broadcasts(reply, ctx),
             Request::Report { what, version } => self.on_report(what, version, reply, ctx),
             // The node looks at it from outside: see `Node::ask`.
             Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
+            Request::Plans => {
+                let infos = self.plan_infos();
+                answer(&reply, infos);
+            }
             Request::Pause { what } => {
                 self.each(&what, &UNFINISHED, &reply, ctx, Self::pause);
             }

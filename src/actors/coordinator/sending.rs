@@ -180,9 +180,9 @@ impl Coordinator {
                     bytes_done: 0,
                     question: None,
                     series,
-                    account: Account::default(),
                     hand_in,
                     after: None,
+                    account: Account::default(),
                 };
                 let id = record.id;
                 self.transfers.insert(id, Transfer::of(record));

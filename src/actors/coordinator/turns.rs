@@ -1,13 +1,15 @@
 //! Which transfer is handed over next, what the others wait for, and how fast all of them go.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::protocol::allowance::{Limits, Share};
+use crate::protocol::allowance::{Limits, RuleLimit, Share};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::transfer::{Direction, TransferState};
 use crate::protocol::turns::{Full, Places, turn};
 
 use super::super::api::Event;
+use super::super::peer::unix_now;
 use super::{Coordinator, Transfer};
 
 /// A transfer whose bytes have not moved for so long takes no place: its receiver may be asleep,
@@ -112,6 +114,34 @@ impl Coordinator {
         }
     }
 
+    /// The rules that hold at this hour, with the devices that they mean.
+    fn rules_in_force(&self) -> BTreeMap<usize, RuleLimit> {
+        let now = unix_now();
+        let rules = self.settings.limits.at.iter().enumerate();
+        let mut in_force = BTreeMap::new();
+        let mut named = Vec::new();
+        for (number, rule) in rules.filter(|(_, rule)| rule.holds(now)) {
+            let (rate, who) = (rule.rate, rule.who.as_ref().map(|_| BTreeSet::new()));
+            in_force.insert(number, RuleLimit { rate, who });
+            named.extend(rule.who.as_ref().map(|words| (number, words)));
+        }
+        if named.is_empty() {
+            return in_force;
+        }
+        let linked = self.peers.iter().filter(|(_, slot)| slot.session.is_some());
+        for (device, _) in linked {
+            self.as_rules_name(device, "", |whom| {
+                for (number, _) in named.iter().filter(|(_, words)| whom.is_one_of(words)) {
+                    let rule = in_force.get_mut(number);
+                    if let Some(who) = rule.and_then(|rule| rule.who.as_mut()) {
+                        who.insert(device.clone());
+                    }
+                }
+            });
+        }
+        in_force
+    }
+
     /// Tells the data plane what holds now.
     pub(super) fn keep_limits(&self) {
         let Some(context) = &self.context else {
@@ -123,8 +153,8 @@ impl Coordinator {
         context.upload.set(Limits {
             whole: limits.rate,
             per_device: limits.rate_per_device,
+            rules: self.rules_in_force(),
             broadcasts: broadcasts.collect(),
-            ..Limits::default()
         });
         context.download.set(Limits {
             whole: limits.receive_rate,

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use actix::prelude::*;
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::content::{self, Listed};
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, Root};
+use crate::protocol::message::StartTransfer;
 use crate::protocol::names::STAGING;
 use crate::protocol::series::SeriesName;
 use crate::protocol::transfer::{Direction, TransferState};
@@ -146,25 +147,62 @@ impl Coordinator {
         reply: mpsc::Sender<Event>,
         ctx: &mut Context<Self>,
     ) {
-        let folder = dest.clone();
-        let moving = self
-            .data_plane
-            .spawn_blocking(move || content::roll_back(&dest, &origin, &name, to));
-        ctx.spawn(
-            moving
-                .into_actor(self)
-                .map(move |moved, coordinator, ctx| match moved {
-                    Ok(Ok(current)) => {
-                        let series = &current.series;
-                        info!(%series, path = ?current.path, "a person went back to it");
-                        coordinator.find_versions_again(folder, ctx);
-                        let info = coordinator.version_info(current);
-                        answer(&reply, [Event::Version(info)]);
-                    }
-                    Ok(Err(error)) => fail(&reply, &error.to_string(), exit::ERROR),
-                    Err(error) => fail(&reply, &error.to_string(), exit::ERROR),
-                }),
-        );
+        let moving = self.data_plane.spawn_blocking(move || {
+            let moved = content::roll_back(&dest, &origin, &name, to);
+            moved.map(|current| (current, content::list(&dest)))
+        });
+        let moved = moving.into_actor(self);
+        ctx.spawn(moved.map(move |moved, coordinator, _| match moved {
+            Ok(Ok((current, all))) => {
+                let series = &current.series;
+                info!(%series, path = ?current.path, "a person went back to it");
+                all.iter().for_each(|one| coordinator.note_place(one));
+                let info = coordinator.version_info(current);
+                answer(&reply, [Event::Version(info)]);
+            }
+            Ok(Err(error)) => fail(&reply, &error.to_string(), exit::ERROR),
+            Err(error) => fail(&reply, &error.to_string(), exit::ERROR),
+        }));
+    }
+
+    /// What is offered as a new version has the content of the one that is here.
+    pub(super) fn renumber(&mut self, offer: &StartTransfer, root: Root) {
+        let Some(series) = offer.series.clone() else {
+            return;
+        };
+        let records = self
+            .transfers
+            .values_mut()
+            .map(|transfer| &mut transfer.record);
+        let mut same = records.filter(|record| {
+            record.direction == Direction::Incoming
+                && record.state == TransferState::Complete
+                && (&record.origin, record.bundle) == (&offer.origin, offer.bundle)
+                && record.root == Some(root)
+                && record
+                    .series
+                    .as_ref()
+                    .is_some_and(|was| was.name == series.name && was < &series)
+        });
+        let Some(record) = same.next() else { return };
+        record.series = Some(series.clone());
+        let record = record.clone();
+        let place = record
+            .destination
+            .as_deref()
+            .and_then(Path::parent)
+            .map(Path::to_owned);
+        keep(&self.store, "the number of a version", move |store| {
+            store.put_transfer(record)
+        });
+        let origin = offer.origin.clone();
+        if let Some(dest) = place {
+            self.data_plane.spawn_blocking(move || {
+                if let Err(error) = content::renumber(&dest, &origin, &series, &root) {
+                    warn!(%error, %series, "its number could not be noted");
+                }
+            });
+        }
     }
 
     /// Puts on record where the versions in a destination lie now: what is kept is not sent again,

@@ -71,7 +71,7 @@ fn mistakes_in_rules_are_reported_with_the_number_of_the_rule_and_what_was_meant
         "8:1: receive.from[2].mode must be \"accept\" or \"ask\" or \"refuse\", not \"maybe\"",
         "9:1: receive.from[2].max_bundle must be a size such as 64KiB or 1GB, at least 1B, not 0",
         "11:1: receive.from[3].who must be a list of device ids, names of devices, and groups, with at least one, not [\"\"]",
-        "12:1: receive.from[3].destination must be a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set), not \"\"",
+        "12:1: receive.from[3].destination must be a path (~/ needs HOME, $CREDENTIALS_DIRECTORY/ that variable to be set), in which names may have {device}, {group}, {broadcast}, {date}, not \"\"",
         "13:1: there is no setting \"receive.from[3].port\"; config/default.toml lists them all",
     ];
     let expected: Vec<_> = expected

@@ -88,15 +88,7 @@ impl Placing {
             && current.bundle == sink.bundle()
         {
             let path = self.versions.dest_path.join(current.name.as_str());
-            if let Some(current) = &mut self.versions.record.current {
-                let before = std::mem::replace(&mut current.version, self.number);
-                if before != self.number {
-                    let head = tree::read_small(&sink.staging.dir, HEAD, MAX_HEAD as u64 + 1)?;
-                    self.versions
-                        .put_head(self.number, &head.unwrap_or_default())?;
-                    self.versions.write()?;
-                }
-            }
+            self.versions.renumber(self.number, &whole.root)?;
             return Ok(Own::Same(path));
         }
         if let (None, Some(current)) = (&untouched, self.versions.current())

@@ -4,8 +4,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use rustix::io::Errno;
 
+use super::super::Earlier;
 use super::super::commit::{inode_of, rename_without_overwriting};
 use super::super::sink::free_space;
 use super::super::sink_error::SinkError;
@@ -14,6 +16,9 @@ use super::{MAX_SERIES, Next, VERSIONS, Version, Versions};
 use crate::protocol::id::{BundleId, DeviceId, Root};
 use crate::protocol::names::{STAGING, printable};
 use crate::protocol::series::{Series, SeriesName};
+
+/// Versions whose files are looked through for chunks of a new one.
+const MAX_EARLIER: usize = 3;
 
 /// A version that is in a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +115,36 @@ pub fn takes_place(dest: &Path, origin: &DeviceId, series: &Series, called: &str
     let untouched = versions.ok().flatten().map(|versions| versions.untouched());
     let untouched = untouched.and_then(Result::ok).flatten();
     untouched.is_some_and(|(current, _)| current.called.as_str() == called)
+}
+
+/// The versions of a series that are in `dest`, to take chunks of a new one from: the one in its
+/// place first. Whether they are still as they were is for [`super::super::Reuse`] to see.
+pub fn earlier_versions(dest: &Path, origin: &DeviceId, series: &SeriesName) -> Vec<Earlier> {
+    let Ok(Some(versions)) = Versions::open(dest, origin, series) else {
+        return Vec::new();
+    };
+    let entry = |version: &Version, path: PathBuf| {
+        let stat = HEXLOWER.decode(version.stat.as_bytes()).ok()?;
+        Some(Earlier {
+            bundle: version.bundle,
+            path,
+            stat: stat.try_into().ok()?,
+            head: Some(versions.head(version.version).ok()??),
+        })
+    };
+    let current = versions.record.current.iter();
+    let current = current.map(|v| entry(v, dest.join(v.name.as_str())));
+    let kept = versions.record.kept.iter().rev();
+    let kept = kept.map(|v| entry(v, versions.kept_path(v)));
+    current.chain(kept).flatten().take(MAX_EARLIER).collect()
+}
+
+/// Notes that the content which is in its place has a higher number by now. Blocks.
+pub fn renumber(dest: &Path, origin: &DeviceId, now: &Series, root: &Root) -> io::Result<()> {
+    match Versions::open(dest, origin, &now.name)? {
+        Some(mut versions) => versions.renumber(now.version, root),
+        None => Ok(()),
+    }
 }
 
 /// Does something with each series in a destination, one after another: each is locked meanwhile.

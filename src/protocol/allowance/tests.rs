@@ -51,7 +51,7 @@ impl Room {
     fn ask(&mut self, link: usize) {
         let (lane, bytes) = self.links[link].clone();
         let bytes = self.allowance.message(&lane, bytes);
-        let ticket = self.allowance.ask(lane, bytes, self.now);
+        let ticket = self.allowance.ask(lane, bytes);
         self.waiting.insert(ticket, link);
         self.links[link].1 = bytes;
     }
@@ -278,6 +278,50 @@ fn one_that_waits_for_its_own_limit_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn many_that_share_a_slow_limit_do_not_hold_up_the_one_that_does_not() {
+    let slow = RuleLimit {
+        rate: 16_000,
+        who: Some((1..30).map(device).collect()),
+    };
+    let limits = Limits {
+        rules: [(0, slow)].into(),
+        per_device: Some(8_000_000),
+        ..whole(10_000_000)
+    };
+    let links = (1..31).map(|n| (lane(n, 0), 65_536)).collect();
+    let mut room = Room::new(limits, links);
+    room.run_until(room.now + 20 * SECOND);
+    let free = room.bytes(|link| link == 29);
+    assert!(free > 159_000_000, "{free}");
+    for link in 0..29 {
+        let slow = room.bytes(|of| of == link);
+        assert!((8_000..=16_500).contains(&slow), "link {link} has {slow}");
+    }
+}
+
+#[test]
+fn one_that_needs_two_limits_is_not_starved_by_those_who_need_one_of_them() {
+    let rule = RuleLimit {
+        rate: 2_000_000,
+        who: Some([device(1), device(3)].into()),
+    };
+    let limits = Limits {
+        rules: [(0, rule)].into(),
+        broadcasts: [(broadcast(1), 2_000_000)].into(),
+        ..Limits::default()
+    };
+    let links = vec![(lane(1, 1), 65_536), (lane(2, 1), 1000), (lane(3, 0), 1000)];
+    let mut room = Room::new(limits, links);
+    room.run_until(room.now + 10 * SECOND);
+    let of = [0, 1, 2].map(|link| room.bytes(|of| of == link));
+    assert!(of[0] > 9_000_000, "{of:?}");
+    assert!(
+        of[0] + of[1] > 19_900_000 && of[0] + of[2] > 19_900_000,
+        "{of:?}"
+    );
+}
+
+#[test]
 fn a_lower_limit_takes_hold_at_once_also_for_whoever_waits() {
     let mut room = Room::new(whole(40_000_000), vec![(lane(1, 1), 65_536)]);
     room.run_until(room.now + SECOND);
@@ -311,11 +355,11 @@ fn who_leaves_the_queue_takes_nothing_and_the_rest_goes_on() {
     let now = Instant::now();
     let mut allowance = Allowance::default();
     allowance.set(whole(20_000), now);
-    let first = allowance.ask(lane(1, 0), 4096, now);
+    let first = allowance.ask(lane(1, 0), 4096);
     assert_eq!(allowance.poll(now), (vec![first], None));
     let (second, third) = (
-        allowance.ask(lane(1, 0), 4096, now),
-        allowance.ask(lane(2, 0), 2000, now),
+        allowance.ask(lane(1, 0), 4096),
+        allowance.ask(lane(2, 0), 2000),
     );
     allowance.withdraw(second);
     let (granted, next) = allowance.poll(now);
@@ -325,7 +369,7 @@ fn who_leaves_the_queue_takes_nothing_and_the_rest_goes_on() {
     assert_eq!(allowance.poll(later), (vec![third], None));
     // What passes unasked counts all the same.
     allowance.charge(&lane(3, 0), 20_000, later);
-    let fourth = allowance.ask(lane(1, 0), 1, later);
+    let fourth = allowance.ask(lane(1, 0), 1);
     assert!(allowance.poll(later).1 > Some(Duration::from_millis(900)));
     assert_eq!(allowance.poll(later + 2 * SECOND).0, [fourth]);
 }
@@ -349,7 +393,7 @@ fn devices_that_have_gone_are_forgotten() {
                 .unwrap(),
         );
         let broadcast = None;
-        allowance.ask(Lane { device, broadcast }, 50, now);
+        allowance.ask(Lane { device, broadcast }, 50);
         assert_eq!(allowance.poll(now).0.len(), 1);
     }
     assert!(allowance.buckets.len() <= SPARE + 2);

@@ -206,3 +206,23 @@ proptest! {
         prop_assert_eq!(let_in.len(), invite.used.len());
     }
 }
+
+#[test]
+fn an_invite_that_stands_counts_anew_each_day_and_never_expires() {
+    let mut invite = issued(2);
+    invite.standing = Some(Standing { day: 0, stay: 60 });
+    assert_eq!(show(&mut invite, 2, 100), Ok(true));
+    assert_eq!(show(&mut invite, 3, 200), Ok(true));
+    assert_eq!(show(&mut invite, 2, 300), Ok(false), "it is in already");
+    assert_eq!(show(&mut invite, 4, 400), Err(NotLetIn::UsedUp));
+    // Long after its time; and a clock that goes back.
+    for now in [DAY, 4000 * DAY, 7 * DAY] {
+        assert_eq!(show(&mut invite, 5, now), Ok(true));
+        assert_eq!(show(&mut invite, 6, now), Ok(true));
+        assert_eq!(show(&mut invite, 7, now), Err(NotLetIn::UsedUp));
+        assert!(!invite.is_forgotten(now));
+    }
+    assert_eq!(invite.stay(100), Some(160));
+    invite.revoked = true;
+    assert_eq!(show(&mut invite, 8, 9 * DAY), Err(NotLetIn::Revoked));
+}

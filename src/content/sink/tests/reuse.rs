@@ -25,7 +25,12 @@ impl Before {
         Self {
             dir,
             heads,
-            earlier: Earlier { bundle, path, stat },
+            earlier: Earlier {
+                bundle,
+                path,
+                stat,
+                head: None,
+            },
         }
     }
 

@@ -199,8 +199,16 @@ fn the_same_content_as_a_higher_version_moves_nothing() {
     sink.discard().unwrap();
     assert_eq!(again, first);
     assert_eq!(listed(dir.path()), [(7, true, false)]);
-    let other = put(8, dir.path());
+    let id = origin.identity.device_id();
+    let root = origin.root().0;
+    crate::content::renumber(dir.path(), &id, &series(9), &Root([1; 32])).unwrap();
+    crate::content::renumber(dir.path(), &id, &series(6), &root).unwrap();
+    assert_eq!(listed(dir.path()), [(7, true, false)]);
+    crate::content::renumber(dir.path(), &id, &series(8), &root).unwrap();
+    assert_eq!(listed(dir.path()), [(8, true, false)]);
+    let other = put(9, dir.path());
     assert_eq!(other.path, first.path);
+    assert_eq!(listed(dir.path()), [(9, true, false), (8, false, false)]);
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Whose turn it is, with real nodes: places, priorities, and who gives a place up.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::actors::api::TransferInfo;
+use crate::protocol::allowance::{Priority, Share};
+
+/// A file of that many bytes.
+fn file(folder: &Path, name: &str, bytes: usize) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, vec![name.len() as u8; bytes]).unwrap();
+    path
+}
+
+fn sending(path: PathBuf, to: &[&DeviceId], share: Share) -> Request {
+    Request::Send {
+        paths: vec![path],
+        to: to.iter().map(ToString::to_string).collect(),
+        wait_ms: Some(600_000),
+        share,
+    }
+}
+
+/// The next transfer that becomes what is looked for.
+async fn next(
+    happening: &mut tokio::sync::mpsc::Receiver<Event>,
+    is: impl Fn(&TransferInfo) -> bool,
+) -> TransferInfo {
+    loop {
+        match happening.recv().await.expect("the node goes on") {
+            Event::Transfer(info) if is(&info) => return info,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn one_place_goes_to_the_highest_priority_and_is_given_up_by_a_pause_and_not_held_by_the_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let names = ["sender", "one", "two", "absent"];
+    let [sender, one, two, absent] = names.map(|name| id_of(&at(name)));
+    let first = Receiver::start(&at("one"), &sender);
+    let second = Receiver::start(&at("two"), &sender);
+    let reach = |id: &DeviceId, of: &Receiver| format!("{id}@127.0.0.1:{}", of.port);
+    let more = [
+        (
+            "discovery.static_peers",
+            format!("{},{}", reach(&one, &first), reach(&two, &second)),
+        ),
+        ("trust.authorized", format!("{one},{two},{absent}")),
+        ("transfer.at_most", "1".to_owned()),
+    ];
+    let settings = settings(&at("sender"), &more);
+    // Slow enough that it would take ten minutes.
+    let slow = Share {
+        rate: Some(16_000),
+        ..Share::default()
+    };
+    let [low, high] = [Priority::Low, Priority::High].map(|priority| Share {
+        priority,
+        ..Share::default()
+    });
+    let (long, early, late) = (
+        file(folder.path(), "long", 9_600_000),
+        file(folder.path(), "early", 5000),
+        file(folder.path(), "late", 5000),
+    );
+    let code = run(settings, Mode::Send, move |node| async move {
+        let mut happening = node.ask(Request::Watch);
+        let active = |info: &TransferInfo| info.state.word() == "active";
+        let _long = node.ask(sending(long, &[&absent, &one], slow));
+        let holds = next(&mut happening, active).await;
+        assert_eq!((&holds.device_id, holds.name.as_str()), (&one, "long"));
+
+        let waits = |info: &TransferInfo| {
+            let why = info.waits.as_deref().unwrap_or_default();
+            assert!(
+                !active(info),
+                "{} begins while there is no place",
+                info.name
+            );
+            why.contains("at most 1")
+        };
+        let _early = node.ask(sending(early, &[&two], low));
+        assert_eq!(next(&mut happening, waits).await.name, "early");
+        let _late = node.ask(sending(late, &[&two], high));
+        assert_eq!(next(&mut happening, waits).await.name, "late");
+
+        let what = holds.transfer.to_string();
+        let mut paused = node.ask(Request::Pause { what });
+        while paused.recv().await.is_some() {}
+        let complete = |info: &TransferInfo| info.state.word() == "complete";
+        assert_eq!(next(&mut happening, complete).await.name, "late");
+        assert_eq!(next(&mut happening, complete).await.name, "early");
+        exit::OK
+    });
+    assert_eq!(code.unwrap(), exit::OK);
+}
