@@ -155,7 +155,7 @@ fn wait_for(out: &Option<impl AsFd>, err: &Option<impl AsFd>) {
     fds.extend(out.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     if fds.is_empty() {
-        return std::thread::sleep(LOOK);
+        return std::thread::park_timeout(LOOK);
     }
     let look = rustix::event::Timespec {
         tv_sec: 0,

@@ -482,11 +482,12 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         // Those of the config file are taken up by it.
         mode == Mode::Run && active && record.series.is_none()
     });
+    let (configured, admins) = settings.lets_in();
     let trust = Pages {
         authorizations: store.authorizations(),
         revoked: store.revoked(),
-        configured: settings.let_in(),
-        admins: settings.trust.admins.clone(),
+        configured,
+        admins,
         groups: store.groups(),
         declared: settings.declared_groups(),
         rosters: store.rosters()?,
@@ -507,7 +508,6 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
     })
 }
 
-/// The groups that the config file declares.
 fn signaling_limits(settings: &Settings) -> Limits {
     let signaling = &settings.signaling;
     Limits {

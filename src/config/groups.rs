@@ -1,15 +1,11 @@
 //! `[[group]]`: devices that the file lets in, under a common name.
 
-use std::collections::BTreeMap;
-
-use super::Settings;
 use super::reader::Reader;
 use super::shapes::{self, Shape};
 use super::tables::List;
 use super::units::Authorized;
-use crate::protocol::id::DeviceId;
 use crate::protocol::roles::Roles;
-use crate::protocol::trust::{Group, MAX_MEMBERS, check_group_name};
+use crate::protocol::trust::{MAX_MEMBERS, check_group_name};
 
 /// The list in the file.
 pub(super) const GROUPS: List = List {
@@ -27,33 +23,6 @@ pub struct GroupRule {
     pub members: Vec<Authorized>,
     /// What they may do where nothing else is said about them.
     pub roles: Option<Roles>,
-}
-
-impl Settings {
-    /// Whom the file lets in, with a name for people: by itself, or as a member of a group.
-    pub fn let_in(&self) -> Vec<(DeviceId, Option<String>)> {
-        let members = self.groups.iter().flat_map(|group| &group.members);
-        let mut all: BTreeMap<DeviceId, Option<String>> = BTreeMap::new();
-        for entry in self.trust.authorized.iter().chain(members) {
-            let name = all.entry(entry.id.clone()).or_default();
-            *name = name.take().or_else(|| entry.name.clone());
-        }
-        all.into_iter().collect()
-    }
-
-    /// Its groups, as the trust book has them.
-    pub fn declared_groups(&self) -> Vec<Group> {
-        let groups = self.groups.iter().map(|group| Group {
-            name: group.name.clone(),
-            members: group
-                .members
-                .iter()
-                .map(|member| member.id.clone())
-                .collect(),
-            roles: group.roles,
-        });
-        groups.collect()
-    }
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Vec<GroupRule> {

@@ -1,5 +1,6 @@
 //! The settings, one struct per section. `config/default.toml` explains each.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::{Loaded, Setting};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
+use crate::protocol::trust::Group;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -253,6 +255,34 @@ section! {
         max_size: u64,
         /// How many full ones stay beside it.
         keep: usize,
+    }
+}
+
+impl Settings {
+    /// Whom the config lets in, with names for people, and whose rosters it takes. Members of a
+    /// group that the file declares are let in by that.
+    pub fn lets_in(&self) -> (Vec<(DeviceId, Option<String>)>, Vec<DeviceId>) {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let mut let_in: BTreeMap<_, Option<String>> = BTreeMap::new();
+        for entry in self.trust.authorized.iter().chain(members) {
+            let name = let_in.entry(entry.id.clone()).or_default();
+            *name = name.take().or_else(|| entry.name.clone());
+        }
+        (let_in.into_iter().collect(), self.trust.admins.clone())
+    }
+
+    /// The groups that the file declares.
+    pub fn declared_groups(&self) -> Vec<Group> {
+        let groups = self.groups.iter().map(|group| Group {
+            name: group.name.clone(),
+            members: group
+                .members
+                .iter()
+                .map(|member| member.id.clone())
+                .collect(),
+            roles: group.roles,
+        });
+        groups.collect()
     }
 }
 

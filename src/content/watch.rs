@@ -5,6 +5,7 @@
 //! that is reached, and an event that is lost cost some time and nothing else.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -272,15 +273,16 @@ impl Watch {
         let heard = &self.heard.places;
         *heard.lock().unwrap_or_else(PoisonError::into_inner) = places;
         for (path, place) in wanted {
-            if !self.places.contains_key(&path) {
-                let mode = match place.deep {
-                    true => RecursiveMode::Recursive,
-                    false => RecursiveMode::NonRecursive,
-                };
-                let watched = watcher.watch(&path, mode);
-                watched.map_err(|error| error.to_string())?;
-                self.places.insert(path, place);
-            }
+            let Entry::Vacant(free) = self.places.entry(path) else {
+                continue;
+            };
+            let mode = match place.deep {
+                true => RecursiveMode::Recursive,
+                false => RecursiveMode::NonRecursive,
+            };
+            let watched = watcher.watch(free.key(), mode);
+            watched.map_err(|error| error.to_string())?;
+            free.insert(place);
         }
         Ok(())
     }

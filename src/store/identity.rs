@@ -58,7 +58,7 @@ enum Found {
     /// Something that is no key file, or one that has changed since it was written.
     Damaged,
     /// A key file, and whether its secret could be checked.
-    Whole(KeyFile, bool),
+    Whole(Box<KeyFile>, bool),
 }
 
 /// Reads the key file, or makes a new identity when there is none. `true` says that it was made
@@ -87,11 +87,11 @@ pub(super) fn load_or_create(state_dir: &Path) -> Result<(KeyFile, bool), StoreE
             if !same {
                 file.write(state_dir)?;
             }
-            Ok((file, false))
+            Ok((*file, false))
         }
         (Found::Whole(file, false), Found::Nothing | Found::Damaged | Found::Whole(_, false)) => {
             file.write(state_dir)?;
-            Ok((file, false))
+            Ok((*file, false))
         }
         (_, Found::Whole(file, _)) => {
             tracing::warn!(
@@ -99,7 +99,7 @@ pub(super) fn load_or_create(state_dir: &Path) -> Result<(KeyFile, bool), StoreE
                 "the device's key was damaged or lost; its copy takes its place"
             );
             file.write(state_dir)?;
-            Ok((file, false))
+            Ok((*file, false))
         }
         (Found::Damaged, _) => Err(StoreError::DamagedIdentity { path }),
         (Found::Nothing, Found::Damaged) => Err(StoreError::DamagedIdentity { path: copy }),
@@ -122,7 +122,7 @@ fn find(path: &Path) -> Result<Found, StoreError> {
     }
     let read = KeyFile::read(&text);
     Ok(read.map_or(Found::Damaged, |(file, checked)| {
-        Found::Whole(file, checked)
+        Found::Whole(Box::new(file), checked)
     }))
 }
 

@@ -89,7 +89,7 @@ impl RosterFiles {
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             paths.extend(ends_with(&path, FILE).then(|| (false, path.clone())));
-            paths.extend(ends_with(&path, COPY).then(|| (true, path)));
+            paths.extend(ends_with(&path, COPY).then_some((true, path)));
         }
         paths.sort();
         for (is_copy, path) in paths {

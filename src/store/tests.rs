@@ -337,12 +337,16 @@ fn a_roster_that_was_damaged_or_lost_comes_back_from_its_copy_and_the_other_way_
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).unwrap();
             let store = Store::open(folder.path()).unwrap();
-            assert_eq!(store.rosters().unwrap(), [roster.clone()], "byte {at}");
+            assert_eq!(
+                store.rosters().unwrap(),
+                std::slice::from_ref(&roster),
+                "byte {at}"
+            );
             assert_eq!(std::fs::read(&path).unwrap(), whole, "byte {at}");
         }
         std::fs::remove_file(&path).unwrap();
         let store = Store::open(folder.path()).unwrap();
-        assert_eq!(store.rosters().unwrap(), [roster.clone()]);
+        assert_eq!(store.rosters().unwrap(), std::slice::from_ref(&roster));
     }
     let mut store = Store::open(folder.path()).unwrap();
     store.remove_rosters("class").unwrap();

@@ -97,8 +97,8 @@ impl Coordinator {
     fn take_settings(&mut self, new: Settings, ctx: &mut Context<Self>) -> Event {
         let (next, changes) = self.settings.renewed(new);
         let file = next.file().map(ToOwned::to_owned);
-        let admins = next.trust.admins.clone();
-        self.trust.configure(next.let_in(), admins);
+        let (configured, admins) = next.lets_in();
+        self.trust.configure(configured, admins);
         self.trust.declare(next.declared_groups());
         self.settings = Arc::new(next);
         if let Some(context) = &self.context {

@@ -119,7 +119,7 @@ pub fn opens(hours: &Hours, now: u64, zone: Zone) -> Option<u64> {
 
 /// A cron expression of five fields, or six with seconds in front.
 #[derive(Debug, Clone)]
-pub struct Schedule(Cron);
+pub struct Schedule(Box<Cron>);
 
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
@@ -148,7 +148,7 @@ impl FromStr for Schedule {
 
     fn from_str(text: &str) -> Result<Self, String> {
         text.parse()
-            .map(Self)
+            .map(|cron| Self(Box::new(cron)))
             .map_err(|error: croner::errors::CronError| error.to_string())
     }
 }

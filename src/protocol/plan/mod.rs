@@ -9,10 +9,12 @@ pub mod calendar;
 mod clock;
 mod machine;
 mod paths;
+mod terms;
 
 #[cfg(test)]
 mod tests;
 
 pub use clock::{Clock, Now};
-pub use machine::{Deadline, Gate, Input, Memory, Output, Plan, Start, Terms};
+pub use machine::Plan;
 pub use paths::{Part, PathPattern};
+pub use terms::{Deadline, Gate, Input, Memory, Output, Start, Terms};

@@ -17,7 +17,8 @@ use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use super::super::super::peer::unix_now;
 use super::super::super::store::keep;
 use super::super::Coordinator;
-use super::{SWITCHED_OFF, record_of};
+use super::SWITCHED_OFF;
+use super::versions::record_of;
 
 /// How long what failed is left alone, in seconds.
 const RETRY: u64 = 300;
