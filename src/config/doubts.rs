@@ -46,7 +46,7 @@ fn unknown_names(settings: &Settings, r: &mut Reader<'_>) {
         let named = |device: &&Authorized| {
             device.id.as_str() == word || device.name.as_deref() == Some(word)
         };
-        word == "all" || groups.contains(&group) || devices.iter().any(|device| named(device))
+        word == "all" || groups.contains(&group) || devices.iter().any(named)
     };
     for table in BROADCASTS.tables(r) {
         for word in table.texts("to") {
