@@ -52,6 +52,23 @@ fn used(settings: &Settings) -> Vec<InterfaceAddress> {
     used
 }
 
+/// The addresses of this machine that may be used now, in order.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn own_addresses(settings: &Settings) -> std::io::Result<Vec<IpAddr>> {
+    let all = interfaces::list()?;
+    let loopback = settings.network.loopback || settings.discovery.loopback_only;
+    let selection = selection(settings);
+    let used = all.iter().filter(|address| {
+        selection.takes(&address.name, address.ip) || (loopback && address.ip.is_loopback())
+    });
+    let mut addresses: Vec<IpAddr> = used.map(|a| a.ip).filter(|ip| is_usable(*ip)).collect();
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
 /// Where other machines may reach the signaling listener at this port.
 pub fn reachable(settings: &Settings, port: u16) -> Vec<SocketAddr> {
     let bound = settings.signaling.bind;

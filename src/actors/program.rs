@@ -154,9 +154,6 @@ fn wait_for(out: &Option<impl AsFd>, err: &Option<impl AsFd>) {
     let mut fds: Vec<PollFd<'_>> = Vec::new();
     fds.extend(out.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    if fds.is_empty() {
-        return std::thread::park_timeout(LOOK);
-    }
     let look = rustix::event::Timespec {
         tv_sec: 0,
         tv_nsec: LOOK.as_nanos() as _,

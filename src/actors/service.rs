@@ -31,7 +31,9 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
-use super::coordinator::{Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded};
+use super::coordinator::{
+    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, judge_clock,
+};
 use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
@@ -245,7 +247,8 @@ where
     let (identity, rotations) = (opened.identity().clone(), opened.rotations().to_vec());
     let run = RunId(random().map_err(|error| StoreError::NoRandomness(error.to_string()))?);
     let ours = identity.device_id();
-    let loaded = load(&opened, &settings, mode)?;
+    let mut loaded = load(&opened, &settings, mode)?;
+    loaded.odd_clock = mode != Mode::Offline && judge_clock(opened.last_used(), unix_now());
     let serves = matches!(mode, Mode::Run | Mode::Receive);
     let telling = match serves {
         true => telling(&settings, &ours)?,
@@ -498,6 +501,7 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         .then(|| start_of_kiosk(store, &settings.kiosk))
         .transpose()?;
     Ok(Loaded {
+        odd_clock: false,
         trust,
         kiosk,
         broadcasts,

@@ -25,6 +25,18 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// When something directly in a directory last changed, in Unix seconds; nothing where nothing is
+/// there.
+pub(super) fn newest_change(dir: &Path) -> Option<u64> {
+    let entries = fs::read_dir(dir).ok()?;
+    let times = entries.flatten().filter_map(|entry| {
+        let changed = entry.metadata().ok()?.modified().ok()?;
+        let since = changed.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(since.as_secs())
+    });
+    times.max()
+}
+
 /// Makes the directory entry of `path` durable.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {

@@ -81,6 +81,7 @@ const MAX_ROSTERS: usize = 1000;
 /// The open store. Closing it (dropping it) flushes.
 #[derive(Debug)]
 pub struct Store {
+    last_used: Option<u64>,
     state_dir: PathBuf,
     key: KeyFile,
     rebuilt: bool,
@@ -111,6 +112,7 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         files::create_private_dir(state_dir)
             .map_err(|source| StoreError::io("create the state folder", state_dir, source))?;
+        let last_used = files::newest_change(state_dir);
         let lock = Lock::take(state_dir)?;
         let (key, new_identity) = identity::load_or_create(state_dir)?;
         let signers = key.signers();
@@ -141,6 +143,7 @@ impl Store {
             plans: Table::load(&database, "plans")?,
             progress: database.pieces("progress")?,
             state_dir: state_dir.to_owned(),
+            last_used,
             key,
             database,
             lock,
@@ -173,6 +176,12 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// When the state folder last changed before this opening, in Unix seconds, by the clock of
+    /// that time.
+    pub fn last_used(&self) -> Option<u64> {
+        self.last_used
     }
 
     /// This device's key pair.

@@ -2,6 +2,7 @@
 //! of each peer actor, so a peer lives as long as the coordinator wants it, and a peer that
 //! panics is noticed here and built anew.
 
+mod around;
 mod arrivals;
 mod counted;
 mod door;
@@ -34,7 +35,7 @@ use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
@@ -44,6 +45,7 @@ use crate::protocol::id::{BroadcastId, DeviceId, RunId, TransferId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Issued;
 use crate::protocol::message::Code;
+use crate::protocol::names::printable;
 use crate::protocol::peers::PeerTable;
 use crate::protocol::rate::Rate;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
@@ -55,6 +57,8 @@ use super::discovery::stream_of;
 use super::metrics::Metrics;
 use super::peer::{Peer, PeerContext, unix_now};
 use super::store::{StoreActor, keep};
+use around::Around;
+pub use around::judge_clock;
 use arrivals::Programs;
 use door::Door;
 pub use introductions::PassOn;
@@ -76,6 +80,8 @@ const MAILBOX: usize = 1024;
 
 /// What the store held when the node was started.
 pub struct Loaded {
+    /// The clock is not where it can be: nothing is old because of it.
+    pub odd_clock: bool,
     /// Whom we trust, with what.
     pub trust: Pages,
     /// Broadcasts to be carried on.
@@ -126,6 +132,7 @@ pub struct Coordinator {
     tidied: Instant,
     /// When what there is was last counted.
     counted: Instant,
+    around: Around,
 }
 
 /// A peer actor, and what is known of its link.
@@ -358,6 +365,7 @@ impl Coordinator {
             watchers: Vec::new(),
             tidied: Instant::now(),
             counted: Instant::now(),
+            around: Around::new(loaded.odd_clock),
         };
         coordinator.open_kiosk(loaded.kiosk);
         for record in loaded.broadcasts {
@@ -386,6 +394,15 @@ impl Coordinator {
                 debug!(transfer = %id, %illegal, "ignored");
                 return false;
             }
+        }
+        if let TransferState::Paused {
+            code: code @ (Code::DiskFull | Code::DiskError),
+            reason,
+            ..
+        } = &transfer.record.state
+        {
+            let name = printable(&transfer.record.name);
+            warn!(transfer = %id, %name, ?code, %reason, "waits for the disk");
         }
         let now = unix_now();
         transfer.record.updated = now;
@@ -468,6 +485,7 @@ impl Coordinator {
         self.tend_introductions();
         self.tend_clones();
         self.count_what_there_is();
+        self.look_around();
         if self.tidied.elapsed() >= TIDY {
             self.tidied = Instant::now();
             self.tidy();

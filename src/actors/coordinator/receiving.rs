@@ -364,7 +364,7 @@ impl Coordinator {
         let recent = recent.filter(|record| {
             let failed = matches!(record.state, TransferState::Failed { .. });
             let incoming = record.direction == Direction::Incoming;
-            let just_now = now.saturating_sub(record.updated) < 60;
+            let just_now = now.abs_diff(record.updated) < 60;
             failed && incoming && just_now && record.peer == *device
         });
         if earlier.is_none() && recent.count() >= REFUSALS_RECORDED {
