@@ -1,12 +1,39 @@
 //! The store's actor: one thread that owns sled, fed with small jobs.
 
+use std::time::{Duration, Instant};
+
 use actix::{Actor, Addr, Handler, Message, MessageResult, SyncArbiter, SyncContext};
 
 use crate::store::{Store, StoreError};
 
+/// How often that is tried.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// Owns the open store.
 pub struct StoreActor {
     store: Store,
+    /// When another database was last tried in the place of one that has failed.
+    tried: Option<Instant>,
+}
+
+impl StoreActor {
+    /// A disk that was full, or gone for a while, may take something again.
+    fn go_on_after_failure(&mut self) {
+        let recently = |tried: Instant| tried.elapsed() < RETRY;
+        if !self.store.has_failed() || self.tried.is_some_and(recently) {
+            return;
+        }
+        match self.store.go_on_after_failure() {
+            Ok(()) => {
+                self.tried = None;
+                tracing::warn!("the state folder can be written again, and is");
+            }
+            Err(error) => {
+                self.tried = Some(Instant::now());
+                tracing::debug!(%error, "the state folder cannot be written yet");
+            }
+        }
+    }
 }
 
 impl Actor for StoreActor {
@@ -31,6 +58,7 @@ impl<R: Send + 'static> Handler<Job<R>> for StoreActor {
     type Result = MessageResult<Job<R>>;
 
     fn handle(&mut self, job: Job<R>, _: &mut Self::Context) -> Self::Result {
+        self.go_on_after_failure();
         MessageResult((job.0)(&mut self.store))
     }
 }
@@ -46,6 +74,7 @@ pub fn start(store: Store) -> Addr<StoreActor> {
             .take();
         StoreActor {
             store: store.expect("the store's thread starts once"),
+            tried: None,
         }
     })
 }

@@ -324,3 +324,36 @@ fn groups_outlive_the_database_and_their_file() {
         assert_eq!(fs::read(&file).unwrap(), whole, "byte {at}");
     }
 }
+
+#[test]
+fn a_database_takes_the_place_of_one_that_has_failed_with_all_that_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = filled(dir.path());
+    let group = Group {
+        name: "class".to_owned(),
+        members: vec![device(1)],
+        roles: None,
+    };
+    store.put_group(group.clone()).unwrap();
+    let before = newest(dir.path());
+    store.go_on_after_failure().unwrap();
+    assert_eq!(newest(dir.path()), before, "nothing has failed");
+
+    store.database.fail();
+    assert!(store.has_failed());
+    store.go_on_after_failure().unwrap();
+    assert!(!store.has_failed());
+    assert_ne!(newest(dir.path()), before);
+    assert!(!before.exists(), "one is enough");
+    let record = transfer(77, 1, TransferState::Pending);
+    store.put_transfer(record.clone()).unwrap();
+    store.revoke(&device(2)).unwrap();
+    drop(store);
+
+    let store = Store::open(dir.path()).unwrap();
+    assert!(!store.rebuilt(), "it is whole");
+    assert!(store.authorization(&device(1)).is_some());
+    assert!(store.authorization(&device(2)).is_none());
+    assert_eq!(store.groups(), [group]);
+    assert_eq!(store.transfers().len(), 51);
+}

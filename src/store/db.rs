@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::StoreError;
@@ -39,6 +40,8 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(super) struct Database {
     db: sled::Db,
+    /// Something of it has failed: sled then takes nothing more, whatever becomes of the disk.
+    failed: AtomicBool,
     pub(super) path: PathBuf,
 }
 
@@ -79,7 +82,8 @@ impl Database {
             }
         };
         let path = path.to_owned();
-        Ok(Self { db, path })
+        let failed = AtomicBool::new(false);
+        Ok(Self { db, failed, path })
     }
 
     /// True when [`Database::complete`] was reached; a schema that is newer than ours is an error.
@@ -188,10 +192,22 @@ impl Database {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => panic,
         };
+        self.failed.store(true, Ordering::Relaxed);
         Err(StoreError::Database {
             path: self.path.clone(),
             message,
         })
+    }
+
+    /// As if something of it had failed.
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// True when something of it has failed since it was opened.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 }
 

@@ -81,6 +81,27 @@ pub(super) fn open(state_dir: &Path) -> Result<(Database, bool), StoreError> {
     Ok((fresh, is_new))
 }
 
+/// An empty database beside those that are there. It counts once it is complete.
+pub(super) fn beside(state_dir: &Path) -> Result<Database, StoreError> {
+    let root = state_dir.join("db");
+    let numbers = numbers(&root).map_err(|source| StoreError::io("read", &root, source))?;
+    let next = numbers.last().map_or(1, |last| last.saturating_add(1));
+    let path = folder(&root, next);
+    Database::at(&path).map_err(|trouble| match trouble {
+        Trouble::Other(error) => error,
+        Trouble::Damaged(message) => StoreError::Database { path, message },
+    })
+}
+
+/// Closes and removes a database that another one takes the place of.
+pub(super) fn remove(database: Database) {
+    let path = database.path.clone();
+    database.close();
+    if let Err(error) = fs::remove_dir_all(&path) {
+        tracing::debug!(%error, path = %path.display(), "an old database was not removed");
+    }
+}
+
 /// A database whose copying was finished; `None` for others.
 fn open_complete(path: &Path) -> Result<Option<Database>, Trouble> {
     let database = Database::at(path)?;

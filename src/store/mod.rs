@@ -17,6 +17,7 @@
 //!
 //! The API is synchronous: one thread owns the store.
 
+mod again;
 pub mod audit;
 mod db;
 mod error;

@@ -54,10 +54,31 @@ impl<R: Record> Table<R> {
             StoreError::io("write", std::path::Path::new(R::WHAT), error.into())
         })?;
         let key = record.key();
+        // In memory in any case: a database that takes the place of one that fails has it, too.
+        self.records.insert(key.clone(), record);
         self.pieces
-            .put(database, R::WHAT, R::key_bytes(&key), &value)?;
-        self.records.insert(key, record);
-        Ok(())
+            .put(database, R::WHAT, R::key_bytes(&key), &value)
+    }
+
+    /// Writes all records into another database, which is used once it is given to
+    /// [`Self::go_on_in`].
+    pub(super) fn copy_to(
+        &self,
+        database: &Database,
+        tree: &'static str,
+    ) -> Result<Pieces, StoreError> {
+        let pieces = database.pieces(tree)?;
+        for (key, record) in &self.records {
+            let value = serde_json::to_vec(record).map_err(|error| {
+                StoreError::io("write", std::path::Path::new(R::WHAT), error.into())
+            })?;
+            pieces.put(database, R::WHAT, R::key_bytes(key), &value)?;
+        }
+        Ok(pieces)
+    }
+
+    pub(super) fn go_on_in(&mut self, pieces: Pieces) {
+        self.pieces = pieces;
     }
 
     pub(super) fn get(&self, key: &R::Key) -> Option<&R> {
@@ -72,7 +93,8 @@ impl<R: Record> Table<R> {
         if !self.records.contains_key(key) {
             return Ok(false);
         }
+        self.records.remove(key);
         self.pieces.remove(database, R::key_bytes(key))?;
-        Ok(self.records.remove(key).is_some())
+        Ok(true)
     }
 }
