@@ -76,6 +76,25 @@ impl Pair {
         }
     }
 
+    /// How things stand between the two, as the sender sees it.
+    async fn about(&self) -> String {
+        let mut all = Vec::new();
+        for request in [Request::Transfers, Request::Peers] {
+            let mut events = self.sender.ask(request);
+            while let Ok(Some(event)) = tokio::time::timeout(HANGS, events.recv()).await {
+                let ours = match &event {
+                    Event::Transfer(info) => info.device_id == self.receiver_id,
+                    Event::Peer(info) => info.device_id == self.receiver_id,
+                    Event::End { .. } => break,
+                    _ => true,
+                };
+                all.extend(ours.then(|| format!("{event:?}")));
+            }
+        }
+        let first = all.len().saturating_sub(4);
+        all[first..].join("\n")
+    }
+
     /// Sends one file through the man in the middle.
     async fn session(&self, plan: Arc<Plan>) -> Outcome {
         let untouched = plan.tricks.is_empty();
@@ -130,12 +149,14 @@ impl Pair {
             }
         };
         let ended = tokio::time::timeout(wait + HANGS, listening).await;
-        assert!(
-            ended.is_ok(),
-            "session {} {:?} hangs",
-            plan.number,
-            plan.tricks
-        );
+        if ended.is_err() {
+            let said = String::from_utf8_lossy(&plan.tap.heard()).into_owned();
+            let about = self.about().await;
+            panic!(
+                "session {} {:?} hangs:\n{about}\n{said}",
+                plan.number, plan.tricks
+            );
+        }
         std::fs::remove_file(&path).unwrap();
         if delivered {
             self.arrived
