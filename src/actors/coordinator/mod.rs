@@ -237,6 +237,8 @@ pub struct FromPeer {
 pub enum PeerNews {
     /// It has signaled from this address, and a link has been made.
     Reached(IpAddr),
+    /// What stood, or was coming to be, was closed because we asked for it.
+    Closed,
     /// Its session says something.
     Session(SessionEvent),
     /// A try to connect failed, another follows.
@@ -760,6 +762,14 @@ impl Handler<FromPeer> for Coordinator {
             PeerNews::Reached(address) => {
                 if let Some(slot) = self.peers.get_mut(&device) {
                     slot.from = Some(address);
+                }
+            }
+            // It may have come up after it was asked to go, and before it went.
+            PeerNews::Closed => {
+                let slot = self.peers.get(&device);
+                if slot.is_some_and(|slot| slot.session.is_some()) {
+                    self.on_down(&device, "the link was closed on this side".to_owned());
+                    self.drive(ctx);
                 }
             }
             PeerNews::Retrying { reason } | PeerNews::Refused { reason } => {

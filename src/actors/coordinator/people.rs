@@ -436,7 +436,8 @@ impl Coordinator {
     }
 
     /// Ends links and transfers of a device that may no longer.
-    pub(super) fn shut_out(&mut self, device: &DeviceId) {
+    /// The answer comes when its link has been told to end.
+    pub(super) fn shut_out(&mut self, device: &DeviceId) -> oneshot::Receiver<()> {
         let (reason, _) = self.trust.why(device, unix_now());
         info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
@@ -445,14 +446,16 @@ impl Coordinator {
         for id in self.unfinished_with(device) {
             self.cancel(id, Code::Unauthorized, &reason);
         }
-        self.part_with(device);
+        self.part_with(device)
     }
 
-    /// Ends a link once the other side has been told why, or could have been.
-    pub(super) fn part_with(&mut self, device: &DeviceId) {
+    /// Ends a link once the other side has been told why, or could have been. The answer comes
+    /// when the link has been told to end.
+    pub(super) fn part_with(&mut self, device: &DeviceId) -> oneshot::Receiver<()> {
+        let (parted, answer) = oneshot::channel();
         self.door.shut(device);
         let Some(slot) = self.peers.get_mut(device) else {
-            return;
+            return answer;
         };
         slot.session = None;
         slot.sending = None;
@@ -464,9 +467,11 @@ impl Coordinator {
         actix::spawn(async move {
             let _ = tokio::time::timeout(PARTING, told).await;
             if let Some(coordinator) = coordinator.and_then(|weak| weak.upgrade()) {
-                coordinator.do_send(Parted(device));
+                let _ = coordinator.send(Parted(device)).await;
             }
+            drop(parted);
         });
+        answer
     }
 
     /// Tells the table of seen devices what a roster has changed.
@@ -492,7 +497,7 @@ impl Coordinator {
             .map(|(device, _)| device.clone())
             .collect();
         for device in &out {
-            self.shut_out(device);
+            drop(self.shut_out(device));
             let event = Event::Peer(self.peer_info(device));
             self.emit(&event);
         }

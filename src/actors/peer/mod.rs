@@ -494,6 +494,11 @@ impl Handler<Disconnect> for Peer {
 
     fn handle(&mut self, _: Disconnect, ctx: &mut Context<Self>) {
         self.wanted = false;
+        // Not awaited, see `Output::NotConnected`; after all that this link has told.
+        if let Some(coordinator) = self.context.coordinator.upgrade() {
+            let (device, news) = (self.id.clone(), PeerNews::Closed);
+            coordinator.do_send(FromPeer { device, news });
+        }
         self.step(Input::Disconnect, ctx);
     }
 }
