@@ -27,6 +27,7 @@ mod units;
 mod tests;
 
 use std::borrow::Cow;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use api::ApiAddress;
@@ -83,6 +84,8 @@ pub(super) struct Loaded {
     file: Option<PathBuf>,
     /// A digest of its text.
     digest: Option<[u8; 32]>,
+    /// There is nothing in it.
+    blank: bool,
     overrides: Vec<(String, String)>,
 }
 
@@ -136,7 +139,15 @@ impl Settings {
         let Loaded {
             asked, overrides, ..
         } = &self.loaded;
-        Self::load(asked.as_deref(), overrides)
+        let new = Self::load(asked.as_deref(), overrides)?;
+        match &new.loaded.file {
+            // Somebody is just writing it, or the disk was full.
+            Some(path) if new.loaded.blank && !self.loaded.blank => Err(ConfigError::Unreadable {
+                path: path.clone(),
+                source: io::Error::other("it is empty; a line with a # says that this is meant"),
+            }),
+            _ => Ok(new),
+        }
     }
 
     /// The same settings, but nothing is received, also after they are read again.
@@ -184,6 +195,9 @@ impl Settings {
             digest: file
                 .as_ref()
                 .map(|(_, text)| *blake3::hash(text.as_bytes()).as_bytes()),
+            blank: file
+                .as_ref()
+                .is_some_and(|(_, text)| text.trim().is_empty()),
             file: file.map(|(path, _)| path),
             overrides: overrides.to_vec(),
         };

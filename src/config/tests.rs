@@ -329,3 +329,22 @@ fn a_host_without_a_usable_name_still_has_one() {
     machine.set("HANDOUT_DEVICE__NAME", "a\u{7}b");
     assert_eq!(machine.complaints().len(), 1);
 }
+
+#[test]
+fn a_file_that_was_emptied_while_it_is_in_use_is_taken_for_an_accident() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handout.toml");
+    let places = ["state.dir", "receive.destination", "hand_in.destination"];
+    let places = places.map(|key| (key.to_owned(), folder.path().display().to_string()));
+    fs::write(&path, "[device]\nname = \"a\"\n").unwrap();
+    let settings = Settings::load(Some(&path), &places).unwrap();
+    fs::write(&path, " \n").unwrap();
+    let error = settings.load_again().unwrap_err();
+    assert!(error.to_string().contains("it is empty"), "{error}");
+    fs::write(&path, "# nothing\n").unwrap();
+    assert_ne!(settings.load_again().unwrap().device.name, "a");
+    // One that was empty from the beginning may stay so.
+    fs::write(&path, "").unwrap();
+    let settings = Settings::load(Some(&path), &places).unwrap();
+    settings.load_again().unwrap();
+}

@@ -23,6 +23,17 @@ pub struct Scan {
     pub skipped: Vec<(PathBuf, SkipReason)>,
 }
 
+impl Scan {
+    /// What is not in the bundle, and why, for people: harmless to show.
+    pub fn left_out(&self) -> Vec<String> {
+        let each = self.skipped.iter().map(|(path, why)| {
+            let path = crate::protocol::names::printable(&path.to_string_lossy());
+            format!("{path}: {why}")
+        });
+        each.collect()
+    }
+}
+
 /// Why something is not in the bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SkipReason {

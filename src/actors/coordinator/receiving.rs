@@ -308,7 +308,8 @@ impl Coordinator {
         let mut verdict = terms.consider(&considered, &usage);
         if !self.takes(offer.hand_in) {
             let reason = "the receiver takes nothing now (receive.enabled)".to_owned();
-            let code = Code::Declined;
+            // A verb that runs for a moment, perhaps: nobody has decided against it.
+            let code = Code::Busy;
             verdict = Verdict::Refuse(Refusal { code, reason });
         }
         match verdict {

@@ -64,14 +64,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, id: BroadcastId, sending: Sending, scanned: Scan, ctx: &mut Context<Self>) {
-        let skipped: Vec<String> = scanned
-            .skipped
-            .iter()
-            .map(|(path, why)| {
-                let path = crate::protocol::names::printable(&path.to_string_lossy());
-                format!("{path}: {why}")
-            })
-            .collect();
+        let skipped = scanned.left_out();
         let source = Source::new(scanned, self.identity.clone());
         if let (true, Some(first)) = (source.head().files.is_empty(), skipped.first()) {
             let more = match skipped.len() {
@@ -123,6 +116,8 @@ impl Coordinator {
                 fail(&sending.reply, &error.to_string(), exit::ERROR);
             }
         }
+        // Whoever asked for it may see it begin, and the power go: then it goes on.
+        keep(&self.store, "a broadcast", |store| store.flush());
         self.drive(ctx);
         self.finish_broadcasts();
     }

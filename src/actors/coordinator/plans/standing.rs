@@ -22,6 +22,8 @@ use super::versions::record_of;
 
 /// How long what failed is left alone, in seconds.
 const RETRY: u64 = 300;
+/// How long one is left alone that takes nothing at the moment, in seconds.
+const SOON: u64 = 5;
 /// Why transfers rest.
 const OUT_OF_HOURS: &str = "it rests outside of its hours";
 /// Why those end that are for nobody any more.
@@ -236,7 +238,7 @@ impl Coordinator {
             keep(&coordinator.store, "a broadcast", move |store| {
                 store.put_broadcast(kept)
             });
-            coordinator.open_plan(record, source);
+            coordinator.open_plan(record, source, Vec::new());
             coordinator.stand_by_plans(ctx);
         }));
     }
@@ -255,6 +257,9 @@ impl Coordinator {
 fn tries_again(state: &TransferState, updated: u64, again: bool) -> bool {
     match state {
         _ if again => true,
+        TransferState::Cancelled {
+            code: Code::Busy, ..
+        } => unix_now().abs_diff(updated) >= SOON,
         TransferState::Cancelled { reason, .. } => {
             [NOT_FOR, SWITCHED_OFF, TOO_LATE].contains(&reason.as_str())
                 || matches!(
@@ -273,6 +278,7 @@ fn tries_again(state: &TransferState, updated: u64, again: bool) -> bool {
             Code::NotConnected => true,
             // A new version follows.
             Code::Changed => false,
+            Code::Busy => unix_now().abs_diff(updated) >= SOON,
             // The clock may have been moved since, either way.
             _ => unix_now().abs_diff(updated) >= RETRY,
         },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use actix::prelude::*;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
 use crate::content::{NotTaken, Scan, Source, take};
@@ -20,6 +20,9 @@ use super::super::super::store::{Job, on_disk};
 use super::super::sending::new_id;
 use super::super::{Broadcast, Coordinator};
 use super::{NEWER, NEXT_ROUND};
+
+/// How many of the files that are left out a line of the log names.
+const SKIPPED_SHOWN: usize = 5;
 
 impl Coordinator {
     /// Takes what is there as a version. It is on record before anybody hears of it, so that its
@@ -70,6 +73,11 @@ impl Coordinator {
             name: name.clone(),
             version,
         };
+        let skipped = scan.left_out();
+        if !skipped.is_empty() {
+            let some = &skipped[..skipped.len().min(SKIPPED_SHOWN)];
+            warn!(series = %name, count = skipped.len(), ?some, "files of it are left out");
+        }
         let source = Source::new(scan, self.identity.clone());
         let record = record_of(id, &running.rule, series, &source);
         let name = name.clone();
@@ -95,7 +103,7 @@ impl Coordinator {
                     if let Err(reason) = stored {
                         return coordinator.tell_plan_now(&name, Input::Missing(reason), ctx);
                     }
-                    coordinator.begin_version(&name, digest, record, source, ctx);
+                    coordinator.begin_version(&name, digest, record, (source, skipped), ctx);
                 }),
         );
     }
@@ -105,7 +113,7 @@ impl Coordinator {
         name: &SeriesName,
         digest: String,
         record: BroadcastRecord,
-        source: Source,
+        (source, skipped): (Source, Vec<String>),
         ctx: &mut Context<Self>,
     ) {
         let Some(running) = self.plans.running.get_mut(name) else {
@@ -119,7 +127,7 @@ impl Coordinator {
             series = %name, version, broadcast = %id, files = source.head().files.len(),
             size = record.size, "a version begins"
         );
-        self.open_plan(record, source);
+        self.open_plan(record, source, skipped);
         self.end_others_of(name, id, NEWER);
         self.tell_plan_now(name, Input::Begun { version, digest }, ctx);
         self.stand_by_plans(ctx);
@@ -127,13 +135,18 @@ impl Coordinator {
     }
 
     /// What has come anew of a broadcast can be sent from now on.
-    pub(super) fn open_plan(&mut self, record: BroadcastRecord, source: Source) {
+    pub(super) fn open_plan(
+        &mut self,
+        record: BroadcastRecord,
+        source: Source,
+        skipped: Vec<String>,
+    ) {
         let event = Event::Broadcast {
             broadcast: record.id,
             name: record.name.clone(),
             size: record.size,
             files: source.head().files.len() as u32,
-            skipped: Vec::new(),
+            skipped,
         };
         self.emit(&event);
         let broadcast = Broadcast {
