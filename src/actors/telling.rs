@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::api::{Event, Request};
+use super::coordinator::is_no_end;
 use super::peer::unix_now;
 use super::service::Node;
 use crate::config::{Notify, Occasion};
@@ -175,6 +176,14 @@ fn notice_of(event: &Event) -> Option<Notice> {
         Event::Summary {
             name, receivers, ..
         } => {
+            let waits = |reason: &String| is_no_end(reason);
+            let lack = receivers.iter().filter(|r| r.state != "complete");
+            let mut lack = lack
+                .map(|r| r.reason.as_ref().is_some_and(waits))
+                .peekable();
+            if lack.peek().is_some() && lack.all(|waits| waits) {
+                return None;
+            }
             let have = receivers.iter().filter(|r| r.state == "complete").count();
             let all = receivers.len();
             let occasion = match have == all && all > 0 {
@@ -318,5 +327,18 @@ mod tests {
         assert_eq!(failed.occasion, Occasion::Failed);
         assert_eq!(failed.text, "lesson\\u{1b}: 1 of 2 have it");
         assert_eq!(told(&[]).occasion, Occasion::Failed);
+
+        let mut waiting = receiver("cancelled");
+        waiting.reason = Some("a newer version takes its place".to_owned());
+        let summary = Event::Summary {
+            broadcast: BroadcastId([1; 16]),
+            name: "lesson".to_owned(),
+            size: 1,
+            receivers: vec![receiver("complete"), waiting],
+        };
+        assert!(
+            notice_of(&summary).is_none(),
+            "the next version is on its way to it"
+        );
     }
 }

@@ -67,6 +67,7 @@ pub use keys::change_signal;
 use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 use plans::Plans;
+pub use plans::is_no_end;
 pub use pulse::{Alive, Pulse};
 use reload::Changing;
 use turns::Waits;

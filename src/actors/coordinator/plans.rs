@@ -41,6 +41,12 @@ const TAKEN_OUT: &str = "its broadcast was taken out of the config file";
 /// Why those of one that it has, but not to be handed out.
 const SWITCHED_OFF: &str = "its broadcast is switched off in the config file";
 
+/// True for reasons for which a transfer is over without having failed: what takes its place is
+/// handed out, or a person has decided.
+pub fn is_no_end(reason: &str) -> bool {
+    [NEWER, NEXT_ROUND, TAKEN_OUT, SWITCHED_OFF].contains(&reason)
+}
+
 /// All broadcasts of the config file.
 pub(super) struct Plans {
     /// This process hands them out; else they are only shown.
