@@ -8,6 +8,16 @@ use std::path::Path;
 /// Replaces `path` with `bytes`, readable by the owner alone: either the old content or the new
 /// one is there, whole, whatever happens in between. `path` must have a parent.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_in_place(path, bytes, true)?;
+    sync_parent(path)
+}
+
+/// The same for whoever is killed; a power cut may leave something else.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_in_place(path, bytes, false)
+}
+
+fn put_in_place(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     let temporary = path.with_extension("new");
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -20,9 +30,10 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
+    if sync {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, path)
 }
 
 /// When something directly in a directory last changed, in Unix seconds; nothing where nothing is

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::write_atomically;
+use super::files::replace;
 use super::record::Group;
 
 /// More than the groups that there may be take, in bytes.
@@ -49,11 +49,12 @@ impl GroupsFile {
         Ok(groups)
     }
 
-    /// On disk when this returns.
+    /// Replaces the file, without waiting for the disk: after a power cut that comes too early the
+    /// hash does not fit, and the database is what counts.
     pub(super) fn write(&self, groups: &[Group]) -> Result<(), StoreError> {
         let failed = |source| StoreError::io("write", &self.0, source);
         let groups = serde_json::to_string(groups).map_err(|error| failed(error.into()))?;
         let hash = blake3::hash(groups.as_bytes()).to_hex();
-        write_atomically(&self.0, format!("{groups}\n{hash}\n").as_bytes()).map_err(failed)
+        replace(&self.0, format!("{groups}\n{hash}\n").as_bytes()).map_err(failed)
     }
 }

@@ -555,7 +555,7 @@ impl Store {
         self.progress.remove(&self.database, id.as_bytes())
     }
 
-    /// Puts a group. On disk when this returns.
+    /// Puts a group.
     pub fn put_group(&mut self, group: Group) -> Result<(), StoreError> {
         if self.groups.get(&group.name) != Some(&group) {
             self.note(AuditEntry::of_group(&group));
