@@ -151,7 +151,7 @@ impl Coordinator {
         }
         self.table.follow(old, new);
         self.clones.forget(old);
-        drop(self.part_with(old));
+        self.part_with(old);
     }
 
     /// Shows our change of key to a device that we let in, and that may know us under an earlier

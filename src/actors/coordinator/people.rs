@@ -436,8 +436,7 @@ impl Coordinator {
     }
 
     /// Ends links and transfers of a device that may no longer.
-    /// The answer comes when its link has been told to end.
-    pub(super) fn shut_out(&mut self, device: &DeviceId) -> oneshot::Receiver<()> {
+    pub(super) fn shut_out(&mut self, device: &DeviceId) {
         let (reason, _) = self.trust.why(device, unix_now());
         info!(%device, reason, "shut out");
         self.table.set_authorized(device, false);
@@ -446,18 +445,20 @@ impl Coordinator {
         for id in self.unfinished_with(device) {
             self.cancel(id, Code::Unauthorized, &reason);
         }
-        self.part_with(device)
+        self.part_with(device);
     }
 
-    /// Ends a link once the other side has been told why, or could have been. The answer comes
-    /// when the link has been told to end.
-    pub(super) fn part_with(&mut self, device: &DeviceId) -> oneshot::Receiver<()> {
-        let (parted, answer) = oneshot::channel();
+    /// Ends a link once the other side has been told why, or could have been.
+    pub(super) fn part_with(&mut self, device: &DeviceId) {
         self.door.shut(device);
         let Some(slot) = self.peers.get_mut(device) else {
-            return answer;
+            return;
         };
-        slot.session = None;
+        if slot.session.take().is_none() {
+            // A link that is only coming to be has nothing to say: it ends at once, and is not
+            // there for whoever lets the device in again a moment later.
+            slot.actor.do_send(Disconnect);
+        }
         slot.sending = None;
         slot.wanted = false;
         slot.absent_since = Instant::now();
@@ -467,11 +468,9 @@ impl Coordinator {
         actix::spawn(async move {
             let _ = tokio::time::timeout(PARTING, told).await;
             if let Some(coordinator) = coordinator.and_then(|weak| weak.upgrade()) {
-                let _ = coordinator.send(Parted(device)).await;
+                coordinator.do_send(Parted(device));
             }
-            drop(parted);
         });
-        answer
     }
 
     /// Tells the table of seen devices what a roster has changed.
@@ -497,7 +496,7 @@ impl Coordinator {
             .map(|(device, _)| device.clone())
             .collect();
         for device in &out {
-            drop(self.shut_out(device));
+            self.shut_out(device);
             let event = Event::Peer(self.peer_info(device));
             self.emit(&event);
         }

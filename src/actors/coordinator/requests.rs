@@ -249,24 +249,17 @@ impl Coordinator {
 
     fn on_revoke(&mut self, device: DeviceId, reply: mpsc::Sender<Event>, ctx: &mut Context<Self>) {
         self.trust.revoke(&device);
-        let parted = self.shut_out(&device);
+        self.shut_out(&device);
         let revoked = device.clone();
         let stored = self
             .store
             .send(Job::new(move |store| store.revoke(&revoked)));
-        let done = async move {
-            let stored = on_disk(stored).await;
-            // Nothing of before is left when it is said: whoever is let in again begins anew.
-            let _ = parted.await;
-            stored
-        };
-        ctx.spawn(
-            done.into_actor(self)
-                .map(move |stored, coordinator, _| match stored {
-                    Ok(_) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                    Err(error) => fail(&reply, &error, exit::ERROR),
-                }),
-        );
+        ctx.spawn(on_disk(stored).into_actor(self).map(
+            move |stored, coordinator, _| match stored {
+                Ok(_) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
+                Err(error) => fail(&reply, &error, exit::ERROR),
+            },
+        ));
     }
 
     /// The one authorized or visible device that a word means: its id, the beginning of that, or
