@@ -37,12 +37,16 @@ fn used(settings: &Settings) -> Vec<InterfaceAddress> {
         warn!(%error, "the system does not tell its network addresses");
         Vec::new()
     });
-    let selection = selection(settings);
-    for name in interfaces::unknown(&all, &selection) {
+    for name in interfaces::unknown(&all, &selection(settings)) {
         warn!(name, "no interface is called so (discovery.interfaces)");
     }
+    used_of(&all, settings)
+}
+
+/// Those of all addresses that the settings choose.
+fn used_of(all: &[InterfaceAddress], settings: &Settings) -> Vec<InterfaceAddress> {
     let loopback = settings.network.loopback || settings.discovery.loopback_only;
-    let mut used = interfaces::select(&all, &selection);
+    let mut used = interfaces::select(all, &selection(settings));
     used.extend(
         all.iter()
             .filter(|a| loopback && a.ip.is_loopback())
@@ -57,16 +61,16 @@ fn used(settings: &Settings) -> Vec<InterfaceAddress> {
 /// # Errors
 /// When the system does not tell.
 pub fn own_addresses(settings: &Settings) -> std::io::Result<Vec<IpAddr>> {
-    let all = interfaces::list()?;
-    let loopback = settings.network.loopback || settings.discovery.loopback_only;
-    let selection = selection(settings);
-    let used = all.iter().filter(|address| {
-        selection.takes(&address.name, address.ip) || (loopback && address.ip.is_loopback())
-    });
-    let mut addresses: Vec<IpAddr> = used.map(|a| a.ip).filter(|ip| is_usable(*ip)).collect();
-    addresses.sort();
-    addresses.dedup();
-    Ok(addresses)
+    Ok(usable(&used_of(&interfaces::list()?, settings)))
+}
+
+/// The addresses that a link can be made from, in order, each once.
+fn usable(addresses: &[InterfaceAddress]) -> Vec<IpAddr> {
+    let usable = addresses.iter().map(|a| a.ip).filter(|ip| is_usable(*ip));
+    let mut usable: Vec<IpAddr> = usable.collect();
+    usable.sort();
+    usable.dedup();
+    usable
 }
 
 /// Where other machines may reach the signaling listener at this port.
@@ -86,13 +90,7 @@ pub fn reachable(settings: &Settings, port: u16) -> Vec<SocketAddr> {
 pub fn link_options(settings: &Settings) -> LinkOptions {
     let network = &settings.network;
     let addresses = if network.addresses.is_empty() {
-        let mut addresses: Vec<IpAddr> = used(settings)
-            .iter()
-            .map(|a| a.ip)
-            .filter(|ip| is_usable(*ip))
-            .collect();
-        addresses.sort();
-        addresses.dedup();
+        let mut addresses = usable(&used(settings));
         addresses.truncate(MAX_ADDRESSES);
         addresses
     } else {

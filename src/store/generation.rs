@@ -43,12 +43,7 @@ pub(super) fn open(state_dir: &Path) -> Result<(Database, bool), StoreError> {
             Err(Trouble::Other(error)) => return Err(error),
         }
     }
-    let next = numbers.last().map_or(1, |last| last.saturating_add(1));
-    let path = folder(&root, next);
-    let fresh = Database::at(&path).map_err(|trouble| match trouble {
-        Trouble::Other(error) => error,
-        Trouble::Damaged(message) => StoreError::Database { path, message },
-    })?;
+    let fresh = after(&root, &numbers)?;
     let had_source = source.is_some();
     if let Some(source) = source {
         let copied = source.copy_to(&fresh);
@@ -72,12 +67,7 @@ pub(super) fn open(state_dir: &Path) -> Result<(Database, bool), StoreError> {
              stay, and partly received ones are checked again from disk"
         );
     }
-    for path in surplus {
-        // Best effort: what stays is surplus at the next opening too.
-        if let Err(error) = fs::remove_dir_all(&path) {
-            tracing::debug!(%error, path = %path.display(), "an old database was not removed");
-        }
-    }
+    surplus.iter().for_each(|path| remove_folder(path));
     Ok((fresh, is_new))
 }
 
@@ -85,8 +75,13 @@ pub(super) fn open(state_dir: &Path) -> Result<(Database, bool), StoreError> {
 pub(super) fn beside(state_dir: &Path) -> Result<Database, StoreError> {
     let root = state_dir.join("db");
     let numbers = numbers(&root).map_err(|source| StoreError::io("read", &root, source))?;
+    after(&root, &numbers)
+}
+
+/// An empty database with the number after all of these.
+fn after(root: &Path, numbers: &[u64]) -> Result<Database, StoreError> {
     let next = numbers.last().map_or(1, |last| last.saturating_add(1));
-    let path = folder(&root, next);
+    let path = folder(root, next);
     Database::at(&path).map_err(|trouble| match trouble {
         Trouble::Other(error) => error,
         Trouble::Damaged(message) => StoreError::Database { path, message },
@@ -97,7 +92,12 @@ pub(super) fn beside(state_dir: &Path) -> Result<Database, StoreError> {
 pub(super) fn remove(database: Database) {
     let path = database.path.clone();
     database.close();
-    if let Err(error) = fs::remove_dir_all(&path) {
+    remove_folder(&path);
+}
+
+/// Best effort: what stays is surplus at the next opening too.
+fn remove_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
         tracing::debug!(%error, path = %path.display(), "an old database was not removed");
     }
 }

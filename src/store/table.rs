@@ -14,6 +14,11 @@ pub(super) struct Table<R: Record> {
     pieces: Pieces,
 }
 
+fn to_bytes<R: Record>(record: &R) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(record)
+        .map_err(|error| StoreError::io("write", std::path::Path::new(R::WHAT), error.into()))
+}
+
 impl<R: Record> Table<R> {
     /// Reads all records. One that makes no sense is removed, with a warning.
     pub(super) fn load(database: &Database, tree: &'static str) -> Result<Self, StoreError> {
@@ -50,9 +55,7 @@ impl<R: Record> Table<R> {
                 limit: R::MOST,
             });
         }
-        let value = serde_json::to_vec(&record).map_err(|error| {
-            StoreError::io("write", std::path::Path::new(R::WHAT), error.into())
-        })?;
+        let value = to_bytes(&record)?;
         let key = record.key();
         // In memory in any case: a database that takes the place of one that fails has it, too.
         self.records.insert(key.clone(), record);
@@ -69,9 +72,7 @@ impl<R: Record> Table<R> {
     ) -> Result<Pieces, StoreError> {
         let pieces = database.pieces(tree)?;
         for (key, record) in &self.records {
-            let value = serde_json::to_vec(record).map_err(|error| {
-                StoreError::io("write", std::path::Path::new(R::WHAT), error.into())
-            })?;
+            let value = to_bytes(record)?;
             pieces.put(database, R::WHAT, R::key_bytes(key), &value)?;
         }
         Ok(pieces)

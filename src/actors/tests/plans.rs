@@ -175,11 +175,16 @@ struct Teacher {
 }
 
 impl Teacher {
-    /// The one broadcast of the config file, as `handout broadcasts` shows it.
-    fn shows(&self) -> PlanInfo {
+    /// The broadcasts of the config file, as `handout broadcasts` shows them.
+    fn shows_all(&self) -> Vec<PlanInfo> {
         let (reply, infos) = mpsc::channel();
         self.requests.as_ref().unwrap().send(reply).unwrap();
-        let mut infos = infos.recv_timeout(PATIENCE).expect("an answer");
+        infos.recv_timeout(PATIENCE).expect("an answer")
+    }
+
+    /// The only one.
+    fn shows(&self) -> PlanInfo {
+        let mut infos = self.shows_all();
         assert_eq!(infos.len(), 1, "{infos:?}");
         infos.remove(0)
     }
@@ -302,6 +307,7 @@ fn a_device_that_is_put_into_the_group_gets_it_and_what_is_taken_out_of_the_file
     teacher.stop();
     // Nobody waits for the third any more.
     let teacher = room.teacher(&room.class(3));
+    until("an end of all", || teacher.shows_all().is_empty().then_some(()));
     teacher.stop();
     let store = Store::open(&room.at("sender/state")).unwrap();
     assert_eq!(store.plans(), []);

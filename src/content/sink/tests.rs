@@ -194,6 +194,16 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
+/// A bundle, whole and verified, before it is given its name.
+fn whole(origin: &Origin, dest: &Path) -> Sink {
+    let mut sink = origin.open(dest);
+    sink.recover(None);
+    origin.send_missing(&mut sink);
+    let (root, signature) = origin.root();
+    sink.check_root(&root, &signature).unwrap();
+    sink
+}
+
 #[test]
 fn a_folder_arrives_with_everything_in_it_and_leaves_no_trace_of_the_way() {
     let dir = tempfile::tempdir().unwrap();
@@ -361,15 +371,22 @@ fn one_bundle_is_received_once_at_a_time() {
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new() -> Option<Self> {
+    /// Nothing where this user may not mount one, which is said; root must be able to.
+    fn or_skipped() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
             .arg(dir.path())
             .status();
-        mount
-            .is_ok_and(|status| status.success())
-            .then(|| Self(dir))
+        if mount.is_ok_and(|status| status.success()) {
+            return Some(Self(dir));
+        }
+        assert!(
+            !rustix::process::geteuid().is_root(),
+            "root must be able to mount a tmpfs for this test"
+        );
+        eprintln!("SKIPPED: filling a disk needs the right to mount one");
+        None
     }
 }
 
@@ -402,12 +419,7 @@ fn what_would_go_below_the_reserve_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_full_disk_is_named_with_numbers_and_goes_on_when_there_is_room() {
-    let Some(disk) = SmallDisk::new() else {
-        assert!(
-            !rustix::process::geteuid().is_root(),
-            "root must be able to mount a tmpfs for this test"
-        );
-        eprintln!("SKIPPED: filling a disk needs the right to mount one");
+    let Some(disk) = SmallDisk::or_skipped() else {
         return;
     };
     let dest = disk.0.path().join("in");

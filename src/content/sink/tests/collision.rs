@@ -3,16 +3,6 @@
 use super::*;
 use crate::content::check_name;
 
-/// A verified sink, before it is given its name.
-fn whole(origin: &Origin, dest: &Path) -> Sink {
-    let mut sink = origin.open(dest);
-    sink.recover(None);
-    origin.send_missing(&mut sink);
-    let (root, signature) = origin.root();
-    sink.check_root(&root, &signature).unwrap();
-    sink
-}
-
 /// A folder of the bundle's name with other things in it.
 fn old_lesson(dest: &Path) -> PathBuf {
     let old = dest.join("lesson");
