@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::content::{Earlier, HeadShelf};
+use crate::content::{Before, HeadShelf};
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::conduct::{Talk, TooMuch};
@@ -257,7 +257,7 @@ pub enum OfferReply {
         /// Where its progress shows.
         progress: Arc<Progress>,
         /// Where earlier bundles of the same origin lie, whose chunks may be in it too.
-        earlier: Vec<Earlier>,
+        before: Before,
     },
     /// It is here already.
     Complete {

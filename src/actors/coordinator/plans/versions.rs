@@ -8,15 +8,17 @@ use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
 use crate::content::{NotTaken, Scan, Source, take};
-use crate::protocol::id::BroadcastId;
+use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
 use crate::protocol::series::{Series, SeriesName};
+use crate::protocol::transfer::{Side, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, PlanRecord};
 
 use super::super::super::api::Event;
 use super::super::super::peer::unix_now;
 use super::super::super::store::{Job, on_disk};
+use super::super::requests::BY_PERSON;
 use super::super::sending::new_id;
 use super::super::{Broadcast, Coordinator};
 use super::{NEWER, NEXT_ROUND};
@@ -128,7 +130,11 @@ impl Coordinator {
             size = record.size, "a version begins"
         );
         self.open_plan(record, source, skipped);
+        let held = self.held_of(name);
         self.end_others_of(name, id, NEWER);
+        for device in held {
+            self.hold(id, device);
+        }
         self.tell_plan_now(name, Input::Begun { version, digest }, ctx);
         self.stand_by_plans(ctx);
         self.show_plan(name);
@@ -171,6 +177,31 @@ impl Coordinator {
         self.end_others_of(name, id, NEXT_ROUND);
         self.remember_plan(name);
         self.stand_by_plans(ctx);
+    }
+
+    /// For whom a person has paused a series.
+    fn held_of(&self, name: &SeriesName) -> Vec<DeviceId> {
+        let held = |state: &TransferState| {
+            matches!(
+                state,
+                TransferState::Paused { by: Side::Ours, reason, .. } if reason == BY_PERSON
+            )
+        };
+        let ours = self.transfers_of_plans().into_iter();
+        let of_it = ours.filter(|(of, _)| of == name);
+        let records = of_it.map(|(_, id)| &self.transfers[&id].record);
+        let held = records.filter(|record| held(&record.state));
+        held.map(|record| record.peer.clone()).collect()
+    }
+
+    /// What a person has paused stays paused, whatever version it is.
+    fn hold(&mut self, broadcast: BroadcastId, device: DeviceId) {
+        if let Err(error) = self.add_transfer(broadcast, device.clone()) {
+            return warn!(%broadcast, %error, "cannot be handed out");
+        }
+        if let Some(id) = self.states_of(broadcast).get(&device) {
+            self.pause(*id);
+        }
     }
 
     /// Ends what is not complete of all broadcasts of a series but one.
