@@ -479,6 +479,7 @@ async fn converse(
         orders,
     );
     let mut talk = Talk::default();
+    let mut still = std::pin::pin!(channel.stands_still(options.stall));
     let conversation = async {
         for message in early {
             if let Some(message) = neighbours.on_message(message).await? {
@@ -522,6 +523,7 @@ async fn converse(
                 ended = &mut sender => return ended_with(ended),
                 ended = &mut server => return ended_with(ended),
                 ended = &mut crediting => return ended_with(ended),
+                still = &mut still => return Err(still.into()),
                 message = channel.receive() => match message {
                     None => return Ok(()),
                     Some(Incoming::Binary(bytes)) => {

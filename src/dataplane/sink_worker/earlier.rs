@@ -109,7 +109,7 @@ impl Worker {
                             && closing.elapsed() < CLOSING
                             && !is_over() =>
                     {
-                        std::thread::sleep(CLOSING_POLL);
+                        std::thread::park_timeout(CLOSING_POLL);
                     }
                     begun => break begun,
                 }
