@@ -13,6 +13,7 @@ use crate::actors::api::{Event, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::{self, Mode, Node};
 use crate::config::Settings;
+use crate::store::Store;
 
 /// What every verb gets.
 #[derive(Debug, Clone)]
@@ -21,6 +22,19 @@ pub struct Context {
     pub settings: Settings,
     /// Where output goes.
     pub screen: Screen,
+    /// The verb may begin a state folder where there is none.
+    pub may_begin: bool,
+}
+
+impl Context {
+    /// An error where there is no state folder and this verb must not make one.
+    pub fn needs_state(&self) -> Result<(), Failure> {
+        let dir = &self.settings.state.dir;
+        match self.may_begin || Store::is_at(dir) {
+            true => Ok(()),
+            false => Err(Failure::NoState(dir.clone())),
+        }
+    }
 }
 
 /// What a verb makes of the events of an answer, for people.
@@ -69,12 +83,14 @@ pub fn ask_service(
     }))
 }
 
-/// Runs a node in this process until `work` is done. An error when the state folder is in use.
+/// Runs a node in this process until `work` is done. An error when the state folder is in use, or
+/// missing where it must not be made.
 pub fn node<W, F>(context: &Context, mode: Mode, work: W) -> Result<u8, Failure>
 where
     W: FnOnce(Node) -> F + 'static,
     F: Future<Output = u8> + 'static,
 {
+    context.needs_state()?;
     Ok(service::run(context.settings.clone(), mode, work)?)
 }
 

@@ -16,10 +16,10 @@ pub fn health(context: &Context) -> Result<u8, Failure> {
     let mut view = Parts(context.screen.clone());
     match ask_service(context, Request::Health, &mut view)? {
         Some(code) => Ok(code),
-        None => Err(Failure::Other(format!(
+        None => context.needs_state().and(Err(Failure::Other(format!(
             "no service runs on {}: start it with `handout run`",
             context.settings.state.dir.display()
-        ))),
+        )))),
     }
 }
 
@@ -46,12 +46,20 @@ impl View for Parts {
 pub fn audit(context: &Context, what: Audit) -> Result<u8, Failure> {
     let Audit::Check = what;
     let (screen, dir) = (&context.screen, &context.settings.state.dir);
+    context.needs_state()?;
     let checked = audit::check(dir).map_err(|error| {
         Failure::Other(format!(
             "cannot read the audit log in {}: {error}",
             dir.display()
         ))
     })?;
+    if checked.files == 0 {
+        return Err(Failure::Other(format!(
+            "there is no audit log in {}: nothing was written yet that belongs there, or somebody \
+             has taken it away",
+            dir.display()
+        )));
+    }
     let code = if checked.wrong == 0 {
         exit::OK
     } else {

@@ -1,0 +1,134 @@
+//! Verbs that only ask: what stops them, and what they leave alone.
+
+use std::path::Path;
+
+use super::{code, command, err, events, handout, id_of, named, out};
+
+/// Every verb that only asks, or changes only what is there.
+const ASKING: [&[&str]; 21] = [
+    &["peers", "--wait", "0s"],
+    &["transfers"],
+    &["transfers", "--watch"],
+    &["broadcasts"],
+    &["versions"],
+    &["report"],
+    &["report", "lessons"],
+    &["health"],
+    &["audit", "check"],
+    &["reload"],
+    &["group", "list"],
+    &["group", "show", "class"],
+    &["group", "export", "class"],
+    &["group", "roles", "class", "receive"],
+    &["group", "remove", "class", "--all"],
+    &["invite", "list"],
+    &["invite", "revoke", "all"],
+    &["pause", "abcdef"],
+    &["cancel", "abcdef"],
+    &["accept", "abcdef"],
+    &["rollback", "lessons"],
+];
+
+fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn who_asks_about_a_state_folder_that_is_not_there_is_told_so_and_makes_none() {
+    let home = tempfile::tempdir().unwrap();
+    let empty = home.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    // A folder that is there, but is nobody's state, stays as it is, too.
+    for state in [home.path().join("no/such"), empty.clone()] {
+        for verb in ASKING {
+            let state = state.to_str().unwrap();
+            let output = handout(home.path(), &[verb, &["--state", state]].concat());
+            let said = err(&output);
+            assert_eq!(code(&output), 1, "{verb:?}: {said}");
+            assert!(
+                said.contains("there is no state folder at") && said.contains(state),
+                "{verb:?}: {said}"
+            );
+            assert_eq!(out(&output), "", "{verb:?}");
+        }
+    }
+    assert_eq!((entries(home.path()), entries(&empty)), (1, 0));
+    // A doctor finds that out, and whatever else stands in the way.
+    let words = ["doctor", "--json", "--wait", "0s", "--state", "no/such"];
+    let output = command(home.path(), &words)
+        .current_dir(home.path())
+        .output()
+        .unwrap();
+    let events = events(&output);
+    let state = named(&events, "finding");
+    let state = state.iter().find(|found| found["about"] == "state");
+    assert_eq!(state.unwrap()["level"], "note");
+    assert_eq!(entries(home.path()), 1);
+}
+
+#[test]
+fn an_audit_log_that_is_not_there_is_no_good_one() {
+    let home = tempfile::tempdir().unwrap();
+    id_of(home.path());
+    let output = handout(home.path(), &["audit", "check"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        err(&output).contains("there is no audit log"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn a_broken_file_stops_nobody_who_only_asks_and_everybody_else() {
+    let home = tempfile::tempdir().unwrap();
+    let (state, file) = (home.path().join("there"), home.path().join("my.toml"));
+    let words = ["id", "--state", state.to_str().unwrap()];
+    assert_eq!(code(&handout(home.path(), &words)), 0);
+    let text = "[state]\ndir = \"there\"\n[receive]\nmode = \"perhaps\"\n[log\nlevel=1\n";
+    std::fs::write(&file, text).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let run = |verb: &[&str]| handout(home.path(), &[verb, &config[..]].concat());
+    for (verb, ends) in [
+        (&["transfers"][..], 0),
+        (&["peers", "--wait", "0s"], 0),
+        (&["report"], 0),
+        (&["versions"], 0),
+        (&["broadcasts"], 0),
+        (&["group", "list"], 0),
+        (&["invite", "list"], 0),
+        // They say that no service runs on that folder.
+        (&["health"], 1),
+        (&["reload"], 1),
+    ] {
+        let output = run(verb);
+        let said = err(&output);
+        assert_eq!(code(&output), ends, "{verb:?}: {said}");
+        let first = said.lines().next().unwrap();
+        assert!(
+            first.starts_with("handout: warning: the settings of ")
+                && first.contains("`handout config check`")
+                && first.contains(state.to_str().unwrap()),
+            "{verb:?}: {said}"
+        );
+        assert_eq!(said.matches("config check` shows").count(), 1, "{said}");
+    }
+    for verb in [
+        &["run"][..],
+        &["receive"],
+        &["send", "x", "--to", "all"],
+        &["config", "check"],
+        &["id"],
+        &["group", "add", "class", "x"],
+        &["cancel", "abcdef"],
+    ] {
+        assert_eq!(code(&run(verb)), 2, "{verb:?}");
+    }
+    // Where it is not known whom to ask, nobody else is asked instead.
+    let typed = handout(home.path(), &["transfers", "--set", "no.such=1"]);
+    assert_eq!(code(&typed), 2, "{}", err(&typed));
+    let words = ["transfers", "--config", "/no/such.toml"];
+    assert_eq!(code(&handout(home.path(), &words)), 2);
+    std::fs::write(&file, "[state]\ndir = 5\n").unwrap();
+    assert_eq!(code(&run(&["transfers"])), 2);
+}
