@@ -123,7 +123,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     let settings = settings(&verb, &global, &overrides, screen)?;
     let serves = matches!(verb, Verb::Run | Verb::Receive(_));
     log::start(&settings.log, global.verbose, screen, serves);
-    for warning in settings.warnings() {
+    // Whoever asks or decides something has not come to hear of the file.
+    for warning in settings.warnings().iter().filter(|_| serves) {
         tracing::warn!("{}", printable(&warning.to_string()));
     }
     let context = Context {

@@ -14,6 +14,7 @@ mod kiosk;
 mod layers;
 mod limits;
 mod notify;
+mod on_disk;
 mod reader;
 mod receive;
 mod renewal;
@@ -232,6 +233,7 @@ impl Settings {
             .receive
             .check_overwriting(&settings.state.dir, &mut reader);
         doubts::look(&settings, &mut reader);
+        on_disk::look(&settings, &mut reader);
         let Reader {
             errors,
             warnings,
@@ -239,6 +241,9 @@ impl Settings {
             ..
         } = reader;
         (settings.described, settings.warnings) = (described, warnings);
+        settings
+            .warnings
+            .sort_by_key(|warning| warning.place.line.unwrap_or(usize::MAX));
         settings.loaded = Loaded {
             asked,
             digest: file
