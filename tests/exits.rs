@@ -50,6 +50,28 @@ fn what_is_not_there_or_wholly_left_out_is_an_error_1() {
 }
 
 #[test]
+fn the_devices_own_key_is_not_sent_which_is_an_error_1() {
+    let (sender, other) = (Program::new(), Program::new());
+    sender.knows(&other);
+    let state = sender.path(".local/state/handout");
+    symlink(&state, sender.path("lessons")).unwrap();
+    let file = sender.file("lesson.bin", 10);
+    let home = sender.path("");
+    for path in [
+        state.join("identity.key"),
+        state.clone(),
+        sender.path("lessons"),
+        home,
+    ] {
+        let words = ["send", &file, path.to_str().unwrap(), "--to", "all"];
+        let output = sender.run(&words);
+        expect(1, &output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("which has this device's key"), "{said}");
+    }
+}
+
+#[test]
 fn usage_and_config_are_2() {
     let program = Program::new();
     expect(2, &program.run(&["send", "x"]));

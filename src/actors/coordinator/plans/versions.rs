@@ -7,7 +7,7 @@ use actix::prelude::*;
 use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
-use crate::content::{NotTaken, Scan, Source, take};
+use crate::content::{NotTaken, Scan, Source, Withheld, take};
 use crate::protocol::id::BroadcastId;
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
@@ -36,9 +36,10 @@ impl Coordinator {
     ) {
         let (name, patterns) = (name.clone(), self.plans.running[name].rule.paths.clone());
         let (bundle_name, looks) = (name.to_string(), digest.clone());
-        let taking = self
-            .data_plane
-            .spawn_blocking(move || take(&patterns, &bundle_name, &looks));
+        let state = self.settings.state.dir.clone();
+        let taking = self.data_plane.spawn_blocking(move || {
+            take(&patterns, &bundle_name, &looks, &Withheld::state(&state))
+        });
         ctx.spawn(taking.into_actor(self).map(move |taken, coordinator, ctx| {
             let taken = taken.unwrap_or_else(|error| Err(NotTaken::Missing(error.to_string())));
             match taken {
