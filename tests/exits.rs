@@ -3,6 +3,7 @@
 #[path = "hostile/bundle.rs"]
 #[allow(dead_code, reason = "shared with the tests of hostile devices")]
 mod bundle;
+mod full_disk;
 mod nodes;
 mod programs;
 

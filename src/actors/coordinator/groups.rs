@@ -49,7 +49,7 @@ impl Coordinator {
                 .map(move |stored, coordinator, ctx| {
                     match stored {
                         Ok(()) => answer(&reply, events),
-                        Err(error) => fail(&reply, &error, exit::ERROR),
+                        Err(error) => fail(&reply, &error.reason, error.code),
                     }
                     coordinator.drive(ctx);
                 }),

@@ -101,8 +101,9 @@ impl Coordinator {
             on_disk(stored)
                 .into_actor(self)
                 .map(move |stored, coordinator, ctx| {
-                    if let Err(reason) = stored {
-                        return coordinator.tell_plan_now(&name, Input::Missing(reason), ctx);
+                    if let Err(error) = stored {
+                        let missing = Input::Missing(error.reason);
+                        return coordinator.tell_plan_now(&name, missing, ctx);
                     }
                     coordinator.begin_version(&name, digest, record, (source, skipped), ctx);
                 }),
