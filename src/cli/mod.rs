@@ -68,7 +68,7 @@ enum Failure {
     /// Anything else.
     #[error("{0}")]
     Other(String),
-    /// Nobody reads the output.
+    /// The output cannot be written. Where its reader has gone away, that is no error.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -92,11 +92,10 @@ pub fn main() -> ExitCode {
     };
     let screen = Screen::new(cli.global.json);
     let code = perform(cli, &screen).unwrap_or_else(|failure| {
-        let closed = matches!(&failure, Failure::Output(error)
-            if error.kind() == std::io::ErrorKind::BrokenPipe);
-        if !closed {
-            fail(&screen, &failure.to_string(), failure.exit_code());
+        if matches!(&failure, Failure::Output(error) if session::is_closed(error)) {
+            return exit::OK;
         }
+        fail(&screen, &failure.to_string(), failure.exit_code());
         failure.exit_code()
     });
     ExitCode::from(code)
@@ -207,7 +206,7 @@ fn explain(error: &clap::Error) -> u8 {
     ) {
         return match error.print() {
             Ok(()) => exit::OK,
-            Err(_) => exit::ERROR,
+            Err(error) => session::unread(&error, &Screen::new(false), exit::OK),
         };
     }
     let text = error.to_string();

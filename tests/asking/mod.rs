@@ -132,3 +132,69 @@ fn a_broken_file_stops_nobody_who_only_asks_and_everybody_else() {
     std::fs::write(&file, "[state]\ndir = 5\n").unwrap();
     assert_eq!(code(&run(&["transfers"])), 2);
 }
+
+/// What the program ends with, and says on stderr, when nobody reads its stdout.
+fn unread(home: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = command(home, words)
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), err(&output))
+}
+
+#[test]
+fn whose_output_nobody_reads_any_more_ends_without_a_word() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let friend = id_of(other.path());
+    for words in [
+        &["authorize", friend.as_str()][..],
+        &["group", "add", "class", &friend],
+    ] {
+        assert_eq!(code(&handout(home.path(), words)), 0);
+    }
+    for words in [
+        &["id"][..],
+        &["id", "--json"],
+        &["peers", "--wait", "0s"],
+        &["peers", "--wait", "0s", "--json"],
+        &["group", "list"],
+        &["group", "show", "class", "--json"],
+        &["transfers", "--json"],
+        &["config", "show"],
+        &["config", "check"],
+        &["config", "init", "lab"],
+        &["audit", "check"],
+        &["man"],
+        &["completions", "bash"],
+        &["--help"],
+        &["--version"],
+        &["run", "--json", "--set=discovery.loopback_only=true"],
+        &["receive", "--json", "--set=discovery.loopback_only=true"],
+    ] {
+        let (ended, said) = unread(home.path(), words);
+        assert_eq!(ended, Some(0), "{words:?}: {said}");
+        let said = said.to_lowercase();
+        assert!(
+            !said.contains("error") && !said.contains("panic"),
+            "{words:?}: {said}"
+        );
+    }
+    // What an answer comes to stays what it is.
+    let (ended, said) = unread(home.path(), &["report", "nothing", "--json"]);
+    assert_eq!(ended, Some(2), "{said}");
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = command(home.path(), &["id"]).stdout(full).output().unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(
+        err(&output).contains("cannot write the output"),
+        "{}",
+        err(&output)
+    );
+}
