@@ -198,3 +198,37 @@ fn whose_output_nobody_reads_any_more_ends_without_a_word() {
         err(&output)
     );
 }
+
+#[test]
+fn a_group_of_the_file_is_shown_with_its_roles_and_says_where_it_stands() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let friend = id_of(other.path());
+    let file = home.path().join("my.toml");
+    let text = format!(
+        "[[group]]\nname = \"class\"\nmembers = [\"{friend} Seat 1\"]\nroles = [\"receive\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let run = |verb: &[&str]| {
+        let output = handout(home.path(), &[verb, &config[..]].concat());
+        assert_eq!(code(&output), 0, "{verb:?}: {}", err(&output));
+        output
+    };
+    run(&["id"]);
+    let shown = events(&run(&["group", "show", "class", "--json"]));
+    let group = named(&shown, "group")[0];
+    assert_eq!(group["members"][0]["roles"], group["roles"], "{group}");
+    assert_eq!(group["roles"], serde_json::json!(["receive"]), "{group}");
+    assert!(out(&run(&["group", "list"])).contains("class: 1 device, may receive"));
+
+    run(&["group", "add", "class", &friend]);
+    let said = err(&run(&["group", "remove", "class", &friend]));
+    assert!(said.contains("stands in it in the config file"), "{said}");
+    assert!(!said.contains("by a roster"), "{said}");
+    let said = err(&run(&["group", "roles", "class", "send"]));
+    assert!(said.contains("stands in the config file"), "{said}");
+    let said = err(&run(&["group", "remove", "class", "--all"]));
+    assert!(said.contains("still stands in the config file"), "{said}");
+    let exported = out(&run(&["group", "export", "class"]));
+    assert!(exported.contains("receive"), "{exported}");
+}
