@@ -232,3 +232,56 @@ fn a_group_of_the_file_is_shown_with_its_roles_and_says_where_it_stands() {
     let exported = out(&run(&["group", "export", "class"]));
     assert!(exported.contains("receive"), "{exported}");
 }
+
+#[test]
+fn the_report_of_what_has_not_begun_says_so_and_names_all_who_wait() {
+    let (home, one, two) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let (one, two) = (id_of(one.path()), id_of(two.path()));
+    let file = home.path().join("my.toml");
+    let text = format!(
+        "[[group]]\nname = \"class\"\nmembers = [\"{one} Seat 1\", \"{two} Seat 2\"]\n\
+         [[broadcast]]\nname = \"lessons\"\npath = \"~/lessons\"\nto = [\"class\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let run = |words: &[&str]| {
+        let config = ["--config", file.to_str().unwrap()];
+        handout(home.path(), &[words, &config[..]].concat())
+    };
+    assert_eq!(code(&run(&["id"])), 0);
+    let output = run(&["report", "lessons"]);
+    assert_eq!(code(&output), 3, "{}", err(&output));
+    let text = out(&output);
+    let begins = "lessons: nothing has been handed out yet: no service runs";
+    assert!(text.starts_with(begins), "{text}");
+    for seat in ["Seat 1", "Seat 2"] {
+        let line = text.lines().find(|line| line.starts_with(seat)).unwrap();
+        assert!(line.contains("class   waiting"), "{line}");
+    }
+    let events = events(&run(&["report", "lessons", "--json"]));
+    let report = named(&events, "report")[0];
+    assert_eq!(report["broadcast"], serde_json::Value::Null);
+    assert_eq!(report["seats"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&report["missing"], &report["have"]),
+        (&2.into(), &0.into())
+    );
+    let csv = out(&run(&["report", "lessons", "--csv"]));
+    assert_eq!(
+        csv.lines()
+            .filter(|line| line.contains(",no,waiting,"))
+            .count(),
+        2,
+        "{csv}"
+    );
+    // Versions are asked after by number, and nothing else is called that.
+    for words in [
+        &["report", "lessons", "--version", "1"][..],
+        &["report", "lesson"],
+    ] {
+        assert_eq!(code(&run(words)), 2, "{words:?}");
+    }
+}
