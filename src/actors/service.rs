@@ -109,6 +109,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Secret { .. } => exit::USAGE,
+            Self::Store(error) => store::code_of(error),
             _ => exit::ERROR,
         }
     }

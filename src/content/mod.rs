@@ -18,6 +18,7 @@ mod staging;
 mod tree;
 mod versions;
 mod watch;
+mod withheld;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
@@ -34,3 +35,4 @@ pub use versions::{
     takes_place,
 };
 pub use watch::{NotTaken, Watch, look, take};
+pub use withheld::Withheld;

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::tree::open_named;
+use super::withheld::Withheld;
 use crate::protocol::manifest::{
     FileEntry, Head, HeadError, Kind, MAX_ENTRIES, MAX_HEAD, choose_chunk_size,
 };
@@ -68,6 +69,15 @@ pub enum ScanError {
         /// Why.
         reason: SkipReason,
     },
+    /// It has this device's key in it.
+    #[error(
+        "{path:?} cannot be sent: it is, holds or lies in the state folder, which has this \
+         device's key; whoever has that key is this device. Keep what is handed out apart from it"
+    )]
+    Withheld {
+        /// The path.
+        path: PathBuf,
+    },
     /// The name that the bundle was to have.
     #[error("the bundle cannot be named {name:?}: {source}")]
     Name {
@@ -89,14 +99,19 @@ pub enum ScanError {
 
 /// Makes a bundle of one file, of one folder, or of several of either; the name is that of the
 /// path, and for several that of the folder they all lie in. Links that are named themselves are
-/// followed, links inside folders are skipped. Blocks.
-pub fn scan(paths: &[PathBuf]) -> Result<Scan, ScanError> {
-    scan_as(paths, None)
+/// followed, links inside folders are skipped. Whatever touches what is `withheld` is an error as a
+/// whole. Blocks.
+pub fn scan(paths: &[PathBuf], withheld: &Withheld) -> Result<Scan, ScanError> {
+    scan_as(paths, None, withheld)
 }
 
 /// As [`scan`], with a name for the bundle.
-pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError> {
-    let mut walk = Walk::default();
+pub fn scan_as(
+    paths: &[PathBuf],
+    name: Option<&str>,
+    withheld: &Withheld,
+) -> Result<Scan, ScanError> {
+    let mut walk = Walk::new(withheld);
     let (name, kind) = match paths {
         [] => return Err(ScanError::Nothing),
         [path] => {
@@ -104,7 +119,7 @@ pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError>
                 Some(name) => given(name)?,
                 None => own_name(path)?,
             };
-            let meta = metadata(path)?;
+            let meta = walk.look(path)?;
             if meta.is_dir() {
                 walk.folder(path, None)?;
                 (name, Kind::Folder)
@@ -127,7 +142,11 @@ pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError>
 
 /// As [`scan`], but always a folder, however many paths there are. Its name is that of the folder
 /// that they all lie in, else `otherwise`, or `files` where that cannot be one. Blocks.
-pub fn scan_set(paths: &[PathBuf], otherwise: &str) -> Result<Scan, ScanError> {
+pub fn scan_set(
+    paths: &[PathBuf],
+    otherwise: &str,
+    withheld: &Withheld,
+) -> Result<Scan, ScanError> {
     if paths.is_empty() {
         return Err(ScanError::Nothing);
     }
@@ -135,7 +154,7 @@ pub fn scan_set(paths: &[PathBuf], otherwise: &str) -> Result<Scan, ScanError> {
         Ok(_) => otherwise,
         Err(_) => "files",
     };
-    let mut walk = Walk::default();
+    let mut walk = Walk::new(withheld);
     walk.set(paths)?;
     walk.finish(shared_name(paths, otherwise)?, Kind::Folder)
 }
@@ -158,10 +177,6 @@ impl From<io::Error> for SkipReason {
     fn from(error: io::Error) -> Self {
         Self::Unreadable(error.to_string())
     }
-}
-
-fn metadata(path: &Path) -> Result<Metadata, ScanError> {
-    fs::metadata(path).map_err(|error| unusable(path, error))
 }
 
 /// The last component; `.` and `..` are looked up first.
@@ -196,15 +211,42 @@ fn shared_name(paths: &[PathBuf], otherwise: &str) -> Result<BundlePath, ScanErr
     name.map_or_else(|| given(otherwise), Ok)
 }
 
-#[derive(Default)]
-struct Walk {
+struct Walk<'a> {
+    withheld: &'a Withheld,
     files: Vec<(FileEntry, PathBuf)>,
     empty_folders: Vec<BundlePath>,
     paths: PathSet,
     skipped: Vec<(PathBuf, SkipReason)>,
 }
 
-impl Walk {
+impl<'a> Walk<'a> {
+    fn new(withheld: &'a Withheld) -> Self {
+        Self {
+            withheld,
+            files: Vec::new(),
+            empty_folders: Vec::new(),
+            paths: PathSet::default(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Something that a person named.
+    fn look(&self, path: &Path) -> Result<Metadata, ScanError> {
+        let meta = fs::metadata(path).map_err(|error| unusable(path, error))?;
+        self.refuse_withheld(path, &meta)?;
+        match self.withheld.concerns(path) {
+            true => Err(ScanError::Withheld { path: path.into() }),
+            false => Ok(meta),
+        }
+    }
+
+    fn refuse_withheld(&self, path: &Path, meta: &Metadata) -> Result<(), ScanError> {
+        match self.withheld.is(meta) {
+            true => Err(ScanError::Withheld { path: path.into() }),
+            false => Ok(()),
+        }
+    }
+
     /// Something that a person named: if it cannot be sent, that is an error.
     fn named(&mut self, path: &Path, name: BundlePath, meta: &Metadata) -> Result<(), ScanError> {
         if meta.is_dir() {
@@ -217,7 +259,7 @@ impl Walk {
 
     fn set(&mut self, paths: &[PathBuf]) -> Result<(), ScanError> {
         for path in paths.iter().collect::<BTreeSet<_>>() {
-            self.named(path, own_name(path)?, &metadata(path)?)?;
+            self.named(path, own_name(path)?, &self.look(path)?)?;
         }
         Ok(())
     }
@@ -240,7 +282,16 @@ impl Walk {
             let before = (self.files.len(), waiting.len());
             for entry in entries {
                 let path = entry.path();
-                match self.entry(&entry, &path, at.as_ref()) {
+                // Not following links, unlike `fs::metadata`.
+                let meta = match entry.metadata() {
+                    Ok(meta) => meta,
+                    Err(error) => {
+                        self.skip(path, error)?;
+                        continue;
+                    }
+                };
+                self.refuse_withheld(&path, &meta)?;
+                match self.entry(&entry, &meta, &path, at.as_ref()) {
                     Ok(Some(folder)) => waiting.push((path, Some(folder))),
                     Ok(None) => {}
                     Err(SkipReason::Conflict(Conflict::TooMany)) => return Err(ScanError::TooMany),
@@ -267,11 +318,10 @@ impl Walk {
     fn entry(
         &mut self,
         entry: &fs::DirEntry,
+        meta: &Metadata,
         path: &Path,
         parent: Option<&BundlePath>,
     ) -> Result<Option<BundlePath>, SkipReason> {
-        // Not following links, unlike `fs::metadata`.
-        let meta = entry.metadata()?;
         if meta.is_symlink() {
             return Err(SkipReason::Symlink);
         }
@@ -283,7 +333,7 @@ impl Walk {
         if meta.is_dir() {
             return Ok(Some(at));
         }
-        self.file(path, at, &meta)?;
+        self.file(path, at, meta)?;
         Ok(None)
     }
 

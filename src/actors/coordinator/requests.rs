@@ -243,7 +243,7 @@ impl Coordinator {
                 .map(move |granted, coordinator, ctx| {
                     match granted {
                         Ok(()) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                        Err(error) => fail(&reply, &error, exit::ERROR),
+                        Err(error) => fail(&reply, &error.reason, error.code),
                     }
                     coordinator.drive(ctx);
                 }),
@@ -260,7 +260,7 @@ impl Coordinator {
         ctx.spawn(on_disk(stored).into_actor(self).map(
             move |stored, coordinator, _| match stored {
                 Ok(_) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                Err(error) => fail(&reply, &error, exit::ERROR),
+                Err(error) => fail(&reply, &error.reason, error.code),
             },
         ));
     }

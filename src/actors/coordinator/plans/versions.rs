@@ -7,7 +7,7 @@ use actix::prelude::*;
 use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
-use crate::content::{NotTaken, Scan, Source, take};
+use crate::content::{NotTaken, Scan, Source, Withheld, take};
 use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
@@ -38,9 +38,10 @@ impl Coordinator {
     ) {
         let (name, patterns) = (name.clone(), self.plans.running[name].rule.paths.clone());
         let (bundle_name, looks) = (name.to_string(), digest.clone());
-        let taking = self
-            .data_plane
-            .spawn_blocking(move || take(&patterns, &bundle_name, &looks));
+        let state = self.settings.state.dir.clone();
+        let taking = self.data_plane.spawn_blocking(move || {
+            take(&patterns, &bundle_name, &looks, &Withheld::state(&state))
+        });
         ctx.spawn(taking.into_actor(self).map(move |taken, coordinator, ctx| {
             let taken = taken.unwrap_or_else(|error| Err(NotTaken::Missing(error.to_string())));
             match taken {
@@ -102,8 +103,9 @@ impl Coordinator {
             on_disk(stored)
                 .into_actor(self)
                 .map(move |stored, coordinator, ctx| {
-                    if let Err(reason) = stored {
-                        return coordinator.tell_plan_now(&name, Input::Missing(reason), ctx);
+                    if let Err(error) = stored {
+                        let missing = Input::Missing(error.reason);
+                        return coordinator.tell_plan_now(&name, missing, ctx);
                     }
                     coordinator.begin_version(&name, digest, record, (source, skipped), ctx);
                 }),
