@@ -110,7 +110,10 @@ mod tests {
             std::fs::write(&path, &flipped).unwrap();
             let now = store.kiosk_secret().unwrap();
             // What is there then was made anew: never what the damage has made of it.
-            assert!(now == second || std::fs::read(&path).unwrap() != flipped, "{at}");
+            assert!(
+                now == second || std::fs::read(&path).unwrap() != flipped,
+                "{at}"
+            );
         }
         std::fs::write(&path, &text[..20]).unwrap();
         assert!(store.kiosk_secret().unwrap() != second);
