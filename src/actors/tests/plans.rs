@@ -58,11 +58,8 @@ impl Room {
     fn settings(&self, name: &str, text: &str) -> Settings {
         let file = self.at(&format!("{name}.toml"));
         fs::write(&file, text).unwrap();
-        // A node that has just ended may still be closing its store.
+        drop(self.store(name));
         let state = self.at(name).join("state");
-        while matches!(Store::open(&state), Err(StoreError::Locked { .. })) {
-            std::thread::yield_now();
-        }
         let all = [
             ("state.dir", state.display().to_string()),
             ("receive.reserve", "0".to_owned()),
@@ -73,6 +70,15 @@ impl Room {
         ];
         let all = all.map(|(key, value)| (key.to_owned(), value));
         Settings::load(Some(&file), &all).unwrap()
+    }
+
+    /// A device's store. A node that has just ended may still be closing it.
+    fn store(&self, name: &str) -> Store {
+        let state = self.at(name).join("state");
+        until("an unlocked store", || match Store::open(&state) {
+            Err(StoreError::Locked { .. }) => None,
+            opened => Some(opened.unwrap()),
+        })
     }
 
     /// A receiver, until dropped.
@@ -319,7 +325,7 @@ fn a_device_that_is_put_into_the_group_gets_it_and_what_is_taken_out_of_the_file
         teacher.shows_all().is_empty().then_some(())
     });
     teacher.stop();
-    let store = Store::open(&room.at("sender/state")).unwrap();
+    let store = room.store("sender");
     assert_eq!(store.plans(), []);
     let transfers = store.transfers();
     let third = transfers

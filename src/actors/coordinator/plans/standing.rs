@@ -185,7 +185,7 @@ impl Coordinator {
     }
 
     /// A transfer that failed makes way for another try.
-    fn forget_transfer(&mut self, id: TransferId) {
+    pub(super) fn forget_transfer(&mut self, id: TransferId) {
         self.transfers.remove(&id);
         keep(
             &self.store,
