@@ -27,7 +27,7 @@ class Room:
         for n in range(seats + 1):
             places.append(Device(lab, 0, folder, f"seat{n}" if n else "teacher",
                                  discovery={"interfaces": [], "loopback_only": True, "enabled": False},
-                                 network={"loopback": True}, signaling={"port": PORT + n, "bind": "127.0.0.1"},
+                                 network={"loopback": True}, signaling={"port": PORT + n, "bind": "127.0.0.1", "max_clock_skew": "1d"},
                                  receive={"reserve": 0}, log={"level": "info"}, **({} if n else sections)))
         self.teacher, *self.seats = places
         for seat in self.seats:
@@ -268,6 +268,7 @@ def the_content(lab, folder):
     assert len(begun) == 4, begun
     changed = [e["state"] for e in teacher.events if e.get("event") == "transfer" and e["state"].get("code") == "changed"]
     assert changed and "changed while it was being sent" in changed[0]["reason"], "the sender says which file changed"
+    assert "changed while it was being sent" in room.log(), "and its log, too"
     print("files that were replaced while they were sent: one version arrives, watched or not", flush=True)
 
 
