@@ -401,14 +401,18 @@ impl Coordinator {
                 return false;
             }
         }
-        if let TransferState::Paused {
-            code: code @ (Code::DiskFull | Code::DiskError),
-            reason,
-            ..
-        } = &transfer.record.state
-        {
-            let name = printable(&transfer.record.name);
-            warn!(transfer = %id, %name, ?code, %reason, "waits for the disk");
+        let name = || printable(&transfer.record.name);
+        match &transfer.record.state {
+            TransferState::Paused {
+                code: code @ (Code::DiskFull | Code::DiskError),
+                reason,
+                ..
+            } => warn!(transfer = %id, name = name(), ?code, %reason, "waits for the disk"),
+            TransferState::Failed { code, reason } => {
+                let (device, reason) = (&transfer.record.peer, printable(reason));
+                warn!(transfer = %id, name = name(), %device, ?code, reason, "failed");
+            }
+            _ => {}
         }
         let now = unix_now();
         transfer.record.updated = now;

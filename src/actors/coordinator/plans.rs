@@ -34,6 +34,8 @@ const STANDING: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(10);
 /// Why transfers of an older version end.
 const NEWER: &str = "a newer version takes its place";
+/// Why those end that are for nobody any more.
+const NOT_FOR: &str = "it is no longer for this device";
 /// Why those of a broadcast end that the config file no longer has.
 const TAKEN_OUT: &str = "its broadcast was taken out of the config file";
 /// Why those of one that it has, but not to be handed out.
@@ -42,7 +44,7 @@ const SWITCHED_OFF: &str = "its broadcast is switched off in the config file";
 /// True for reasons for which a transfer is over without having failed: what takes its place is
 /// handed out, or a person has decided.
 pub fn is_no_end(reason: &str) -> bool {
-    [NEWER, TAKEN_OUT, SWITCHED_OFF].contains(&reason)
+    [NEWER, NOT_FOR, TAKEN_OUT, SWITCHED_OFF].contains(&reason)
 }
 
 /// All broadcasts of the config file.

@@ -176,6 +176,21 @@ async fn a_bundle_is_never_made_of_what_was_there_before_and_after_a_change() {
     }
 }
 
+#[test]
+fn a_change_in_a_file_that_is_open_shows_at_the_next_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, content(1, 1_000_000)).unwrap();
+    let source = source(&path);
+    let chunk = |index| source.layout().chunk(index).unwrap();
+    let mut reader = Reader::default();
+    reader.read(&source.0, chunk(0)).unwrap();
+    fs::write(&path, content(2, 1_000_000)).unwrap();
+    set_time(&path, SystemTime::UNIX_EPOCH);
+    let read = reader.read(&source.0, chunk(1));
+    assert!(matches!(read, Err(SourceError::Changed { .. })));
+}
+
 #[tokio::test]
 async fn a_file_that_did_not_change_is_not_read_again_to_hash_it() {
     let dir = tempfile::tempdir().unwrap();
