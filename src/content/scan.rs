@@ -162,6 +162,13 @@ pub fn scan_set(
     walk.finish(shared_name(paths, otherwise)?, Kind::Folder)
 }
 
+fn keep_back(path: &Path, withheld: bool) -> Result<(), ScanError> {
+    match withheld {
+        true => Err(ScanError::Withheld { path: path.into() }),
+        false => Ok(()),
+    }
+}
+
 fn given(name: &str) -> Result<BundlePath, ScanError> {
     BundlePath::single(name).map_err(|source| ScanError::Name {
         name: name.to_owned(),
@@ -214,40 +221,31 @@ fn shared_name(paths: &[PathBuf], otherwise: &str) -> Result<BundlePath, ScanErr
     name.map_or_else(|| given(otherwise), Ok)
 }
 
-struct Walk<'a> {
-    withheld: &'a Withheld,
+#[derive(Default)]
+struct Walk {
+    withheld: Withheld,
     files: Vec<(FileEntry, PathBuf, Option<SystemTime>)>,
     empty_folders: Vec<BundlePath>,
     paths: PathSet,
     skipped: Vec<(PathBuf, SkipReason)>,
 }
 
-impl<'a> Walk<'a> {
-    fn new(withheld: &'a Withheld) -> Self {
+impl Walk {
+    fn new(withheld: &Withheld) -> Self {
         Self {
-            withheld,
-            files: Vec::new(),
-            empty_folders: Vec::new(),
-            paths: PathSet::default(),
-            skipped: Vec::new(),
+            withheld: withheld.clone(),
+            ..Self::default()
         }
     }
 
     /// Something that a person named.
     fn look(&self, path: &Path) -> Result<Metadata, ScanError> {
         let meta = fs::metadata(path).map_err(|error| unusable(path, error))?;
-        self.refuse_withheld(path, &meta)?;
-        match self.withheld.concerns(path) {
-            true => Err(ScanError::Withheld { path: path.into() }),
-            false => Ok(meta),
-        }
-    }
-
-    fn refuse_withheld(&self, path: &Path, meta: &Metadata) -> Result<(), ScanError> {
-        match self.withheld.is(meta) {
-            true => Err(ScanError::Withheld { path: path.into() }),
-            false => Ok(()),
-        }
+        keep_back(
+            path,
+            self.withheld.is(&meta) || self.withheld.concerns(path),
+        )?;
+        Ok(meta)
     }
 
     /// Something that a person named: if it cannot be sent, that is an error.
@@ -293,7 +291,7 @@ impl<'a> Walk<'a> {
                         continue;
                     }
                 };
-                self.refuse_withheld(&path, &meta)?;
+                keep_back(&path, self.withheld.is(&meta))?;
                 match self.entry(&entry, &meta, &path, at.as_ref()) {
                     Ok(Some(folder)) => waiting.push((path, Some(folder))),
                     Ok(None) => {}

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::config::reload::Service;
 use super::{code, command, err, events, handout, id_of, named, out};
 
 /// Every verb that only asks, or changes only what is there.
@@ -284,4 +285,42 @@ fn the_report_of_what_has_not_begun_says_so_and_names_all_who_wait() {
     ] {
         assert_eq!(code(&run(words)), 2, "{words:?}");
     }
+}
+
+#[test]
+fn a_service_is_asked_also_while_its_file_is_broken() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("my.toml");
+    let good = "[state]\ndir = \"there\"\n[discovery]\nenabled = false\n";
+    std::fs::write(&path, good).unwrap();
+    let file = path.to_str().unwrap();
+    let service = Service::start(home.path(), file);
+    std::fs::write(&path, format!("{good}[receive]\nmode = \"perhaps\"\n")).unwrap();
+    service.next("not_reloaded");
+    for verb in [
+        &["health"][..],
+        &["transfers"],
+        &["peers"],
+        &["versions"],
+        &["report"],
+    ] {
+        let words = [verb, &["--config", file]].concat();
+        let output = handout(home.path(), &words);
+        assert_eq!(code(&output), 0, "{verb:?}: {}", err(&output));
+        assert!(
+            err(&output).starts_with("handout: warning: "),
+            "{}",
+            err(&output)
+        );
+    }
+    // The service says what is wrong with it, and stays as it is.
+    let output = handout(home.path(), &["reload", "--config", file]);
+    assert_eq!(code(&output), 2);
+    assert!(
+        err(&output).contains("receive.mode must be"),
+        "{}",
+        err(&output)
+    );
+    let (ended, log) = service.end();
+    assert_eq!(ended, Some(0), "{log}");
 }
