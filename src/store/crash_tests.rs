@@ -181,11 +181,22 @@ fn a_lost_database_is_filled_again_from_the_journal() {
 }
 
 #[test]
-fn a_lost_journal_is_filled_again_from_the_database() {
+fn lost_journals_are_filled_again_from_the_database() {
     let dir = tempfile::tempdir().unwrap();
     drop(filled(dir.path()));
-    fs::remove_file(dir.path().join("authorizations.log")).unwrap();
+    for journal in [journal::NAME, journal::COPY] {
+        fs::remove_file(dir.path().join(journal)).unwrap();
+    }
     assert!(!assert_usable(dir.path()));
+    fs::remove_dir_all(dir.path().join("db")).unwrap();
+    assert!(assert_usable(dir.path()));
+}
+
+#[test]
+fn the_copy_of_the_journal_serves_when_both_other_homes_are_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path()));
+    fs::write(dir.path().join(journal::NAME), b"noise").unwrap();
     fs::remove_dir_all(dir.path().join("db")).unwrap();
     assert!(assert_usable(dir.path()));
 }
@@ -193,13 +204,15 @@ fn a_lost_journal_is_filled_again_from_the_database() {
 #[test]
 fn an_old_journal_does_not_bring_a_revoked_device_back() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = dir.path().join("authorizations.log");
+    let journals = [journal::NAME, journal::COPY].map(|name| dir.path().join(name));
     let mut store = Store::open(dir.path()).unwrap();
     store.authorize(authorization(1)).unwrap();
-    let old = fs::read(&journal).unwrap();
+    let old = fs::read(&journals[0]).unwrap();
     store.revoke(&device(1)).unwrap();
     drop(store);
-    fs::write(&journal, old).unwrap();
+    for journal in &journals {
+        fs::write(journal, &old).unwrap();
+    }
     assert_eq!(Store::open(dir.path()).unwrap().authorizations(), []);
 }
 

@@ -1,4 +1,5 @@
-//! The authorizations' second home: an append-only file that survives the database.
+//! The authorizations' second home: an append-only file that survives the database, and its copy,
+//! so that damage to one file of the state folder, or to two, loses no decision.
 //!
 //! One JSON object per line, `{"seq": 7, "record": "<JSON text>", "sig": "<b64>"}`, where the
 //! signature is our own device's, or that of its key before this one, over
@@ -143,9 +144,12 @@ impl Entry {
 /// The newest entry about each.
 pub(super) type Entries = BTreeMap<Subject, Entry>;
 
-/// The open file.
+pub(super) const NAME: &str = "authorizations.log";
+pub(super) const COPY: &str = "authorizations.log.copy";
+
+/// One open file.
 #[derive(Debug)]
-pub(super) struct Journal {
+struct Journal {
     path: PathBuf,
     file: File,
     /// Length of the part that is known to be whole, in bytes.
@@ -157,14 +161,85 @@ pub(super) struct Journal {
     torn: bool,
 }
 
-impl Journal {
-    /// Opens `<state>/authorizations.log` and reads it. A torn last line (the power was cut while
-    /// it was written, so nobody was told that it is safe) is cut off; a false line is skipped.
+/// The journal and its copy.
+#[derive(Debug)]
+pub(super) struct Journals {
+    journal: Journal,
+    copy: Journal,
+}
+
+impl Journals {
+    /// Opens `<state>/authorizations.log` and `authorizations.log.copy`. The newest entry about each
+    /// holds, wherever it stands, and both have it afterwards.
     pub(super) fn open(
         state_dir: &Path,
         keys: &[PublicKey],
     ) -> Result<(Self, Entries), StoreError> {
-        let path = state_dir.join("authorizations.log");
+        let (mut journal, mut entries) = Journal::open(state_dir.join(NAME), keys)?;
+        let (copy, copied) = Journal::open(state_dir.join(COPY), keys)?;
+        let mut restored = Vec::new();
+        let mut lacking: Vec<Entry> = entries
+            .iter()
+            .filter(|(subject, entry)| copied.get(subject).is_none_or(|of| of.seq < entry.seq))
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        for (subject, entry) in copied {
+            let known = entries.get(&subject);
+            if known.is_none_or(|known| known.seq < entry.seq) {
+                restored.push(entry.clone());
+                entries.insert(subject, entry);
+            }
+        }
+        if !restored.is_empty() {
+            tracing::warn!(
+                count = restored.len(),
+                "decisions that the journal of authorizations has lost are in its copy"
+            );
+        }
+        journal.append(&restored)?;
+        let mut journals = Self { journal, copy };
+        lacking.sort_by_key(|entry| entry.seq);
+        journals.copies(|copy| copy.append(&lacking));
+        Ok((journals, entries))
+    }
+
+    /// Adds entries; they are on disk when this returns. The copy may be behind: it catches up at
+    /// the next opening.
+    pub(super) fn append<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a Entry> + Clone,
+    ) -> Result<(), StoreError> {
+        self.journal.append(entries.clone())?;
+        self.copies(|copy| copy.append(entries));
+        Ok(())
+    }
+
+    /// True when most of it is history: `kept` entries would do.
+    pub(super) fn is_mostly_history(&self, kept: usize) -> bool {
+        self.journal.is_mostly_history(kept) || self.copy.is_mostly_history(kept)
+    }
+
+    /// Replaces both by these entries.
+    pub(super) fn rewrite<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a Entry> + Clone,
+    ) -> Result<(), StoreError> {
+        self.journal.rewrite(entries.clone())?;
+        self.copies(|copy| copy.rewrite(entries));
+        Ok(())
+    }
+
+    fn copies(&mut self, write: impl FnOnce(&mut Journal) -> Result<(), StoreError>) {
+        if let Err(error) = write(&mut self.copy) {
+            tracing::warn!(%error, "the copy of the journal of authorizations is behind");
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the file and reads it. A torn last line (the power was cut while it was written, so
+    /// nobody was told that it is safe) is cut off; a false line is skipped.
+    fn open(path: PathBuf, keys: &[PublicKey]) -> Result<(Self, Entries), StoreError> {
         let file =
             open_for_append(&path).map_err(|source| StoreError::io("open", &path, source))?;
         sync_parent(&path).map_err(|source| StoreError::io("sync", &path, source))?;
@@ -246,16 +321,11 @@ impl Journal {
     }
 
     /// Adds entries; they are on disk when this returns.
-    pub(super) fn append<'a>(
+    fn append<'a>(
         &mut self,
         entries: impl IntoIterator<Item = &'a Entry>,
     ) -> Result<(), StoreError> {
-        let (mut text, mut lines) = (Vec::new(), 0);
-        for entry in entries {
-            text.extend_from_slice(entry.as_bytes());
-            text.push(b'\n');
-            lines += 1;
-        }
+        let (text, lines) = text_of(entries);
         if lines == 0 {
             return Ok(());
         }
@@ -280,25 +350,22 @@ impl Journal {
     }
 
     /// True when most of the file is history: `kept` entries would do.
-    pub(super) fn is_mostly_history(&self, kept: usize) -> bool {
+    fn is_mostly_history(&self, kept: usize) -> bool {
         self.lines > 2 * kept + 256
     }
 
     /// Replaces the file by these entries. A file with lines that could not be read is kept
     /// beside it.
-    pub(super) fn rewrite<'a>(
+    fn rewrite<'a>(
         &mut self,
         entries: impl IntoIterator<Item = &'a Entry>,
     ) -> Result<(), StoreError> {
-        let (mut text, mut lines) = (Vec::new(), 0);
-        for entry in entries {
-            text.extend_from_slice(entry.as_bytes());
-            text.push(b'\n');
-            lines += 1;
-        }
+        let (text, lines) = text_of(entries);
         let rewritten = (|| {
             if self.false_lines > 0 {
-                fs::copy(&self.path, self.path.with_extension("log.damaged"))?;
+                let mut beside = self.path.clone().into_os_string();
+                beside.push(".damaged");
+                fs::copy(&self.path, beside)?;
             }
             write_atomically(&self.path, &text)?;
             open_for_append(&self.path)
@@ -319,6 +386,17 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// The lines of entries, and how many they are.
+fn text_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Vec<u8>, usize) {
+    let (mut text, mut lines) = (Vec::new(), 0);
+    for entry in entries {
+        text.extend_from_slice(entry.as_bytes());
+        text.push(b'\n');
+        lines += 1;
+    }
+    (text, lines)
 }
 
 fn open_for_append(path: &Path) -> io::Result<File> {
@@ -379,7 +457,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> (Journal, Entries) {
-        Journal::open(dir, &[identity().public_key()]).unwrap()
+        Journal::open(dir.join(NAME), &[identity().public_key()]).unwrap()
     }
 
     fn write(dir: &Path, text: &[u8]) {
@@ -389,6 +467,39 @@ mod tests {
     fn text(entries: &[Entry]) -> Vec<u8> {
         let lines: Vec<_> = entries.iter().map(Entry::as_bytes).collect();
         [lines.join(&b'\n'), b"\n".to_vec()].concat()
+    }
+
+    #[test]
+    fn what_one_file_has_lost_the_other_gives_back_and_a_revocation_is_never_undone() {
+        let keys = [identity().public_key()];
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journals, _) = Journals::open(dir.path(), &keys).unwrap();
+        let revoke = Change::Revoke { device: device(2) };
+        let revoked = Entry::seal(&identity(), 3, revoke).unwrap();
+        let all = [entry(1, 1), entry(2, 2), revoked];
+        journals.append(&all[..2]).unwrap();
+        let before = fs::read(dir.path().join(COPY)).unwrap();
+        journals.append(&all[2..]).unwrap();
+        drop(journals);
+        let same = |what: &str| {
+            let (_, entries) = Journals::open(dir.path(), &keys).unwrap();
+            assert_eq!(entries.len(), 2, "{what}");
+            assert_eq!(entries[&subject(1)], all[0], "{what}");
+            assert_eq!(entries[&subject(2)], all[2], "{what}");
+            for name in [NAME, COPY] {
+                let (_, kept) = Journal::open(dir.path().join(name), &keys).unwrap();
+                assert_eq!(kept, entries, "{what}: {name}");
+            }
+        };
+        same("whole");
+        for name in [NAME, COPY] {
+            fs::remove_file(dir.path().join(name)).unwrap();
+            same("one is gone");
+            fs::write(dir.path().join(name), b"\xff\xff\n{").unwrap();
+            same("one is noise");
+        }
+        fs::write(dir.path().join(COPY), before).unwrap();
+        same("the copy is older");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!                        it is damaged
 //! kiosk.secret           the secret of a kiosk's invite, 0600
 //! authorizations.log     signed decisions, append-only, fsynced: what must never be lost
+//! authorizations.log.copy the same again
 //! audit.jsonl            what happened, append-only, fsynced; older ones with numbers behind
 //! rosters/               rosters in force, as their admins signed them
 //! db/<number>/           sled: all records; a fresh one at every opening, from the last one
@@ -58,7 +59,7 @@ use audit::{Audit, AuditLimits, Entry as AuditEntry};
 use db::Database;
 use groups::GroupsFile;
 use identity::KeyFile;
-use journal::{Change, Entries, Entry, Journal, Subject};
+use journal::{Change, Entries, Entry, Journals, Subject};
 use lock::Lock;
 use pieces::Pieces;
 use rosters::RosterFiles;
@@ -89,7 +90,7 @@ pub struct Store {
     rebuilt: bool,
     entries: Entries,
     next_seq: u64,
-    journal: Journal,
+    journal: Journals,
     audit: Audit,
     rosters: RosterFiles,
     authorizations: Pieces,
@@ -130,7 +131,7 @@ impl Store {
         let lock = Lock::take(state_dir)?;
         let (key, new_identity) = identity::load_or_create(state_dir)?;
         let signers = key.signers();
-        let (mut journal, mut entries) = Journal::open(state_dir, &signers)?;
+        let (mut journal, mut entries) = Journals::open(state_dir, &signers)?;
         let (database, new_database) = generation::open(state_dir)?;
         let authorizations = database.pieces("authorizations")?;
         reconcile(
@@ -659,7 +660,7 @@ fn put_entry(database: &Database, tree: &Pieces, entry: &Entry) -> Result<(), St
 /// entry with the same number, the journal's holds.
 fn reconcile(
     keys: &[PublicKey],
-    journal: &mut Journal,
+    journal: &mut Journals,
     entries: &mut Entries,
     database: &Database,
     tree: &Pieces,

@@ -28,7 +28,7 @@ fn assert_trust_is_whole(store: &Store) {
 
 #[test]
 fn decisions_outlive_a_new_key_in_the_journal_and_in_the_database() {
-    for lost in ["db", "authorizations.log"] {
+    for lost in [&["db"][..], &[journal::NAME, journal::COPY]] {
         let dir = tempfile::tempdir().unwrap();
         let mut store = filled(dir.path());
         let first = store.identity().device_id();
@@ -38,10 +38,11 @@ fn decisions_outlive_a_new_key_in_the_journal_and_in_the_database() {
         assert_ne!(renewed.device, first);
         assert_trust_is_whole(&store);
         drop(store);
-        let lost = dir.path().join(lost);
-        fs::remove_dir_all(&lost)
-            .or_else(|_| fs::remove_file(&lost))
-            .unwrap();
+        for lost in lost.iter().map(|name| dir.path().join(name)) {
+            fs::remove_dir_all(&lost)
+                .or_else(|_| fs::remove_file(&lost))
+                .unwrap();
+        }
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.identity().device_id(), renewed.device);
         assert_trust_is_whole(&store);
@@ -71,11 +72,13 @@ fn an_interrupted_change_is_finished_at_the_next_opening() {
 fn the_old_key_signs_nothing_here_once_all_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = filled(dir.path());
-    let journal = dir.path().join("authorizations.log");
-    let by_the_old_key = fs::read(&journal).unwrap();
+    let journals = [journal::NAME, journal::COPY].map(|name| dir.path().join(name));
+    let by_the_old_key = fs::read(&journals[0]).unwrap();
     store.rotate(7).unwrap();
     drop(store);
-    fs::write(&journal, by_the_old_key).unwrap();
+    for journal in &journals {
+        fs::write(journal, &by_the_old_key).unwrap();
+    }
     fs::remove_dir_all(dir.path().join("db")).unwrap();
     assert_eq!(Store::open(dir.path()).unwrap().authorizations(), []);
 }

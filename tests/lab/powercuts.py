@@ -61,10 +61,17 @@ class Service:
 
 
 def damage(state, numbers):
-    """Cuts a file of a state folder short, or flips some of its bits. Says what it did."""
+    """Damages one file of a state folder, or two of which none is the other's copy. Says what it did."""
     files = [os.path.join(folder, name) for folder, _, names in os.walk(state) for name in names]
     files = sorted(f for f in files if os.path.isfile(f) and os.path.getsize(f) and ".damaged" not in f)
-    path = numbers.choice(files)
+    first = numbers.choice(files)
+    others = [f for f in files if f.removesuffix(".copy") != first.removesuffix(".copy")]
+    hurt = [first] if numbers.random() < 0.5 or not others else [first, numbers.choice(others)]
+    return " and ".join(spoil(path, state, numbers) for path in hurt)
+
+
+def spoil(path, state, numbers):
+    """Cuts a file short, or flips some of its bits. Says what it did."""
     size, about = os.path.getsize(path), os.path.relpath(path, state)
     if numbers.random() < 0.5:
         length = numbers.randrange(size)
