@@ -162,6 +162,75 @@ fn a_pin_lets_in_many_and_closes_after_three_wrong_guesses() {
 }
 
 #[test]
+fn visitors_by_the_pin_get_what_is_handed_out_and_after_the_kiosk_was_killed_what_is_new() {
+    let home = Program::new();
+    let visitors = [Program::new(), Program::new(), Program::new()];
+    let map = home.file("map.pdf", 50_000);
+    let file = home.path("kiosk.toml").display().to_string();
+    let text = format!(
+        "[kiosk]\npin = \"rotate\"\n[[broadcast]]\nname = \"map\"\npath = {map:?}\nto = \"all\"\n\
+         settle = \"100ms\"\nrescan = \"1s\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let running = kiosk(&home, &["--config", &file]);
+    let shows = until(&home, |text| text.contains("the PIN "));
+    let at = place(&home.id(), running.port);
+    assert!(shows.contains(&format!("--pin {at}\n")), "{shows}");
+    // A link that was cut off is given up soon.
+    let words = [
+        "receive",
+        "--json",
+        "--pin",
+        &at,
+        "--set=network.ice_disconnected=500ms",
+        "--set=network.ice_failed=1s",
+    ];
+    let _inside: Vec<_> = visitors
+        .iter()
+        .map(|visitor| {
+            let mut command = visitor.command(&words);
+            command.env("HANDOUT_PIN", pin(&shows));
+            Receiving::begin(command)
+        })
+        .collect();
+    let all_have = |bytes: u64| {
+        let end = Instant::now() + PATIENCE;
+        for visitor in &visitors {
+            let map = visitor.path("Downloads/Handout/map.pdf");
+            while std::fs::metadata(&map).map_or(0, |map| map.len()) != bytes {
+                assert!(Instant::now() < end, "a visitor did not get it");
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+    };
+    all_have(50_000);
+
+    let port = format!("--set=signaling.port={}", running.port);
+    drop(running); // kill -9
+    home.file("map.pdf", 60_000);
+    let _running = kiosk(&home, &["--config", &file, &port]);
+    all_have(60_000);
+}
+
+#[test]
+fn a_pin_that_is_wrong_ends_a_visitor_and_says_so() {
+    let (home, visitor) = (Program::new(), Program::new());
+    let running = kiosk(&home, &["--set=kiosk.pin=rotate"]);
+    let shows = until(&home, |text| text.contains("the PIN "));
+    let wrong = match &*pin(&shows) {
+        "000 000" => "111111",
+        _ => "000000",
+    };
+    let at = place(&home.id(), running.port);
+    let mut command = visitor.command(&["receive", "--json", "--pin", &at]);
+    command.env("HANDOUT_PIN", wrong);
+    let mut tries = Receiving::begin(command);
+    let said = tries.until("error")["message"].to_string();
+    assert!(said.contains("PIN"), "{said}");
+    assert_eq!(tries.code(), 4);
+}
+
+#[test]
 fn a_pin_and_a_secret_may_be_credentials_and_a_wrong_one_is_named() {
     let (home, visitor) = (Program::new(), Program::new());
     home.file("credentials", 0);

@@ -4,11 +4,12 @@
 Takes each security check out of the code, one at a time, and shows that its test then fails: a
 test that passes without the check it names would be worth nothing. The checks are listed in
 tests/removals/*.toml: where one stands, what the code is without it, and the test that must
-notice. With words, only the checks in whose name, or test's name, one of them stands.
+notice. With words, only the checks in whose name, test's name, or list's name, one of them stands.
 
 Works on a copy of the tree below target/, so the tree itself stays as it is. Imports go downwards
 only, so for a test of a lower layer the copy is built without the layers above it: that takes
-seconds instead of a minute. All of it takes half an hour or so, and is not part of tests/run.
+seconds instead of a minute. All of it takes half an hour or so, and is not part of tests/run; that
+every pattern still fits the code is: tests/removals.rs.
 """
 import os
 import re
@@ -51,6 +52,7 @@ class Removal(NamedTuple):
     new: str
     test: str
     more: list[list[str]] = []
+    listed_in: str = ""
 
     @property
     def layer(self) -> str:
@@ -129,9 +131,9 @@ def try_one(removal: Removal, passing: set[str], said: str) -> str:
 
 
 def main(words: list[str]) -> int:
-    listed = [r for file in sorted(LISTS.glob("*.toml")) for r in tomllib.loads(file.read_text())["removal"]]
-    everything = [Removal(**entry) for entry in listed]
-    removals = [r for r in everything if not words or any(w in r.check or w in r.test for w in words)]
+    lists = {file.stem: tomllib.loads(file.read_text()) for file in sorted(LISTS.glob("*.toml"))}
+    everything = [Removal(**entry, listed_in=name) for name, found in lists.items() for entry in found["removal"]]
+    removals = [r for r in everything if not words or any(w in (r.check + r.test + r.listed_in) for w in words)]
     if not removals:
         sys.exit("no check has such a name; there are: " + ", ".join(r.check for r in everything))
     copy_tree()

@@ -336,7 +336,7 @@ where
         store: store.clone(),
         signaling: signaling.clone(),
         discovery: discovery.clone(),
-        settings: Arc::clone(&settings),
+        settings: followed.clone(),
         metrics,
         last: tokio::sync::Mutex::new(None),
     });

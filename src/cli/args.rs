@@ -172,6 +172,10 @@ pub struct Receive {
         hide_env_values = true
     )]
     pub invite: Option<String>,
+    /// Come in first by the PIN that a device shows: its name, id, or ID@HOST:PORT; the PIN is read
+    /// from $HANDOUT_PIN where that is set, else from stdin
+    #[arg(long, value_name = "DEVICE", conflicts_with = "invite")]
+    pub pin: Option<String>,
 }
 
 /// `pair`
@@ -426,7 +430,8 @@ pub enum Id {
 /// `pause`, `resume`, `cancel`, `accept`, `refuse`
 #[derive(Debug, Args)]
 pub struct Which {
-    /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
+    /// The id of a transfer or broadcast, or its beginning (`handout transfers` lists them); the name
+    /// of something that this device hands out, but for offers; or all
     pub id: String,
 }
 

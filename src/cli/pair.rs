@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -19,6 +20,8 @@ use crate::config::StaticPeer;
 use crate::protocol::id::DeviceId;
 use crate::protocol::pairing::pin::read_pin;
 
+/// How long a receiver waits for the device whose PIN was typed.
+const FOR_PIN: Duration = Duration::from_secs(300);
 /// Bytes of a line that a person types.
 const MAX_LINE: u64 = 256;
 
@@ -75,6 +78,18 @@ pub fn run(context: &Context, options: &Pair) -> Result<u8, Failure> {
     node(context, Mode::Send, |node| async move {
         let events = node.ask(request);
         pairing.follow(events, &Asker::Node(Box::new(node))).await
+    })
+}
+
+/// What has a device come in by the PIN that another one shows.
+pub(super) fn by_pin(context: &Context, device: &str) -> Result<Request, Failure> {
+    let (with, addresses) = target(Some(device))?;
+    let way = PairWay::TypePin(typed_pin(&context.screen)?);
+    Ok(Request::Pair {
+        with,
+        addresses,
+        way,
+        for_ms: FOR_PIN.as_millis() as u64,
     })
 }
 

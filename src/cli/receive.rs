@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use super::args::{Receive, path_text};
 use super::bars::Bars;
+use super::pair::by_pin;
 use super::prompt;
 use super::reload;
 use super::screen::Screen;
@@ -51,17 +52,20 @@ pub fn overrides(options: &Receive) -> Result<Vec<(String, String)>, String> {
 
 /// Receives until stopped, or until the first transfer is over.
 pub fn run(context: &Context, options: &Receive) -> Result<u8, Failure> {
-    let invite = options.invite.as_deref().map(given).transpose()?;
-    if let Some(invite) = &invite {
-        let request = Request::Join {
-            invite: invite.clone(),
-        };
+    let comes_in = match (&options.invite, &options.pin) {
+        (Some(invite), _) => Some(Request::Join {
+            invite: given(invite)?,
+        }),
+        (None, Some(device)) => Some(by_pin(context, device)?),
+        (None, None) => None,
+    };
+    if let Some(request) = &comes_in {
         let mut view = Plain::new(&context.screen);
-        if let Some(code) = ask_service(context, request, &mut view)? {
+        if let Some(code) = ask_service(context, request.clone(), &mut view)? {
             return Ok(code);
         }
     }
-    serve(context, Mode::Receive, options.once, invite)
+    serve(context, Mode::Receive, options.once, comes_in)
 }
 
 /// An invite as it was given: itself, or where to read it.
@@ -81,12 +85,13 @@ fn given(invite: &str) -> Result<String, Failure> {
     }
 }
 
-/// Runs a node and shows what happens.
+/// Runs a node and shows what happens. `comes_in` is how it is to be let in by another device
+/// first.
 pub fn serve(
     context: &Context,
     mode: Mode,
     once: bool,
-    invite: Option<String>,
+    comes_in: Option<Request>,
 ) -> Result<u8, Failure> {
     let screen = context.screen.clone();
     let api = context.settings.api.clone();
@@ -131,8 +136,8 @@ pub fn serve(
                 return unread(&error, &screen, exit::OK);
             }
         }
-        let events = match invite {
-            Some(invite) => joining(events, node.ask(Request::Join { invite })),
+        let events = match comes_in {
+            Some(request) => joining(events, node.ask(request)),
             None => events,
         };
         let code = follow_until(interrupts, events, &mut view, &screen, exit::OK).await;
@@ -143,7 +148,7 @@ pub fn serve(
     })
 }
 
-/// What happens, until coming in by an invite fails.
+/// What happens, until coming in fails.
 fn joining(
     mut watched: mpsc::Receiver<Event>,
     mut joined: mpsc::Receiver<Event>,
@@ -155,7 +160,7 @@ fn joining(
             let event = tokio::select! {
                 biased;
                 event = joined.recv(), if joins => match event {
-                    Some(event @ Event::Error { .. }) => Some(event),
+                    Some(event @ (Event::Error { .. } | Event::Note { .. })) => Some(event),
                     Some(Event::End { code }) if code != exit::OK => Some(Event::End { code }),
                     // The rest is among what is watched.
                     Some(Event::End { .. }) | None => {

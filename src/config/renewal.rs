@@ -93,16 +93,41 @@ impl Settings {
         pairs.map(|set| (&*set.key, &*set.value)).collect()
     }
 
+    /// All values with their keys, in order. What has a name goes by that, since its place in the
+    /// file is another one as soon as something is put before it: `broadcast["lessons"].hours`.
+    fn named(&self) -> Vec<(Cow<'_, str>, &str)> {
+        let values = self.by_key();
+        let named = |key: &'_ str| {
+            let (list, rest) = key.split_once("].")?;
+            let name = values.get(&*format!("{list}].name"))?;
+            let (list, _) = list.split_once('[')?;
+            Some(format!("{list}[{name}].{rest}"))
+        };
+        let pairs = self.described.iter();
+        pairs
+            .map(|set| {
+                let key = named(&set.key).map_or(Cow::Borrowed(&*set.key), Cow::Owned);
+                (key, &*set.value)
+            })
+            .collect()
+    }
+
     fn changes(&self, new: &Self) -> Vec<Change> {
-        let (before, after) = (self.by_key(), new.by_key());
-        let gone = self.described.iter().map(|set| &*set.key);
-        let gone = gone.filter(|key| !after.contains_key(key));
-        let keys = new.described.iter().map(|set| &*set.key).chain(gone);
-        keys.filter(|key| before.get(key) != after.get(key))
+        let (before, after) = (self.named(), new.named());
+        let of = |all: &[(Cow<'_, str>, &str)]| -> BTreeMap<String, String> {
+            let pairs = all.iter();
+            pairs
+                .map(|(key, value)| (key.to_string(), (*value).to_owned()))
+                .collect()
+        };
+        let (old, new) = (of(&before), of(&after));
+        let gone = before.iter().filter(|(key, _)| !new.contains_key(&**key));
+        let keys = after.iter().chain(gone).map(|(key, _)| &**key);
+        keys.filter(|key| old.get(*key) != new.get(*key))
             .map(|key| Change {
                 key: key.to_owned(),
-                old: before.get(key).map(|value| (*value).to_owned()),
-                new: after.get(key).map(|value| (*value).to_owned()),
+                old: old.get(key).cloned(),
+                new: new.get(key).cloned(),
                 restart: !is_live(key),
             })
             .collect()
@@ -182,5 +207,33 @@ mod tests {
             assert_eq!(next, expected, "{}", setting.key);
         }
         assert!(changed > 50, "only {changed} settings could be changed");
+    }
+
+    #[test]
+    fn what_has_a_name_is_called_by_it_and_its_place_in_the_file_is_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("my.toml");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let set = [("state.dir", "/s"), ("receive.destination", "/in")];
+            let set = set.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            Settings::load(Some(&file), &set).unwrap()
+        };
+        let film = "[[broadcast]]\nname = \"film\"\npath = \"/a\"\nto = \"all\"\n";
+        let paper = "[[broadcast]]\nname = \"paper\"\npath = \"/b\"\nto = \"all\"\n";
+        let rule = "[[receive.from]]\nwho = [\"staff\"]\nmode = \"ask\"\n";
+        let before = load(&format!("{film}{rule}"));
+        let after = load(&format!("{paper}{film}hours = \"Mon\"\n{rule}"));
+        let keys = |changes: Vec<Change>| -> Vec<String> {
+            changes.into_iter().map(|change| change.key).collect()
+        };
+        let (next, changes) = before.renewed(after);
+        let added = ["name", "path", "to"].map(|key| format!("broadcast[\"paper\"].{key}"));
+        let mut expected = added.to_vec();
+        expected.push("broadcast[\"film\"].hours".to_owned());
+        assert_eq!(keys(changes), expected);
+        let (_, changes) = next.renewed(load(&rule.replace("ask", "refuse")));
+        assert_eq!(changes.last().unwrap().old.as_deref(), Some("\"Mon\""));
+        assert!(keys(changes).contains(&"receive.from[1].mode".to_owned()));
     }
 }

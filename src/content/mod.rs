@@ -24,7 +24,7 @@ pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
 pub use pages::PageOutcome;
 pub use reader::ChunkReader;
-pub use reuse::{Earlier, Reuse, Step};
+pub use reuse::{Abandoned, Before, Earlier, Reuse, Step};
 pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};
 pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::tree::open_named;
 use super::withheld::Withheld;
@@ -20,6 +21,8 @@ pub struct Scan {
     pub head: Head,
     /// Where each file of the head lies, in the same order.
     pub sources: Vec<PathBuf>,
+    /// When each of them was last written, where the system tells.
+    pub times: Vec<Option<SystemTime>>,
     /// What is not in the bundle, and why; at most [`MAX_ENTRIES`], in the order of the walk.
     pub skipped: Vec<(PathBuf, SkipReason)>,
 }
@@ -221,7 +224,7 @@ fn shared_name(paths: &[PathBuf], otherwise: &str) -> Result<BundlePath, ScanErr
 #[derive(Default)]
 struct Walk {
     withheld: Withheld,
-    files: Vec<(FileEntry, PathBuf)>,
+    files: Vec<(FileEntry, PathBuf, Option<SystemTime>)>,
     empty_folders: Vec<BundlePath>,
     paths: PathSet,
     skipped: Vec<(PathBuf, SkipReason)>,
@@ -347,7 +350,8 @@ impl Walk {
             size: meta.len(),
             exec: is_executable(meta),
         };
-        self.files.push((entry, path.to_owned()));
+        let time = meta.modified().ok();
+        self.files.push((entry, path.to_owned(), time));
         Ok(())
     }
 
@@ -360,9 +364,14 @@ impl Walk {
     }
 
     fn finish(mut self, name: BundlePath, kind: Kind) -> Result<Scan, ScanError> {
-        self.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+        self.files.sort_by(|(a, ..), (b, ..)| a.path.cmp(&b.path));
         self.empty_folders.sort();
-        let (files, sources): (Vec<FileEntry>, Vec<PathBuf>) = self.files.into_iter().unzip();
+        let (mut files, mut sources, mut times) = (Vec::new(), Vec::new(), Vec::new());
+        for (file, source, time) in self.files {
+            files.push(file);
+            sources.push(source);
+            times.push(time);
+        }
         let chunk_size =
             choose_chunk_size(files.iter().map(|file| file.size)).ok_or(ScanError::TooLarge)?;
         let head = Head {
@@ -380,6 +389,7 @@ impl Walk {
         Ok(Scan {
             head,
             sources,
+            times,
             skipped: self.skipped,
         })
     }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
@@ -114,6 +114,8 @@ struct Inner {
     bundle: BundleId,
     layout: Layout,
     sources: Vec<PathBuf>,
+    /// When each was last written, as of the scan.
+    times: Vec<Option<SystemTime>>,
     pages: Vec<OnceCell<SignedPage>>,
     root: OnceCell<(Root, Signature)>,
     cache: Mutex<Cache>,
@@ -147,6 +149,7 @@ impl Source {
             rereading: Semaphore::new(REREADS),
             head: scan.head,
             sources: scan.sources,
+            times: scan.times,
             head_bytes,
             layout,
         }))
@@ -395,8 +398,7 @@ struct Opened {
 impl Reader {
     fn open(&mut self, inner: &Inner, which: usize) -> Result<&Opened, SourceError> {
         if self.0.as_ref().is_none_or(|open| open.which != which) {
-            let path = &inner.sources[which];
-            let (file, meta) = open_unchanged(path, inner.head.files[which].size)?;
+            let (file, meta) = inner.open_unchanged(which)?;
             let seen = Seen::of(&meta, inner.layout.chunk_size());
             let settled = seen.is_settled(SystemTime::now());
             self.0 = Some(Opened {
@@ -433,23 +435,40 @@ impl Reader {
                 source,
             },
         })?;
+        // What was written meanwhile may be in it.
+        inner.unchanged(span.file, file)?;
         Ok(bytes)
     }
 }
 
-fn open_unchanged(path: &Path, size: u64) -> Result<(File, Metadata), SourceError> {
-    let io = |source| SourceError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = open_named(path).map_err(io)?;
-    let meta = file.metadata().map_err(io)?;
-    if !meta.is_file() || meta.len() != size {
-        return Err(SourceError::Changed {
-            path: path.to_owned(),
-        });
+impl Inner {
+    fn open_unchanged(&self, which: usize) -> Result<(File, Metadata), SourceError> {
+        let file = open_named(&self.sources[which]).map_err(|source| self.failed(which, source))?;
+        let meta = self.unchanged(which, &file)?;
+        Ok((file, meta))
     }
-    Ok((file, meta))
+
+    /// That a file is what it was when it was scanned, by its size and its time: pages that were
+    /// hashed before and after a change would make one bundle of two.
+    fn unchanged(&self, which: usize, file: &File) -> Result<Metadata, SourceError> {
+        let meta = file
+            .metadata()
+            .map_err(|source| self.failed(which, source))?;
+        let same = meta.is_file()
+            && meta.len() == self.head.files[which].size
+            && self.times[which].is_none_or(|time| meta.modified().ok() == Some(time));
+        match same {
+            true => Ok(meta),
+            false => Err(SourceError::Changed {
+                path: self.sources[which].clone(),
+            }),
+        }
+    }
+
+    fn failed(&self, which: usize, source: io::Error) -> SourceError {
+        let path = self.sources[which].clone();
+        SourceError::Io { path, source }
+    }
 }
 
 #[cfg(unix)]

@@ -229,7 +229,9 @@ mod tests {
         assert_eq!(pacer.0.lock().waiting.len(), 1);
         assert!(!stays.is_finished());
         pacer.set(Limits::default());
-        stays.await.unwrap();
+        let long = std::time::Duration::from_secs(30);
+        let passed = tokio::time::timeout(long, stays).await;
+        passed.expect("it hears of the change").unwrap();
         // And nobody is held up any more.
         pacer.pass(&lane(1), u64::MAX / 4).await;
         while !is_idle(&pacer) {

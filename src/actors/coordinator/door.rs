@@ -38,7 +38,8 @@ pub(super) struct Door {
     pub(super) asked: Option<Asked>,
     /// The invite that we are to come in by.
     pub(super) joining: Option<Joining>,
-    /// Whom we have joined: the link is made again and again, since nobody else may know the way.
+    /// Whom we have joined, by an invite or by the PIN that it shows: the link is made again and
+    /// again, since nobody else may know the way.
     pub(super) joined: Option<DeviceId>,
     pub(super) invites: BTreeMap<InviteId, Issued>,
 }

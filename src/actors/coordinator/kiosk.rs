@@ -386,7 +386,15 @@ impl Coordinator {
                 addresses,
             }
         });
-        let text = kiosk.text(&self.settings.device.name, invite.as_ref());
+        let reachable = network::reachable(&self.settings, context.port);
+        let place = reachable
+            .first()
+            .map(|at| format!("{}@{at}", self.identity.device_id()));
+        let text = kiosk.text(
+            &self.settings.device.name,
+            place.as_deref(),
+            invite.as_ref(),
+        );
         let Some(kiosk) = &mut self.kiosk else { return };
         if kiosk.shown.as_ref() == Some(&text) {
             return;
@@ -431,7 +439,7 @@ impl Coordinator {
 
 impl Kiosk {
     /// How to come in, for people.
-    fn text(&self, name: &str, invite: Option<&Invite>) -> String {
+    fn text(&self, name: &str, place: Option<&str>, invite: Option<&Invite>) -> String {
         let mut text = format!("{name}: how to receive from it\n");
         if let Some(invite) = invite {
             let (token, url) = (invite.token(), invite.url());
@@ -442,11 +450,20 @@ impl Kiosk {
         }
         if let Some(standing) = &self.pin {
             match standing.pin() {
-                Some(pin) => text.push_str(&format!(
-                    "\nOr pair by the PIN {} {}:\n\n  handout pair {name:?} --pin\n",
-                    &pin[..pin.len() / 2],
-                    &pin[pin.len() / 2..]
-                )),
+                Some(pin) => {
+                    text.push_str(&format!(
+                        "\nOr run this, and type the PIN {} {}:\n\n  handout receive --pin \
+                         {name:?}\n",
+                        &pin[..pin.len() / 2],
+                        &pin[pin.len() / 2..]
+                    ));
+                    if let Some(place) = place {
+                        text.push_str(&format!(
+                            "\nor, where it is not found by that name:\n\n  handout receive --pin \
+                             {place}\n"
+                        ));
+                    }
+                }
                 None => text.push_str(
                     "\nThe PIN was typed wrong too often. It can be used again in a while.\n",
                 ),

@@ -405,6 +405,10 @@ impl Coordinator {
                 group: None,
             };
             if let Some(asked) = node.door.asked.take() {
+                if matches!(asked.way, Way::TypePin(_)) {
+                    // As by an invite: the other one was come to, and need not know the way back.
+                    node.door.joined = Some(device.clone());
+                }
                 offer_event(&asked.reply, &event);
                 offer_event(&asked.reply, &Event::End { code: exit::OK });
             }

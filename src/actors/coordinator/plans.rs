@@ -34,8 +34,8 @@ const STANDING: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(10);
 /// Why transfers of an older version end.
 const NEWER: &str = "a newer version takes its place";
-/// Why those of a former round do.
-const NEXT_ROUND: &str = "the schedule has fired again";
+/// Why those end that are for nobody any more.
+const NOT_FOR: &str = "it is no longer for this device";
 /// Why those of a broadcast end that the config file no longer has.
 const TAKEN_OUT: &str = "its broadcast was taken out of the config file";
 /// Why those of one that it has, but not to be handed out.
@@ -44,7 +44,7 @@ const SWITCHED_OFF: &str = "its broadcast is switched off in the config file";
 /// True for reasons for which a transfer is over without having failed: what takes its place is
 /// handed out, or a person has decided.
 pub fn is_no_end(reason: &str) -> bool {
-    [NEWER, NEXT_ROUND, TAKEN_OUT, SWITCHED_OFF].contains(&reason)
+    [NEWER, NOT_FOR, TAKEN_OUT, SWITCHED_OFF].contains(&reason)
 }
 
 /// All broadcasts of the config file.
@@ -171,6 +171,8 @@ impl Coordinator {
                     info!(broadcast = %name, "its part of the config file has changed");
                     running.plan.change(rule.terms.clone(), now);
                     running.rule = rule.clone();
+                    let broadcast = running.broadcast;
+                    self.renew_broadcast(broadcast, rule);
                 }
                 continue;
             }
@@ -192,7 +194,9 @@ impl Coordinator {
                 lacks: None,
                 unknown: BTreeSet::new(),
             };
+            let broadcast = running.broadcast;
             self.plans.running.insert(name.clone(), running);
+            self.renew_broadcast(broadcast, rule);
         }
         self.tick_plans(ctx);
     }

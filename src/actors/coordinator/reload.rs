@@ -111,6 +111,7 @@ impl Coordinator {
             .followers
             .send_replace(Arc::clone(&self.settings));
         report(&changes);
+        self.tell_table_who_may();
         let rules = Arc::clone(&self.settings);
         self.take_up_plans(&rules.broadcasts, ctx);
         self.drive(ctx);

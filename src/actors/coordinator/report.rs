@@ -97,12 +97,23 @@ impl Coordinator {
     }
 
     fn report(&self, record: &BroadcastRecord) -> Report {
+        let meant = self.meant_by(&record.to);
+        // What the config file no longer hands to a device, that one does not lack.
+        let planned = self.plans.keeps(record.id);
+        let counts = |of: &&Transfer| {
+            let record = &of.record;
+            !planned
+                || meant.contains(&record.peer)
+                || record.state == TransferState::Complete
+                || !record.state.is_final()
+        };
         let mut seats: Vec<Seat> = self
             .of_broadcast(record.id)
+            .filter(counts)
             .map(|transfer| self.seat_of(transfer))
             .collect();
         let known: BTreeSet<DeviceId> = seats.iter().map(|seat| seat.device_id.clone()).collect();
-        for device in self.meant_by(&record.to) {
+        for device in meant {
             if !known.contains(&device) {
                 let reason = if record.state == BroadcastState::Active {
                     "never seen: nothing was begun for it yet"

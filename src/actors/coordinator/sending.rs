@@ -256,6 +256,7 @@ impl Coordinator {
         if self.context.is_none() {
             return;
         }
+        self.come_back();
         let mut pending = self.pending_in_turn();
         pending.retain(|(device, id)| self.may_still_receive(device, *id));
         let mut wanting: HashSet<DeviceId> =
@@ -282,8 +283,9 @@ impl Coordinator {
                 // It has been let in since: as a member it needs a link of its own.
                 self.disconnect(&device);
                 self.waits(id, Waits::Device);
-            } else if slot.sending.is_some() {
+            } else if let Some(sending) = slot.sending {
                 self.waits(id, Waits::Link);
+                self.make_way(sending, id, &places);
             } else {
                 let (broadcast, share) = self.share_of(id);
                 if let Some(full) = places.full(broadcast, share) {

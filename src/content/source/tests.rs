@@ -1,6 +1,6 @@
 use super::*;
 use crate::content::scan::scan;
-use crate::protocol::manifest::DEFAULT_CHUNK_SIZE;
+use crate::protocol::manifest::{DEFAULT_CHUNK_SIZE, PAGE_CHUNKS};
 use std::fs;
 use std::path::Path;
 
@@ -124,11 +124,13 @@ async fn a_file_that_changed_is_named() {
     let original = content(1, 1_000_000);
     for other in [content(1, 999_999), content(1, 1_000_001)] {
         fs::write(&path, &original).unwrap();
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
         let source = source(&path);
         fs::write(&path, other).unwrap();
         changed(source.chunk(0).await);
         // Back again: the error was not kept.
         fs::write(&path, &original).unwrap();
+        set_time(&path, time);
         source.chunk(0).await.unwrap();
     }
     let source = source(&path);
@@ -139,6 +141,54 @@ async fn a_file_that_changed_is_named() {
     let gone = source.chunk(2).await.unwrap_err();
     assert!(matches!(gone, SourceError::Io { .. }));
     assert_eq!(gone.code(), Code::Changed);
+}
+
+fn set_time(path: &Path, time: SystemTime) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_is_never_made_of_what_was_there_before_and_after_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("f"), dir.path().join("other"));
+    let size = (PAGE_CHUNKS as usize + 1) * DEFAULT_CHUNK_SIZE as usize;
+    let replace = || {
+        fs::write(&other, vec![2; size]).unwrap();
+        set_time(&other, SystemTime::UNIX_EPOCH);
+        fs::rename(&other, &path).unwrap();
+    };
+    let write = || {
+        fs::write(&path, vec![2; size]).unwrap();
+        set_time(&path, SystemTime::UNIX_EPOCH);
+    };
+    for change in [&replace as &dyn Fn(), &write] {
+        fs::write(&path, vec![1; size]).unwrap();
+        let source = source(&path);
+        source.page_alone(0).await.unwrap();
+        change();
+        let second = source.page_alone(1).await;
+        assert!(
+            matches!(second, Err(SourceError::Changed { .. })),
+            "{second:?}"
+        );
+        assert!(source.root().await.is_err());
+    }
+}
+
+#[test]
+fn a_change_in_a_file_that_is_open_shows_at_the_next_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, content(1, 1_000_000)).unwrap();
+    let source = source(&path);
+    let chunk = |index| source.layout().chunk(index).unwrap();
+    let mut reader = Reader::default();
+    reader.read(&source.0, chunk(0)).unwrap();
+    fs::write(&path, content(2, 1_000_000)).unwrap();
+    set_time(&path, SystemTime::UNIX_EPOCH);
+    let read = reader.read(&source.0, chunk(1));
+    assert!(matches!(read, Err(SourceError::Changed { .. })));
 }
 
 #[tokio::test]

@@ -78,6 +78,15 @@ impl Plan {
     /// Other terms, from a file that was read again. What has begun goes on under them.
     pub fn change(&mut self, terms: Terms, now: Now) {
         let reckons = self.terms.deadline != terms.deadline;
+        let elsewhere = self.terms.zone != terms.zone;
+        if elsewhere || self.terms.start != terms.start {
+            // Another schedule counts from now: what it would have fired before was not missed.
+            self.memory.fired = None;
+        }
+        if matches!(self.gate, Gate::Closed(_)) && (elsewhere || self.terms.hours != terms.hours) {
+            // When the former hours would have begun is nothing any more.
+            self.gate = Gate::Closed(None);
+        }
         self.terms = terms;
         if reckons {
             self.end = self.reckon(now);

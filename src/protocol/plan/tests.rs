@@ -408,6 +408,29 @@ fn a_schedule_fires_although_the_former_version_is_pending_and_gives_it_a_new_de
 }
 
 #[test]
+fn another_schedule_counts_from_when_it_is_read() {
+    let start = every("0 0 1 1 *");
+    let yearly = Terms {
+        start,
+        watch: false,
+        ..terms()
+    };
+    let mut world = World::new(yearly.clone(), "2026-03-02 12:00");
+    world.run_by(3 * DAY, 60);
+    let (now, _) = world.clock.tell(world.unix, world.mono);
+    let start = every("30 7 * * *");
+    world.plan.change(Terms { start, ..yearly }, now);
+    world.run_by(3600, 60);
+    assert_eq!(world.happened(), [""; 0], "no morning was missed");
+    assert_eq!(world.plan.next_time(), Some(at("2026-03-06 07:30")));
+    world.run_by(DAY, 60);
+    assert_eq!(
+        world.when(),
+        ["03-06 07:30 open", "03-06 07:31 version 1: a"]
+    );
+}
+
+#[test]
 fn summer_time_neither_skips_nor_doubles_a_daily_time() {
     // 2026-03-29 02:00 becomes 03:00, 2026-10-25 03:00 becomes 02:00.
     let schedule: Schedule = "30 2 * * *".parse().unwrap();
@@ -518,6 +541,30 @@ fn outside_of_its_hours_nothing_begins_and_a_change_waits() {
             "03-09 08:00 version 2: b",
             "03-09 16:00 closed"
         ]
+    );
+}
+
+#[test]
+fn other_hours_hold_at_once_whether_it_is_open_or_rests() {
+    let with = |text| Terms {
+        hours: Some(hours(text)),
+        ..terms()
+    };
+    let mut world = World::new(with("08:00-16:00"), "2026-03-06 15:00");
+    world.run(60);
+    let mut change = |text| {
+        let (now, _) = world.clock.tell(world.unix, world.mono);
+        world.plan.change(with(text), now);
+        world.run(5);
+        world.plan.gate()
+    };
+    let rests = |until| Gate::Closed(Some(at(until)));
+    assert_eq!(change("09:00-12:00"), rests("2026-03-07 09:00"));
+    assert_eq!(change("20:00-22:00"), rests("2026-03-06 20:00"));
+    assert_eq!(change("12:00-18:00"), Gate::Open);
+    assert_eq!(
+        world.happened(),
+        ["open", "version 1: a", "closed", "closed", "open"]
     );
 }
 

@@ -17,8 +17,8 @@ use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use super::super::super::peer::unix_now;
 use super::super::super::store::keep;
 use super::super::Coordinator;
-use super::SWITCHED_OFF;
 use super::versions::record_of;
+use super::{NOT_FOR, SWITCHED_OFF};
 
 /// How long what failed is left alone, in seconds.
 const RETRY: u64 = 300;
@@ -26,8 +26,6 @@ const RETRY: u64 = 300;
 const SOON: u64 = 5;
 /// Why transfers rest.
 const OUT_OF_HOURS: &str = "it rests outside of its hours";
-/// Why those end that are for nobody any more.
-const NOT_FOR: &str = "it is no longer for this device";
 /// Why those end that were not taken in time.
 const TOO_LATE: &str = "the device did not come for it before the deadline";
 
@@ -185,7 +183,7 @@ impl Coordinator {
     }
 
     /// A transfer that failed makes way for another try.
-    fn forget_transfer(&mut self, id: TransferId) {
+    pub(super) fn forget_transfer(&mut self, id: TransferId) {
         self.transfers.remove(&id);
         keep(
             &self.store,

@@ -8,18 +8,20 @@ use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
 use crate::content::{NotTaken, Scan, Source, Withheld, take};
-use crate::protocol::id::BroadcastId;
+use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
 use crate::protocol::series::{Series, SeriesName};
+use crate::protocol::transfer::{Side, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, PlanRecord};
 
 use super::super::super::api::Event;
 use super::super::super::peer::unix_now;
-use super::super::super::store::{Job, on_disk};
+use super::super::super::store::{Job, keep, on_disk};
+use super::super::requests::BY_PERSON;
 use super::super::sending::new_id;
 use super::super::{Broadcast, Coordinator};
-use super::{NEWER, NEXT_ROUND};
+use super::NEWER;
 
 /// How many of the files that are left out a line of the log names.
 const SKIPPED_SHOWN: usize = 5;
@@ -130,10 +132,38 @@ impl Coordinator {
             size = record.size, "a version begins"
         );
         self.open_plan(record, source, skipped);
+        let held = self.held_of(name);
         self.end_others_of(name, id, NEWER);
+        for device in held {
+            self.hold(id, device);
+        }
         self.tell_plan_now(name, Input::Begun { version, digest }, ctx);
         self.stand_by_plans(ctx);
         self.show_plan(name);
+    }
+
+    /// The last version goes on as the config file has it now: to whom, how fast, in which turn.
+    pub(super) fn renew_broadcast(&mut self, id: Option<BroadcastId>, rule: &BroadcastRule) {
+        let Some(id) = id else { return };
+        let (to, share) = (rule.to.clone(), rule.share);
+        if let Some(broadcast) = self.broadcasts.get_mut(&id) {
+            broadcast.record.to.clone_from(&to);
+            broadcast.record.share = share;
+        }
+        keep(&self.store, "a broadcast", move |store| {
+            let Some(record) = store.broadcast(&id).cloned() else {
+                return Ok(());
+            };
+            if record.to == to && record.share == share {
+                return Ok(());
+            }
+            store.put_broadcast(BroadcastRecord {
+                to,
+                share,
+                ..record
+            })
+        });
+        self.keep_limits();
     }
 
     /// What has come anew of a broadcast can be sent from now on.
@@ -162,17 +192,44 @@ impl Coordinator {
         self.keep_limits();
     }
 
-    /// The same content is handed out once more, to everybody.
+    /// The same content is handed out once more, to everybody. To whom it is still on its way
+    /// from the round before, it goes on: beginning anew, it would never arrive where it takes
+    /// longer than from one round to the next.
     pub(super) fn next_round(&mut self, name: &SeriesName, ctx: &mut Context<Self>) {
-        let Ok(id) = new_id().map(BroadcastId) else {
+        let Some(broadcast) = self.plans.running.get(name).and_then(|of| of.broadcast) else {
             return;
         };
-        if let Some(running) = self.plans.running.get_mut(name) {
-            running.broadcast = Some(id);
+        let states = self.states_of(broadcast).into_values();
+        let over = states.filter(|id| self.transfers[id].record.state.is_final());
+        for id in over.collect::<Vec<_>>() {
+            self.forget_transfer(id);
         }
-        self.end_others_of(name, id, NEXT_ROUND);
-        self.remember_plan(name);
         self.stand_by_plans(ctx);
+    }
+
+    /// For whom a person has paused a series.
+    fn held_of(&self, name: &SeriesName) -> Vec<DeviceId> {
+        let held = |state: &TransferState| {
+            matches!(
+                state,
+                TransferState::Paused { by: Side::Ours, reason, .. } if reason == BY_PERSON
+            )
+        };
+        let ours = self.transfers_of_plans().into_iter();
+        let of_it = ours.filter(|(of, _)| of == name);
+        let records = of_it.map(|(_, id)| &self.transfers[&id].record);
+        let held = records.filter(|record| held(&record.state));
+        held.map(|record| record.peer.clone()).collect()
+    }
+
+    /// What a person has paused stays paused, whatever version it is.
+    fn hold(&mut self, broadcast: BroadcastId, device: DeviceId) {
+        if let Err(error) = self.add_transfer(broadcast, device.clone()) {
+            return warn!(%broadcast, %error, "cannot be handed out");
+        }
+        if let Some(id) = self.states_of(broadcast).get(&device) {
+            self.pause(*id);
+        }
     }
 
     /// Ends what is not complete of all broadcasts of a series but one.
