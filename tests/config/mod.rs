@@ -216,3 +216,29 @@ fn a_file_to_begin_with_is_in_order_for_every_role_and_never_takes_another_ones_
     let home = tempfile::tempdir().unwrap();
     assert_eq!(code(&handout(home.path(), &["config", "init", "king"])), 2);
 }
+
+#[test]
+fn doubts_are_told_by_a_service_and_at_its_reload_and_by_nobody_else() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("my.toml");
+    let doubtful = |run: &str| format!("[receive]\nrun = [\"{run}\"]\n");
+    std::fs::write(&path, doubtful("/no/such")).unwrap();
+    let file = path.to_str().unwrap();
+    for words in [&["id"][..], &["transfers"], &["group", "list"]] {
+        let output = handout(home.path(), &[words, &["--config", file]].concat());
+        assert_eq!(code(&output), 0, "{words:?}: {}", err(&output));
+        assert!(
+            !err(&output).contains("receive.run"),
+            "{words:?}: {}",
+            err(&output)
+        );
+    }
+    let service = reload::Service::start(home.path(), file);
+    std::fs::write(&path, doubtful("/nor/this")).unwrap();
+    service.next("reloaded");
+    let (_, log) = service.end();
+    for program in ["/no/such", "/nor/this"] {
+        let told = format!("receive.run names {program}, which is not there");
+        assert_eq!(log.matches(&told).count(), 1, "{program}: {log}");
+    }
+}
