@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 mod arrivals;
+mod asking;
 mod config;
 
 /// Runs the program with a state folder and home of its own; nothing of this machine's counts.
@@ -176,6 +177,7 @@ fn a_key_does_not_change_under_a_process_that_uses_it() {
 fn devices_are_authorized_listed_and_revoked_while_nothing_runs() {
     let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let id = id_of(other.path());
+    id_of(home.path());
     let peers = |home: &Path| {
         let output = handout(home, &["peers", "--json", "--wait", "0s"]);
         assert_eq!(code(&output), 0, "{}", err(&output));
@@ -223,6 +225,7 @@ fn what_cannot_be_a_device_id_is_a_usage_error() {
 #[test]
 fn an_empty_state_has_no_transfers_and_nothing_to_steer() {
     let home = tempfile::tempdir().unwrap();
+    id_of(home.path());
     let output = handout(home.path(), &["transfers"]);
     assert_eq!((code(&output), out(&output).as_str()), (0, ""));
     let output = handout(home.path(), &["transfers", "--json"]);
@@ -312,6 +315,7 @@ fn an_audit_log_that_was_changed_is_told_from_one_that_was_not() {
 #[test]
 fn whoever_asks_after_what_is_not_there_is_told_so() {
     let home = tempfile::tempdir().unwrap();
+    id_of(home.path());
     let output = handout(home.path(), &["health"]);
     assert_eq!(code(&output), 1);
     assert!(err(&output).contains("handout run"), "{}", err(&output));

@@ -3,6 +3,7 @@
 #[path = "hostile/bundle.rs"]
 #[allow(dead_code, reason = "shared with the tests of hostile devices")]
 mod bundle;
+mod full_disk;
 mod nodes;
 mod programs;
 
@@ -47,6 +48,28 @@ fn what_is_not_there_or_wholly_left_out_is_an_error_1() {
         said.contains("nothing to send") && said.contains("1 more"),
         "{said}"
     );
+}
+
+#[test]
+fn the_devices_own_key_is_not_sent_which_is_an_error_1() {
+    let (sender, other) = (Program::new(), Program::new());
+    sender.knows(&other);
+    let state = sender.path(".local/state/handout");
+    symlink(&state, sender.path("lessons")).unwrap();
+    let file = sender.file("lesson.bin", 10);
+    let home = sender.path("");
+    for path in [
+        state.join("identity.key"),
+        state.clone(),
+        sender.path("lessons"),
+        home,
+    ] {
+        let words = ["send", &file, path.to_str().unwrap(), "--to", "all"];
+        let output = sender.run(&words);
+        expect(1, &output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("which has this device's key"), "{said}");
+    }
 }
 
 #[test]

@@ -1,19 +1,22 @@
 //! Whether the process still does what it is for: not that it runs, but that its parts answer,
 //! and that the disk takes what it must.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::config::Settings;
+use crate::protocol::destination::fixed;
 
 use super::coordinator::Coordinator;
 use super::discovery::{Browses, Discovery};
 use super::metrics::Metrics;
+use super::network;
 use super::signaling::{Listens, Signaling};
 use super::store::{Job, StoreActor};
 
@@ -36,7 +39,8 @@ pub struct Health {
 /// How a part is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `coordinator`, `store`, `signaling`, `discovery`, `state_disk` or `destination_disk`.
+    /// `coordinator`, `store`, `signaling`, `discovery`, `network`, `state_disk`,
+    /// `destination_disk` or `hand_in_disk`.
     pub part: String,
     /// Nothing is wrong with it.
     pub ok: bool,
@@ -52,7 +56,7 @@ pub(super) struct Vitals {
     pub(super) signaling: Option<Addr<Signaling>>,
     /// Nothing where it does not look for devices.
     pub(super) discovery: Option<Addr<Discovery>>,
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) metrics: Arc<Metrics>,
     /// The last answer.
     pub(super) last: Mutex<Option<(Instant, Health)>>,
@@ -89,9 +93,17 @@ impl Vitals {
     }
 
     async fn checks(&self) -> Vec<Check> {
-        let settings = Arc::clone(&self.settings);
-        let disks = tokio::task::spawn_blocking(move || disks(&settings));
-        let (coordinator, store, signaling, discovery, disks) = tokio::join!(
+        // As they are now: they may have been read again.
+        let settings = Arc::clone(&self.settings.borrow());
+        let linked = self.signaling.is_some();
+        let system = tokio::task::spawn_blocking(move || {
+            let mut checks = disks(&settings);
+            if linked {
+                checks.push(check("network", network(&settings)));
+            }
+            checks
+        });
+        let (coordinator, store, signaling, discovery, system) = tokio::join!(
             answers(self.coordinator.send(Alive)),
             answers(self.store.send(Job::new(|store| {
                 store.prove()?;
@@ -99,7 +111,7 @@ impl Vitals {
             }))),
             maybe(self.signaling.as_ref().map(|addr| addr.send(Listens))),
             maybe(self.discovery.as_ref().map(|addr| addr.send(Browses))),
-            disks,
+            system,
         );
         let store = store.and_then(|proven| match proven {
             Ok(0) => Ok(()),
@@ -128,7 +140,7 @@ impl Vitals {
             });
             checks.push(check("discovery", running));
         }
-        checks.extend(disks.unwrap_or_default());
+        checks.extend(system.unwrap_or_default());
         checks
     }
 }
@@ -156,15 +168,52 @@ async fn maybe<T>(
     Some(answers(asked?).await)
 }
 
+/// Whether there is an address that another device could reach.
+fn network(settings: &Settings) -> Result<(), String> {
+    match network::own_addresses(settings) {
+        Ok(own) if own.is_empty() && settings.network.addresses.is_empty() => Err(
+            "no interface has an address that others could reach; `handout doctor` says what to do"
+                .to_owned(),
+        ),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("the system does not tell its addresses: {error}")),
+    }
+}
+
 fn disks(settings: &Settings) -> Vec<Check> {
     let state = room(&settings.state.dir, STATE_RESERVE);
     let mut checks = vec![check("state_disk", state)];
-    if settings.receive.enabled {
-        let terms = &settings.receive.policy.defaults;
-        let room = room(&terms.destination, terms.reserve);
-        checks.push(check("destination_disk", room));
+    let receives = settings.receive.enabled.then(|| places(settings));
+    if let Some(places) = receives {
+        checks.push(check("destination_disk", all_have_room(places)));
+    }
+    if settings.hand_in.enabled {
+        let terms = &settings.hand_in.terms;
+        let place = BTreeMap::from([(fixed(&terms.destination), terms.reserve)]);
+        checks.push(check("hand_in_disk", all_have_room(place)));
     }
     checks
+}
+
+/// Where what is received can go, with what is to stay free there.
+fn places(settings: &Settings) -> BTreeMap<PathBuf, u64> {
+    let policy = &settings.receive.policy;
+    let own = &policy.defaults;
+    let mut places = BTreeMap::from([(fixed(&own.destination), own.reserve)]);
+    for rule in &policy.rules {
+        let place = rule.changes.destination.as_ref();
+        let reserve = rule.changes.reserve.unwrap_or(own.reserve);
+        let most = places
+            .entry(fixed(place.unwrap_or(&own.destination)))
+            .or_default();
+        *most = reserve.max(*most);
+    }
+    places
+}
+
+fn all_have_room(places: BTreeMap<PathBuf, u64>) -> Result<(), String> {
+    let mut checked = places.iter().map(|(place, reserve)| room(place, *reserve));
+    checked.find(Result::is_err).unwrap_or(Ok(()))
 }
 
 /// Whether the disk of a folder, which may not be there yet, has so many bytes free.

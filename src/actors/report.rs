@@ -10,8 +10,8 @@ use crate::store::BroadcastState;
 /// A broadcast on record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BroadcastInfo {
-    /// Which.
-    pub broadcast: BroadcastId,
+    /// Which; nothing where it stands in the config file and has not begun.
+    pub broadcast: Option<BroadcastId>,
     /// What it is called.
     pub name: String,
     /// Of which series it is a version.
@@ -22,7 +22,7 @@ pub struct BroadcastInfo {
     pub bundle: Option<BundleId>,
     /// Bytes in all.
     pub size: u64,
-    /// When it was made, in Unix seconds.
+    /// When it was made, in Unix seconds; 0 where it has not begun.
     pub created: u64,
     /// Where it stands.
     pub state: BroadcastState,
@@ -42,6 +42,8 @@ pub struct Report {
     pub seats: Vec<Seat>,
     /// How many of them do not have it.
     pub missing: usize,
+    /// What it waits for, for people, where nothing has been handed out yet.
+    pub waits: Option<String>,
 }
 
 /// A device that a broadcast is for.
@@ -53,7 +55,8 @@ pub struct Seat {
     pub name: String,
     /// The groups that it is in.
     pub groups: Vec<String>,
-    /// The state of its transfer; `missing` where there is none.
+    /// The state of its transfer; `missing` where there is none, `waiting` where nothing has been
+    /// handed out yet.
     pub state: String,
     /// It has everything, verified and in its place.
     pub has_it: bool,
@@ -125,7 +128,7 @@ impl Report {
                     .map_or_else(String::new, |seconds| format!("{seconds:.1}")),
                 cell(seat.root.as_deref().unwrap_or_default()),
                 cell(&seat.authorized),
-                of.broadcast.to_string(),
+                of.broadcast.map_or_else(String::new, |id| id.to_string()),
                 cell(&of.name),
                 cell(series.map_or("", |series| series.name.as_str())),
                 series.map_or_else(String::new, |series| series.version.to_string()),
@@ -180,7 +183,7 @@ mod tests {
         };
         Report {
             broadcast: BroadcastInfo {
-                broadcast: BroadcastId([7; 16]),
+                broadcast: Some(BroadcastId([7; 16])),
                 name: "lesson".to_owned(),
                 series: None,
                 to: vec!["class-3b".to_owned()],
@@ -193,6 +196,7 @@ mod tests {
             },
             seats: vec![seat],
             missing: 1,
+            waits: None,
         }
     }
 

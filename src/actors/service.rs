@@ -109,6 +109,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Secret { .. } => exit::USAGE,
+            Self::Store(error) => store::code_of(error),
             _ => exit::ERROR,
         }
     }
@@ -335,7 +336,7 @@ where
         store: store.clone(),
         signaling: signaling.clone(),
         discovery: discovery.clone(),
-        settings: Arc::clone(&settings),
+        settings: followed.clone(),
         metrics,
         last: tokio::sync::Mutex::new(None),
     });

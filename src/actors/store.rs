@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Handler, Message, MessageResult, SyncArbiter, SyncContext};
 
+use super::api::exit;
 use crate::store::{Store, StoreError};
 
 /// How often that is tried.
@@ -79,13 +80,46 @@ pub fn start(store: Store) -> Addr<StoreActor> {
     })
 }
 
-/// Waits for a job; its failure, or that of the store, as a text for people.
+/// Why something is not on disk.
+#[derive(Debug)]
+pub struct NotStored {
+    /// For people.
+    pub reason: String,
+    /// The exit code that tells of it.
+    pub code: u8,
+}
+
+impl From<String> for NotStored {
+    fn from(reason: String) -> Self {
+        let code = exit::ERROR;
+        Self { reason, code }
+    }
+}
+
+impl From<StoreError> for NotStored {
+    fn from(error: StoreError) -> Self {
+        Self {
+            reason: error.to_string(),
+            code: code_of(&error),
+        }
+    }
+}
+
+/// The exit code that tells of an error of the store.
+pub fn code_of(error: &StoreError) -> u8 {
+    match error {
+        StoreError::NoRoom { .. } => exit::DISK,
+        _ => exit::ERROR,
+    }
+}
+
+/// Waits for a job; why it failed, or the store.
 pub async fn on_disk<T: Send + 'static>(
     job: actix::dev::Request<StoreActor, Job<Result<T, StoreError>>>,
-) -> Result<T, String> {
+) -> Result<T, NotStored> {
     match job.await {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Ok(done) => done.map_err(NotStored::from),
+        Err(error) => Err(error.to_string().into()),
     }
 }
 

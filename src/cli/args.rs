@@ -430,7 +430,8 @@ pub enum Id {
 /// `pause`, `resume`, `cancel`, `accept`, `refuse`
 #[derive(Debug, Args)]
 pub struct Which {
-    /// The id of a transfer or broadcast, or its beginning; `handout transfers` lists them
+    /// The id of a transfer or broadcast, or its beginning (`handout transfers` lists them); the name
+    /// of something that this device hands out, but for offers; or all
     pub id: String,
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use super::args::{Invite, Invites};
 use super::screen::Screen;
-use super::session::{Context, View, ask, ask_service, follow, node, show};
+use super::session::{Context, View, ask, ask_service, follow, node, show, unread};
 use super::text::{Table, foreign, seconds};
 use super::view::{MAX_NAME, notice};
 use crate::actors::api::{Event, InviteInfo, Request, exit};
@@ -89,7 +89,7 @@ async fn serve(
     };
     match show(view, screen, &Event::End { code }) {
         Ok(()) => code,
-        Err(_) => exit::ERROR,
+        Err(error) => unread(&error, screen, code),
     }
 }
 

@@ -12,6 +12,7 @@ mod group;
 mod invite;
 mod log;
 mod man;
+mod manner;
 mod pair;
 mod peers;
 mod prompt;
@@ -29,6 +30,7 @@ mod versions;
 mod view;
 mod watch_over;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,7 +40,7 @@ use crate::actors::api::{Event, exit};
 use crate::actors::service::StartError;
 use crate::config::{ConfigError, Settings};
 use crate::protocol::names::printable;
-use args::{Cli, Config, Verb};
+use args::{Cli, Config, Global, Verb};
 use screen::Screen;
 use session::Context;
 
@@ -57,10 +59,16 @@ enum Failure {
     /// The disk has no room.
     #[error("{0}")]
     NoRoom(String),
+    /// There is nothing to ask about.
+    #[error(
+        "there is no state folder at {}, so there is nothing to ask or change there: --state names \
+         another one; `handout run`, `receive`, `send` and `id` make one", .0.display()
+    )]
+    NoState(PathBuf),
     /// Anything else.
     #[error("{0}")]
     Other(String),
-    /// Nobody reads the output.
+    /// The output cannot be written. Where its reader has gone away, that is no error.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -71,7 +79,7 @@ impl Failure {
             Self::Config(_) | Self::Usage(_) => exit::USAGE,
             Self::Start(error) => error.exit_code(),
             Self::NoRoom(_) => exit::DISK,
-            Self::Other(_) | Self::Output(_) => exit::ERROR,
+            Self::NoState(_) | Self::Other(_) | Self::Output(_) => exit::ERROR,
         }
     }
 }
@@ -84,11 +92,10 @@ pub fn main() -> ExitCode {
     };
     let screen = Screen::new(cli.global.json);
     let code = perform(cli, &screen).unwrap_or_else(|failure| {
-        let closed = matches!(&failure, Failure::Output(error)
-            if error.kind() == std::io::ErrorKind::BrokenPipe);
-        if !closed {
-            fail(&screen, &failure.to_string(), failure.exit_code());
+        if matches!(&failure, Failure::Output(error) if session::is_closed(error)) {
+            return exit::OK;
         }
+        fail(&screen, &failure.to_string(), failure.exit_code());
         failure.exit_code()
     });
     ExitCode::from(code)
@@ -112,15 +119,17 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
-    let settings = Settings::load(global.config.as_deref(), &overrides)?;
+    let settings = settings(&verb, &global, &overrides, screen)?;
     let serves = matches!(verb, Verb::Run | Verb::Receive(_));
     log::start(&settings.log, global.verbose, screen, serves);
-    for warning in settings.warnings() {
+    // Whoever asks or decides something has not come to hear of the file.
+    for warning in settings.warnings().iter().filter(|_| serves) {
         tracing::warn!("{}", printable(&warning.to_string()));
     }
     let context = Context {
         settings,
         screen: screen.clone(),
+        may_begin: manner::may_begin(&verb),
     };
     match verb {
         Verb::Run => run::run(&context),
@@ -156,6 +165,30 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     }
 }
 
+/// The settings. Mistakes in them stop a verb, unless it only asks: then they are mentioned.
+fn settings(
+    verb: &Verb,
+    global: &Global,
+    overrides: &[(String, String)],
+    screen: &Screen,
+) -> Result<Settings, Failure> {
+    let file = global.config.as_deref();
+    if !manner::only_asks(verb) {
+        return Ok(Settings::load(file, overrides)?);
+    }
+    let (settings, mistakes) = Settings::load_for_asking(file, overrides)?;
+    if let Some(mistakes) = mistakes {
+        let place = mistakes.mistakes().iter().find_map(ConfigError::place);
+        let source = place.map_or_else(String::new, |place| format!(" of {}", place.source));
+        let state = settings.state.dir.display();
+        screen.warn(&printable(&format!(
+            "the settings{source} have mistakes, which `handout config check` shows; this asks \
+             about the state folder {state}"
+        )));
+    }
+    Ok(settings)
+}
+
 /// Says why there is no answer.
 fn fail(screen: &Screen, message: &str, code: u8) {
     screen.error(message);
@@ -173,7 +206,7 @@ fn explain(error: &clap::Error) -> u8 {
     ) {
         return match error.print() {
             Ok(()) => exit::OK,
-            Err(_) => exit::ERROR,
+            Err(error) => session::unread(&error, &Screen::new(false), exit::OK),
         };
     }
     let text = error.to_string();

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use super::args::Pair;
 use super::screen::Screen;
-use super::session::{Context, Interrupts, View, client_runtime, node, show};
+use super::session::{Context, Interrupts, View, client_runtime, node, show, unread};
 use super::text::{foreign, seconds};
 use super::view::{MAX_NAME, MAX_TEXT, notice};
 use crate::actors::api::{Event, PairWay, Request, exit};
@@ -163,8 +163,8 @@ impl Pairing {
                 continue;
             }
             let event = event.unwrap_or(Event::End { code: exit::ERROR });
-            if show(self, &screen, &event).is_err() {
-                return exit::ERROR;
+            if let Err(error) = show(self, &screen, &event) {
+                return unread(&error, &screen, exit::INTERRUPTED);
             }
             match event {
                 Event::End { code } => return code,

@@ -13,7 +13,7 @@ use super::pair::by_pin;
 use super::prompt;
 use super::reload;
 use super::screen::Screen;
-use super::session::{Context, Interrupts, View, ask_service, follow_until, node, show};
+use super::session::{Context, Interrupts, View, ask_service, follow_until, node, show, unread};
 use super::text::{bytes, duration, foreign, speed};
 use super::view::{
     MAX_NAME, MAX_TEXT, MAX_TITLE, Plain, exit_code, notice, settings_lines, transfer_line,
@@ -113,8 +113,8 @@ pub fn serve(
         view.asks = asks;
         // Watching begins before anybody is told that we are here, so that nothing is missed.
         let events = node.ask(Request::Watch);
-        if show(&mut view, &screen, &node.listening()).is_err() {
-            return exit::ERROR;
+        if let Err(error) = show(&mut view, &screen, &node.listening()) {
+            return unread(&error, &screen, exit::OK);
         }
         let served = match mode {
             Mode::Run => web::start(node.clone(), &api),
@@ -132,8 +132,8 @@ pub fn serve(
                 url: served.url.clone(),
                 token_file: served.token_file.clone(),
             };
-            if show(&mut view, &screen, &event).is_err() {
-                return exit::ERROR;
+            if let Err(error) = show(&mut view, &screen, &event) {
+                return unread(&error, &screen, exit::OK);
             }
         }
         let events = match comes_in {

@@ -71,7 +71,8 @@ fn list(broadcasts: &[BroadcastInfo]) -> Table {
     let mut table = Table::new(&["ID", "WHAT", "SERIES", "SIZE", "MADE", "HAVE IT"], &[3]);
     for info in broadcasts {
         table.row([
-            info.broadcast.to_string()[..8].to_owned(),
+            info.broadcast
+                .map_or_else(String::new, |id| id.to_string()[..8].to_owned()),
             foreign(&info.name, MAX_TITLE),
             info.series
                 .as_ref()
@@ -92,13 +93,19 @@ fn lines(report: &Report) -> Vec<String> {
         .series
         .as_ref()
         .map_or_else(String::new, |series| format!(" ({series})"));
-    let mut lines = vec![format!(
-        "{}{series}, {}, made {}: {} of {all} have it",
-        foreign(&of.name, MAX_TITLE),
-        bytes(of.size),
-        date(of.created),
-        all - report.missing.min(all),
-    )];
+    let name = foreign(&of.name, MAX_TITLE);
+    let mut lines = vec![match &report.waits {
+        Some(waits) => format!(
+            "{name}: nothing has been handed out yet: {}",
+            foreign(waits, MAX_TEXT)
+        ),
+        None => format!(
+            "{name}{series}, {}, made {}: {} of {all} have it",
+            bytes(of.size),
+            date(of.created),
+            all - report.missing.min(all),
+        ),
+    }];
     if all == 0 {
         return lines;
     }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +14,10 @@ use crate::actors::api::{Event, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::{self, Mode, Node};
 use crate::config::Settings;
+use crate::store::Store;
+
+/// What an answer may take to end after its reader has gone away.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// What every verb gets.
 #[derive(Debug, Clone)]
@@ -21,6 +26,19 @@ pub struct Context {
     pub settings: Settings,
     /// Where output goes.
     pub screen: Screen,
+    /// The verb may begin a state folder where there is none.
+    pub may_begin: bool,
+}
+
+impl Context {
+    /// An error where there is no state folder and this verb must not make one.
+    pub fn needs_state(&self) -> Result<(), Failure> {
+        let dir = &self.settings.state.dir;
+        match self.may_begin || Store::is_at(dir) {
+            true => Ok(()),
+            false => Err(Failure::NoState(dir.clone())),
+        }
+    }
 }
 
 /// What a verb makes of the events of an answer, for people.
@@ -69,12 +87,14 @@ pub fn ask_service(
     }))
 }
 
-/// Runs a node in this process until `work` is done. An error when the state folder is in use.
+/// Runs a node in this process until `work` is done. An error when the state folder is in use, or
+/// missing where it must not be made.
 pub fn node<W, F>(context: &Context, mode: Mode, work: W) -> Result<u8, Failure>
 where
     W: FnOnce(Node) -> F + 'static,
     F: Future<Output = u8> + 'static,
 {
+    context.needs_state()?;
     Ok(service::run(context.settings.clone(), mode, work)?)
 }
 
@@ -124,13 +144,44 @@ pub async fn follow_until(
         if let Event::End { code } = event {
             return show_end(view, screen, code);
         }
-        if show(view, screen, &event).is_err() {
-            return exit::ERROR;
+        if let Err(error) = show(view, screen, &event) {
+            let code = match when_interrupted {
+                exit::OK => exit::OK,
+                code => last_word(events).await.unwrap_or(code),
+            };
+            return unread(&error, screen, code);
         }
         if let Some(code) = view.finished() {
             return show_end(view, screen, code);
         }
     }
+}
+
+/// How an answer ends that nobody reads any more; nothing where that takes long.
+async fn last_word(mut events: mpsc::Receiver<Event>) -> Option<u8> {
+    let end = async {
+        loop {
+            if let Event::End { code } = events.recv().await? {
+                return Some(code);
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORD, end).await.ok()?
+}
+
+/// The exit code where output cannot be written: `code` where its reader has gone away, which is
+/// as it should be (`handout transfers | head -1`); else that is an error, and said.
+pub fn unread(error: &io::Error, screen: &Screen, code: u8) -> u8 {
+    if is_closed(error) {
+        return code;
+    }
+    screen.error(&format!("cannot write the output: {error}"));
+    exit::ERROR
+}
+
+/// True where the reader of the output has gone away.
+pub fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Shows an event to people, or to programs.
@@ -148,8 +199,10 @@ pub fn show(view: &mut impl View, screen: &Screen, event: &Event) -> io::Result<
 fn show_end(view: &mut impl View, screen: &Screen, code: u8) -> u8 {
     match show(view, screen, &Event::End { code }) {
         Ok(()) => code,
-        Err(_) if code == exit::OK => exit::ERROR,
-        Err(_) => code,
+        Err(error) => match unread(&error, screen, code) {
+            fault if code == exit::OK => fault,
+            _ => code,
+        },
     }
 }
 

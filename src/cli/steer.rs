@@ -36,6 +36,9 @@ pub fn refuse(context: &Context, Which { id: what }: Which) -> Result<u8, Failur
 pub fn reload(context: &Context) -> Result<u8, Failure> {
     let mut view = Plain::new(&context.screen);
     let answer = ask_service(context, Request::Reload, &mut view)?;
+    if answer.is_none() {
+        context.needs_state()?;
+    }
     answer.ok_or_else(|| {
         let state = context.settings.state.dir.display();
         Failure::Other(format!(

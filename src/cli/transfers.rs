@@ -39,6 +39,7 @@ pub fn run(context: &Context, watch: bool) -> Result<u8, Failure> {
             return Some(code);
         }
         let mut ticker = Ticker::new(screen);
+        list.transfers.iter().for_each(|info| ticker.name(info));
         Some(follow(happening, &mut ticker, screen, exit::OK).await)
     });
     match watched {
@@ -142,6 +143,29 @@ impl Ticker {
             shown: HashMap::new(),
         }
     }
+
+    /// Remembers what a transfer is called until it is over.
+    fn name(&mut self, info: &TransferInfo) {
+        if info.state.is_final() {
+            self.names.remove(&info.transfer);
+            self.shown.remove(&info.transfer);
+        } else {
+            let name = foreign(&info.name, MAX_TITLE);
+            self.names.insert(info.transfer, name);
+        }
+    }
+
+    /// A line about progress, where it is time for one. What is over has none any more.
+    fn progress(&mut self, transfer: TransferId, bytes: u64, size: u64) -> Option<String> {
+        let name = self.names.get(&transfer)?;
+        let shown = self.shown.get(&transfer);
+        if shown.is_some_and(|at| at.elapsed() < Self::PACE) {
+            return None;
+        }
+        self.shown.insert(transfer, Instant::now());
+        let id = &transfer.to_string()[..8];
+        Some(format!("{name} ({id}): {}", percent(bytes, size)))
+    }
 }
 
 impl View for Ticker {
@@ -152,13 +176,7 @@ impl View for Ticker {
         match event {
             Event::Transfer(info) => {
                 self.bars.transfer(info);
-                if info.state.is_final() {
-                    self.names.remove(&info.transfer);
-                    self.shown.remove(&info.transfer);
-                } else {
-                    let name = foreign(&info.name, MAX_TITLE);
-                    self.names.insert(info.transfer, name);
-                }
+                self.name(info);
                 self.plain.event(event)
             }
             Event::Progress {
@@ -172,17 +190,10 @@ impl View for Ticker {
                 bytes,
                 size,
                 ..
-            } => {
-                let shown = self.shown.get(transfer);
-                if shown.is_some_and(|at| at.elapsed() < Self::PACE) {
-                    return Ok(());
-                }
-                self.shown.insert(*transfer, Instant::now());
-                let name = self.names.get(transfer).map_or("", String::as_str);
-                let id = &transfer.to_string()[..8];
-                let share = percent(*bytes, *size);
-                self.screen.result(&format!("{name} ({id}): {share}"))
-            }
+            } => match self.progress(*transfer, *bytes, *size) {
+                Some(line) => self.screen.result(&line),
+                None => Ok(()),
+            },
             Event::End { .. } => {
                 self.bars.clear();
                 Ok(())
@@ -197,6 +208,30 @@ mod tests {
     use super::*;
     use crate::protocol::id::DeviceId;
     use crate::protocol::transfer::TransferState;
+
+    #[test]
+    fn progress_has_a_name_until_the_transfer_is_over_and_none_comes_after() {
+        let mut info = TransferInfo {
+            transfer: TransferId([0xab; 16]),
+            broadcast: None,
+            direction: Direction::Outgoing,
+            device_id: DeviceId::of_key(&[1; 32]),
+            device_name: "alpha".to_owned(),
+            name: "slides".to_owned(),
+            bytes: 512,
+            size: 1024,
+            state: TransferState::Active,
+            waits: None,
+        };
+        let mut ticker = Ticker::new(&Screen::new(false));
+        assert_eq!(ticker.progress(info.transfer, 1, 2), None, "never heard of");
+        ticker.name(&info);
+        let line = ticker.progress(info.transfer, 1, 2);
+        assert_eq!(line.as_deref(), Some("slides (abababab): 50 %"));
+        info.state = TransferState::Complete;
+        ticker.name(&info);
+        assert_eq!(ticker.progress(info.transfer, 2, 2), None);
+    }
 
     #[test]
     fn the_table_tells_what_goes_where() {

@@ -5,7 +5,7 @@ use std::io;
 use super::Failure;
 use super::args::Audit;
 use super::screen::Screen;
-use super::session::{Context, View, ask_service};
+use super::session::{Context, View, ask_service, is_closed};
 use super::text::foreign;
 use super::view::MAX_TEXT;
 use crate::actors::api::{Event, Request, exit};
@@ -16,10 +16,10 @@ pub fn health(context: &Context) -> Result<u8, Failure> {
     let mut view = Parts(context.screen.clone());
     match ask_service(context, Request::Health, &mut view)? {
         Some(code) => Ok(code),
-        None => Err(Failure::Other(format!(
+        None => context.needs_state().and(Err(Failure::Other(format!(
             "no service runs on {}: start it with `handout run`",
             context.settings.state.dir.display()
-        ))),
+        )))),
     }
 }
 
@@ -46,17 +46,32 @@ impl View for Parts {
 pub fn audit(context: &Context, what: Audit) -> Result<u8, Failure> {
     let Audit::Check = what;
     let (screen, dir) = (&context.screen, &context.settings.state.dir);
+    context.needs_state()?;
     let checked = audit::check(dir).map_err(|error| {
         Failure::Other(format!(
             "cannot read the audit log in {}: {error}",
             dir.display()
         ))
     })?;
+    if checked.files == 0 {
+        return Err(Failure::Other(format!(
+            "there is no audit log in {}: nothing was written yet that belongs there, or somebody \
+             has taken it away",
+            dir.display()
+        )));
+    }
     let code = if checked.wrong == 0 {
         exit::OK
     } else {
         exit::INTEGRITY
     };
+    match tell(screen, &checked, code) {
+        Err(error) if !is_closed(&error) => Err(error.into()),
+        _ => Ok(code),
+    }
+}
+
+fn tell(screen: &Screen, checked: &audit::Checked, code: u8) -> io::Result<()> {
     if screen.is_json() {
         screen.object(&Event::AuditChecked {
             files: checked.files,
@@ -65,8 +80,7 @@ pub fn audit(context: &Context, what: Audit) -> Result<u8, Failure> {
             wrong: checked.wrong,
             faults: checked.faults.iter().map(told).collect(),
         })?;
-        screen.object(&Event::End { code })?;
-        return Ok(code);
+        return screen.object(&Event::End { code });
     }
     for fault in &checked.faults {
         screen.result(&told(fault))?;
@@ -75,14 +89,14 @@ pub fn audit(context: &Context, what: Audit) -> Result<u8, Failure> {
         0 => String::new(),
         torn => format!(", {torn} cut off by a loss of power or a full disk, and marked"),
     };
-    let span = checked.span.map_or_else(String::new, |(first, last)| {
-        format!(" from {} to {}", foreign(&first, 32), foreign(&last, 32))
+    let span = checked.span.as_ref();
+    let span = span.map_or_else(String::new, |(first, last)| {
+        format!(" from {} to {}", foreign(first, 32), foreign(last, 32))
     });
     screen.result(&format!(
         "{} lines in {} files{span}{torn}: {} are not as they were written",
         checked.lines, checked.files, checked.wrong
-    ))?;
-    Ok(code)
+    ))
 }
 
 fn told(fault: &audit::Fault) -> String {

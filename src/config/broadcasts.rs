@@ -1,6 +1,6 @@
 //! `[[broadcast]]`: what is handed out by itself, to whom, and when.
 
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::Duration;
 
 use config::{Value, ValueKind};
@@ -8,7 +8,7 @@ use config::{Value, ValueKind};
 use super::reader::Reader;
 use super::receive;
 use super::shapes::{self, Shape, text};
-use super::surroundings::Surroundings;
+use super::surroundings::{Surroundings, real};
 use super::tables::{List, Table};
 use super::units::duration;
 use crate::protocol::allowance::{Priority, Share};
@@ -70,21 +70,25 @@ pub struct BroadcastRule {
     pub enabled: bool,
 }
 
-pub(super) fn read(r: &mut Reader<'_>) -> Vec<BroadcastRule> {
+/// `state` is the state folder.
+pub(super) fn read(r: &mut Reader<'_>, state: &Path) -> Vec<BroadcastRule> {
     BROADCASTS.distinct(r, "name", "the name of one broadcast only");
     let mut rules = Vec::new();
     for table in BROADCASTS.tables(r) {
-        let rule = read_one(r, &table);
+        let rule = read_one(r, &table, state);
         let Some(rule) = rule else { continue };
         rules.push(rule);
     }
     rules
 }
 
-fn read_one(r: &mut Reader<'_>, table: &Table) -> Option<BroadcastRule> {
+fn read_one(r: &mut Reader<'_>, table: &Table, state: &Path) -> Option<BroadcastRule> {
     let (surroundings, file) = (r.surroundings, r.file);
     let name = table.needs(r, "name", &shapes::parsed("1 to 64 bytes of visible text"));
     let paths = table.needs(r, "path", &paths(surroundings, file));
+    if let Some(paths) = &paths {
+        keep_state_back(r, table, paths, state);
+    }
     let to = table.needs(r, "to", &receive::who());
     let zone = zone(r, table);
     let start = start(r, table);
@@ -150,6 +154,35 @@ fn read_one(r: &mut Reader<'_>, table: &Table) -> Option<BroadcastRule> {
         share,
         enabled,
     })
+}
+
+/// Notes a mistake for each path that is, holds or lies in the state folder, or may: whoever got
+/// that would have this device's key.
+fn keep_state_back(r: &mut Reader<'_>, table: &Table, paths: &[PathPattern], state: &Path) {
+    // Without a home folder there may be none, which is a mistake of its own.
+    if state.as_os_str().is_empty() {
+        return;
+    }
+    let state = real(state);
+    let allowed = format!(
+        "apart from the state folder {}, which has this device's key",
+        state.display()
+    );
+    for (number, path) in paths.iter().enumerate() {
+        let base = real(path.base());
+        let below = state.strip_prefix(&base);
+        let reaches = below.is_ok_and(|below| {
+            let names = below.components().map(Component::as_os_str);
+            path.parts()
+                .iter()
+                .zip(names)
+                .all(|(part, name)| part.fits(name))
+        });
+        if reaches || base.starts_with(&state) {
+            let got = format!("{:?}", path.written().display().to_string());
+            table.wrong_item(r, "path", number, &allowed, &got);
+        }
+    }
 }
 
 /// The zone that is written, else the machine's.

@@ -35,8 +35,8 @@ fn missing_paths(settings: &Settings, r: &mut Reader<'_>) {
     }
 }
 
-/// Groups and devices may come later, by pairing, invites and rosters. But where the file declares
-/// groups, a word that is nearly one of them is likely meant to be it.
+/// Groups and devices may come later, by pairing, invites and rosters; where the file names none,
+/// all do. But where it names some, a word that is none of them is likely meant to be one.
 fn unknown_names(settings: &Settings, r: &mut Reader<'_>) {
     let groups: Vec<&str> = settings.groups.iter().map(|g| g.name.as_str()).collect();
     let members = settings.groups.iter().flat_map(|group| &group.members);
@@ -46,8 +46,13 @@ fn unknown_names(settings: &Settings, r: &mut Reader<'_>) {
         let named = |device: &&Authorized| {
             device.id.as_str() == word || device.name.as_deref() == Some(word)
         };
-        word == "all" || groups.contains(&group) || devices.iter().any(named)
+        // Whoever comes by is put into that one.
+        let visitors = settings.kiosk.is_open() && settings.kiosk.group == group;
+        word == "all" || visitors || groups.contains(&group) || devices.iter().any(named)
     };
+    if groups.is_empty() && devices.is_empty() {
+        return;
+    }
     for table in BROADCASTS.tables(r) {
         for word in table.texts("to") {
             let is_id = word

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Setting;
+use super::layers::COMMAND_LINE;
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,6 +194,23 @@ impl ConfigError {
             Self::Conflict { low, .. } => Some(&low.key),
             Self::NoHome { key, .. } => Some(key),
             Self::Unreadable { .. } | Self::Syntax { .. } | Self::Many(_) => None,
+        }
+    }
+
+    /// True when it is not known of which state folder whoever wrote this speaks, or when it was
+    /// written just now, on the command line.
+    pub(super) fn hides_whom_to_ask(&self) -> bool {
+        let typed = self
+            .place()
+            .is_some_and(|place| place.source == COMMAND_LINE);
+        match self {
+            Self::Unreadable { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+            Self::WrongValue { key, .. } if key == "state.dir" => true,
+            Self::NoHome { key, .. } if *key == "state.dir" => true,
+            _ => typed,
         }
     }
 

@@ -20,7 +20,8 @@ use super::{broadcasts::BROADCASTS, groups::GROUPS};
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// What a value from [`DEFAULTS`] names as its origin.
 pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
-const COMMAND_LINE: &str = "the command line";
+/// What a value from the command line names as its origin.
+pub(super) const COMMAND_LINE: &str = "the command line";
 /// The lists that stand at the top of a file.
 const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
 /// Lists of tables within sections, which have no default and stand in a file only.

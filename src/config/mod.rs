@@ -14,6 +14,7 @@ mod kiosk;
 mod layers;
 mod limits;
 mod notify;
+mod on_disk;
 mod reader;
 mod receive;
 mod renewal;
@@ -99,6 +100,32 @@ impl Settings {
         Self::load_in(&Surroundings::of_this_process(), file, overrides)
     }
 
+    /// The same, for whoever only asks what is going on: what could be read, defaults for the rest,
+    /// and the mistakes, where there are any.
+    ///
+    /// # Errors
+    /// Mistakes that leave open whom to ask: those of the command line, a `file` that is not there,
+    /// and a state folder that cannot be known.
+    pub fn load_for_asking(
+        file: Option<&Path>,
+        overrides: &[(String, String)],
+    ) -> Result<(Self, Option<ConfigError>), ConfigError> {
+        Self::load_for_asking_in(&Surroundings::of_this_process(), file, overrides)
+    }
+
+    fn load_for_asking_in(
+        surroundings: &Surroundings,
+        file: Option<&Path>,
+        overrides: &[(String, String)],
+    ) -> Result<(Self, Option<ConfigError>), ConfigError> {
+        let (settings, errors) = Self::read_all(surroundings, file, overrides);
+        if errors.iter().any(|error| error.hides_whom_to_ask()) {
+            ConfigError::all(errors)?;
+            return Ok((settings, None));
+        }
+        Ok((settings, ConfigError::all(errors).err()))
+    }
+
     /// The default settings, `config/default.toml`, with every key explained.
     pub fn default_toml() -> &'static str {
         layers::DEFAULTS
@@ -163,10 +190,29 @@ impl Settings {
         file: Option<&Path>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
+        let (settings, mut errors) = Self::read_all(surroundings, file, overrides);
+        let unreadable = |error: &ConfigError| matches!(error, ConfigError::Unreadable { .. });
+        // What is missing is in the file, perhaps.
+        if let Some(at) = errors.iter().position(unreadable) {
+            return Err(errors.swap_remove(at));
+        }
+        ConfigError::all(errors)?;
+        Ok(settings)
+    }
+
+    /// What could be read, with defaults for what is wrong, and all mistakes.
+    fn read_all(
+        surroundings: &Surroundings,
+        file: Option<&Path>,
+        overrides: &[(String, String)],
+    ) -> (Self, Vec<ConfigError>) {
         let mut errors = Vec::new();
         let (defaults, known) = layers::defaults();
         let asked = file.map(|file| surroundings.current_dir.join(file));
-        let file = layers::find_file(asked.as_deref(), surroundings)?;
+        let file = layers::find_file(asked.as_deref(), surroundings).unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
         let mut layers = vec![defaults.clone()];
         if let Some((path, text)) = &file {
             layers.push(layers::file(path, text, &known, &mut errors));
@@ -187,9 +233,17 @@ impl Settings {
             .receive
             .check_overwriting(&settings.state.dir, &mut reader);
         doubts::look(&settings, &mut reader);
-        ConfigError::all(reader.errors)?;
-        settings.described = reader.settings;
-        settings.warnings = reader.warnings;
+        on_disk::look(&settings, &mut reader);
+        let Reader {
+            errors,
+            warnings,
+            settings: described,
+            ..
+        } = reader;
+        (settings.described, settings.warnings) = (described, warnings);
+        settings
+            .warnings
+            .sort_by_key(|warning| warning.place.line.unwrap_or(usize::MAX));
         settings.loaded = Loaded {
             asked,
             digest: file
@@ -201,7 +255,7 @@ impl Settings {
             file: file.map(|(path, _)| path),
             overrides: overrides.to_vec(),
         };
-        Ok(settings)
+        (settings, errors)
     }
 }
 

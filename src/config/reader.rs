@@ -12,7 +12,7 @@ use config::{Value, ValueKind};
 use super::Setting;
 use super::error::{ConfigError, Place, Warning};
 use super::layers::variable;
-use super::shapes::{self, Shape, show, text};
+use super::shapes::{self, Shape, brief, show, text};
 use super::surroundings::Surroundings;
 
 /// Reads keys. A wrong value is noted and the default is read in its place, so that all mistakes
@@ -48,13 +48,19 @@ impl Reader<'_> {
         let parsed = (shape.parse)(value);
         let origin = value.origin().unwrap_or_default();
         if parsed.is_none() {
-            self.errors.push(ConfigError::WrongValue {
-                origin: origin.to_owned(),
-                key: key.clone().into_owned(),
-                allowed: shape.allowed.clone(),
-                got: show(value).chars().take(80).collect(),
-                nearest: shape.nearest(value),
-            });
+            let mut wrong = shape.wrong_items(value);
+            if wrong.is_empty() {
+                wrong.push((origin.to_owned(), brief(value)));
+            }
+            for (origin, got) in wrong {
+                self.errors.push(ConfigError::WrongValue {
+                    origin,
+                    key: key.clone().into_owned(),
+                    allowed: shape.allowed.clone(),
+                    got,
+                    nearest: shape.nearest(value),
+                });
+            }
         }
         let place = Place::of(origin);
         self.settings.push(Setting {

@@ -337,22 +337,25 @@ pub enum LogFormat {
 
 impl Settings {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let device = Device {
+            name: r.text_or(
+                "device.name",
+                "a name of at most 64 bytes without control characters",
+                is_name,
+                Surroundings::device_name,
+            ),
+            device_type: r.choice(
+                "device.type",
+                &[DeviceType::Desktop, DeviceType::Mobile].map(|kind| (kind.as_str(), kind)),
+            ),
+        };
+        let state = State {
+            dir: r.path_or("state.dir", Surroundings::state_dir),
+        };
+        let state_dir = state.dir.clone();
         let mut settings = Self {
-            device: Device {
-                name: r.text_or(
-                    "device.name",
-                    "a name of at most 64 bytes without control characters",
-                    is_name,
-                    Surroundings::device_name,
-                ),
-                device_type: r.choice(
-                    "device.type",
-                    &[DeviceType::Desktop, DeviceType::Mobile].map(|kind| (kind.as_str(), kind)),
-                ),
-            },
-            state: State {
-                dir: r.path_or("state.dir", Surroundings::state_dir),
-            },
+            device,
+            state,
             discovery: Discovery::read(r),
             signaling: Signaling::read(r),
             network: NetworkSettings::read(r),
@@ -401,7 +404,7 @@ impl Settings {
                 keep: r.number("log.keep", 0..=100),
             },
             groups: groups::read(r),
-            broadcasts: broadcasts::read(r),
+            broadcasts: broadcasts::read(r, &state_dir),
             described: Vec::new(),
             warnings: Vec::new(),
             loaded: Loaded::default(),

@@ -22,6 +22,9 @@ const MOST_ARGUMENTS: usize = 100;
 /// Most patterns in a list: each costs memory, and time for each file.
 const MOST_PATTERNS: usize = 1000;
 
+/// Most wrong items of one line that are shown.
+const MOST_SHOWN: usize = 5;
+
 /// Makes something of a value.
 type Parse<'a, T> = Box<dyn Fn(&Value) -> Option<T> + 'a>;
 
@@ -33,6 +36,8 @@ pub(super) struct Shape<'a, T> {
     pub words: Vec<String>,
     /// The value, if it is that.
     pub parse: Parse<'a, T>,
+    /// Of a list: whether it may have this item.
+    pub item: Option<fn(&str) -> bool>,
 }
 
 impl<'a, T> Shape<'a, T> {
@@ -44,12 +49,48 @@ impl<'a, T> Shape<'a, T> {
             allowed: allowed.into(),
             words: Vec::new(),
             parse: Box::new(parse),
+            item: None,
         }
     }
 
     fn with_words<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
         self.words = words.into_iter().map(str::to_owned).collect();
         self
+    }
+
+    /// The items of a list that it cannot have, line by line: where they are, and what they are,
+    /// for people. None where something else is wrong.
+    pub(super) fn wrong_items(&self, value: &Value) -> Vec<(String, String)> {
+        let Some(fits) = self.item else {
+            return Vec::new();
+        };
+        let whole = value.origin().unwrap_or_default();
+        let items: Vec<Value> = match &value.kind {
+            ValueKind::Array(items) => items.clone(),
+            ValueKind::String(text) => text.split(',').map(|item| item.trim().into()).collect(),
+            _ => return Vec::new(),
+        };
+        let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+        for item in &items {
+            if text(item).is_some_and(|text| fits(text.trim())) {
+                continue;
+            }
+            let origin = item.origin().unwrap_or(whole);
+            let line = |origin: &str| Place::of(origin).line;
+            match lines.last_mut() {
+                Some((last, wrong)) if line(last) == line(origin) => wrong.push(brief(item)),
+                _ => lines.push((origin.to_owned(), vec![brief(item)])),
+            }
+        }
+        let told = lines.into_iter().map(|(origin, wrong)| {
+            let more = match wrong.len().saturating_sub(MOST_SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let some = &wrong[..wrong.len().min(MOST_SHOWN)];
+            (origin, some.join(" or ") + &more)
+        });
+        told.collect()
     }
 
     /// The word that was meant, perhaps.
@@ -154,7 +195,7 @@ pub(super) fn parsed<T: FromStr>(allowed: &str) -> Shape<'static, T> {
 /// A list of such; from the environment and the command line separated by commas. `allowed` is
 /// in the plural.
 pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
-    Shape::new(format!("a list of {allowed}"), |value| {
+    let mut shape = Shape::new(format!("a list of {allowed}"), |value| {
         let items: Vec<&str> = match &value.kind {
             ValueKind::Array(values) => values.iter().map(text).collect::<Option<_>>()?,
             ValueKind::String(text) if text.trim().is_empty() => Vec::new(),
@@ -165,7 +206,9 @@ pub(super) fn list<T: FromStr>(allowed: &str) -> Shape<'static, Vec<T>> {
             return None;
         }
         items.iter().map(|item| item.trim().parse().ok()).collect()
-    })
+    });
+    shape.item = Some(|item| item.parse::<T>().is_ok());
+    shape
 }
 
 /// Patterns for file names.
@@ -270,6 +313,15 @@ fn integer(value: &Value) -> Option<u64> {
         ValueKind::I64(number) => number.try_into().ok(),
         ValueKind::U64(number) => Some(number),
         _ => None,
+    }
+}
+
+/// The same, cut.
+pub(super) fn brief(value: &Value) -> String {
+    let shown = show(value);
+    match shown.char_indices().nth(80) {
+        Some((end, _)) => shown[..end].to_owned(),
+        None => shown,
     }
 }
 

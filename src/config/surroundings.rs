@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::units::{MAX_NAME, is_name};
 
@@ -19,6 +20,17 @@ pub(super) struct Surroundings {
     pub current_dir: PathBuf,
     /// The config file of the whole machine.
     pub machine_file: PathBuf,
+    /// The time, in Unix seconds.
+    pub now: u64,
+}
+
+/// A path without links, as far as it is there.
+pub(super) fn real(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        Some(there.canonicalize().ok()?.join(rest))
+    });
+    found.unwrap_or_else(|| path.to_owned())
 }
 
 impl Surroundings {
@@ -34,6 +46,9 @@ impl Surroundings {
             time_zone: iana_time_zone::get_timezone().unwrap_or_default(),
             current_dir: std::env::current_dir().unwrap_or_default(),
             machine_file: "/etc/handout/config.toml".into(),
+            now: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
         }
     }
 

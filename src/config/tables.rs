@@ -179,6 +179,29 @@ impl Table {
         }
     }
 
+    /// Notes a mistake in an item of a list, counted from 0.
+    pub(super) fn wrong_item(
+        &self,
+        r: &mut Reader<'_>,
+        key: &str,
+        item: usize,
+        allowed: &str,
+        got: &str,
+    ) {
+        let items = match self.values.get(key).map(|value| &value.kind) {
+            Some(ValueKind::Array(items)) => items.get(item),
+            _ => None,
+        };
+        let origin = items.and_then(Value::origin);
+        r.errors.push(ConfigError::WrongValue {
+            origin: origin.unwrap_or(self.origin_of(key)).to_owned(),
+            key: self.list.key_of(self.number, key),
+            allowed: allowed.to_owned(),
+            got: got.to_owned(),
+            nearest: None,
+        });
+    }
+
     /// Notes a mistake.
     pub(super) fn wrong(&self, r: &mut Reader<'_>, key: &str, allowed: &str, got: &str) {
         r.errors.push(ConfigError::WrongValue {

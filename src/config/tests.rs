@@ -9,6 +9,7 @@ use super::*;
 
 mod broadcasts;
 mod limits;
+mod on_disk;
 mod receive;
 
 /// A machine with a home folder of its own.
@@ -26,6 +27,7 @@ impl Machine {
             time_zone: "Europe/Berlin".into(),
             current_dir: home.path().join("here"),
             machine_file: home.path().join("etc/config.toml"),
+            now: 1_795_276_800,
         };
         Self { home, surroundings }
     }
@@ -57,6 +59,14 @@ impl Machine {
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect();
         Settings::load_in(&self.surroundings, None, &overrides)
+    }
+
+    /// The doubts, as a person reads them, without their file.
+    fn doubts(&self) -> Vec<String> {
+        let file = self.user_file().display().to_string();
+        let settings = self.load().unwrap();
+        let lines = settings.warnings().iter().map(ToString::to_string);
+        lines.map(|line| line.replace(&file, "f")).collect()
     }
 
     /// The mistakes, as a person reads them.

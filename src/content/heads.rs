@@ -117,7 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
         fs::write(&file, b"hello").unwrap();
-        let head = super::super::scan(std::slice::from_ref(&file))
+        let head = super::super::scan(std::slice::from_ref(&file), &Default::default())
             .unwrap()
             .head;
         let bundle = crate::protocol::manifest::bundle_id(&head.encode());

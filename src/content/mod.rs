@@ -18,12 +18,13 @@ mod staging;
 mod tree;
 mod versions;
 mod watch;
+mod withheld;
 
 pub use commit::{Finished, check_name, stat_digest};
 pub use heads::HeadShelf;
 pub use pages::PageOutcome;
 pub use reader::ChunkReader;
-pub use reuse::{Earlier, Reuse, Step};
+pub use reuse::{Abandoned, Before, Earlier, Reuse, Step};
 pub use scan::{Scan, ScanError, SkipReason, scan, scan_as};
 pub use sink::{RootOutcome, Sink, check_space, free_space};
 pub use sink_error::SinkError;
@@ -34,3 +35,4 @@ pub use versions::{
     takes_place,
 };
 pub use watch::{NotTaken, Watch, look, take};
+pub use withheld::Withheld;

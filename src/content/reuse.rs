@@ -1,5 +1,6 @@
 //! Chunks of a bundle that are already here, in an earlier bundle of the same origin: they are
-//! copied on this disk and need not be sent again.
+//! copied on this disk and need not be sent again. So is what has come of a version whose sender
+//! went on to a newer one: a receiver that is slower than the changes has it all in the end.
 //!
 //! They are found by their hash, wherever in the earlier files they lie, so files that were
 //! renamed or moved count too; but only at multiples of the chunk size from a file's beginning:
@@ -16,9 +17,10 @@ use rustix::fs::copy_file_range;
 
 use super::sink::Sink;
 use super::sink_error::SinkError;
+use super::staging::{DATA, Staging, discard_partial, find_partial, folder_name};
 use super::tree::{self, Open};
 use super::{HeadShelf, stat_digest};
-use crate::protocol::id::BundleId;
+use crate::protocol::id::{BundleId, DeviceId};
 use crate::protocol::manifest::{ChunkHash, ChunkSpan, Head, Kind};
 use crate::protocol::names::BundlePath;
 
@@ -35,6 +37,38 @@ pub struct Earlier {
     pub head: Option<Head>,
 }
 
+/// Where a bundle lies that its sender gave up before it was whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abandoned {
+    /// The destination in which it was begun.
+    pub destination: PathBuf,
+    /// Who made it.
+    pub origin: DeviceId,
+    /// The bundle.
+    pub bundle: BundleId,
+}
+
+impl Abandoned {
+    /// Whether anything of it is there.
+    pub fn is_there(&self) -> bool {
+        find_partial(&self.destination, &self.origin, &self.bundle).is_some()
+    }
+
+    /// Removes it. An error of kind `ResourceBusy` means that it is still being written.
+    pub fn discard(&self) -> io::Result<()> {
+        discard_partial(&self.destination, &self.origin, &self.bundle)
+    }
+}
+
+/// What is here of which an offered bundle may be another version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Before {
+    /// What has arrived, the newest first.
+    pub arrived: Vec<Earlier>,
+    /// What its sender gave up, the newest first.
+    pub abandoned: Vec<Abandoned>,
+}
+
 /// A walk through an earlier bundle, one chunk at a time.
 pub struct Reuse {
     /// Chunks that are missing, by their XXH3.
@@ -42,10 +76,14 @@ pub struct Reuse {
     chunk_size: u32,
     parent: Dir,
     head: Head,
+    /// All of it is there, in files as long as the head says.
+    whole: bool,
     at: usize,
     offset: u64,
     open: Option<File>,
     buffer: Vec<u8>,
+    /// Nobody else works in it meanwhile.
+    _staging: Option<Staging>,
 }
 
 /// What one step has brought.
@@ -80,22 +118,50 @@ impl Reuse {
             let name = earlier.path.file_name()?.to_str()?;
             head.files[0].path = BundlePath::single(name).ok()?;
         }
+        Some(Self::through(sink, parent, head, None))
+    }
+
+    /// Begins with what has come of a bundle that was given up. An error of kind `ResourceBusy`
+    /// means that it is still being written; others that there is nothing.
+    pub fn begin_abandoned(sink: &Sink, abandoned: &Abandoned) -> io::Result<Self> {
+        let nothing = || io::Error::from(io::ErrorKind::NotFound);
+        let Abandoned {
+            destination,
+            origin,
+            bundle,
+        } = abandoned;
+        let head = find_partial(destination, origin, bundle).ok_or_else(nothing)?;
+        let head = Head::decode(&head).map_err(|_| nothing())?;
+        let dest = tree::open_destination(destination)?;
+        let staging = Staging::open(&dest, &folder_name(origin, bundle))?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::ResourceBusy))?;
+        let data = tree::folder(&staging.dir, DATA)?;
+        let parent = match head.kind {
+            Kind::Folder => tree::folder(&data, head.name.as_str())?,
+            Kind::File => data,
+        };
+        Ok(Self::through(sink, parent, head, Some(staging)))
+    }
+
+    fn through(sink: &Sink, parent: Dir, head: Head, staging: Option<Staging>) -> Self {
         let mut wanted: Vec<(u64, u32)> = sink
             .have
             .iter_missing()
             .filter_map(|index| Some((sink.pages.hash(index)?.xxh3, index)))
             .collect();
         wanted.sort_unstable();
-        Some(Self {
+        Self {
             wanted,
             chunk_size: sink.layout.chunk_size(),
             parent,
             head,
+            whole: staging.is_none(),
             at: 0,
             offset: 0,
             open: None,
             buffer: Vec::new(),
-        })
+            _staging: staging,
+        }
     }
 
     /// Looks at one chunk of the earlier bundle, and copies it to where it is missing. What
@@ -136,7 +202,7 @@ impl Reuse {
             Some(file) => file,
             None => {
                 let file = tree::file_at(&self.parent, path, Open::Read)?;
-                if file.metadata()?.len() != size {
+                if self.whole && file.metadata()?.len() != size {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "it was changed"));
                 }
                 self.open.insert(file)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::tree::open_named;
+use super::withheld::Withheld;
 use crate::protocol::manifest::{
     FileEntry, Head, HeadError, Kind, MAX_ENTRIES, MAX_HEAD, choose_chunk_size,
 };
@@ -71,6 +72,15 @@ pub enum ScanError {
         /// Why.
         reason: SkipReason,
     },
+    /// It has this device's key in it.
+    #[error(
+        "{path:?} cannot be sent: it is, holds or lies in the state folder, which has this \
+         device's key; whoever has that key is this device. Keep what is handed out apart from it"
+    )]
+    Withheld {
+        /// The path.
+        path: PathBuf,
+    },
     /// The name that the bundle was to have.
     #[error("the bundle cannot be named {name:?}: {source}")]
     Name {
@@ -92,14 +102,19 @@ pub enum ScanError {
 
 /// Makes a bundle of one file, of one folder, or of several of either; the name is that of the
 /// path, and for several that of the folder they all lie in. Links that are named themselves are
-/// followed, links inside folders are skipped. Blocks.
-pub fn scan(paths: &[PathBuf]) -> Result<Scan, ScanError> {
-    scan_as(paths, None)
+/// followed, links inside folders are skipped. Whatever touches what is `withheld` is an error as a
+/// whole. Blocks.
+pub fn scan(paths: &[PathBuf], withheld: &Withheld) -> Result<Scan, ScanError> {
+    scan_as(paths, None, withheld)
 }
 
 /// As [`scan`], with a name for the bundle.
-pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError> {
-    let mut walk = Walk::default();
+pub fn scan_as(
+    paths: &[PathBuf],
+    name: Option<&str>,
+    withheld: &Withheld,
+) -> Result<Scan, ScanError> {
+    let mut walk = Walk::new(withheld);
     let (name, kind) = match paths {
         [] => return Err(ScanError::Nothing),
         [path] => {
@@ -107,7 +122,7 @@ pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError>
                 Some(name) => given(name)?,
                 None => own_name(path)?,
             };
-            let meta = metadata(path)?;
+            let meta = walk.look(path)?;
             if meta.is_dir() {
                 walk.folder(path, None)?;
                 (name, Kind::Folder)
@@ -130,7 +145,11 @@ pub fn scan_as(paths: &[PathBuf], name: Option<&str>) -> Result<Scan, ScanError>
 
 /// As [`scan`], but always a folder, however many paths there are. Its name is that of the folder
 /// that they all lie in, else `otherwise`, or `files` where that cannot be one. Blocks.
-pub fn scan_set(paths: &[PathBuf], otherwise: &str) -> Result<Scan, ScanError> {
+pub fn scan_set(
+    paths: &[PathBuf],
+    otherwise: &str,
+    withheld: &Withheld,
+) -> Result<Scan, ScanError> {
     if paths.is_empty() {
         return Err(ScanError::Nothing);
     }
@@ -138,9 +157,16 @@ pub fn scan_set(paths: &[PathBuf], otherwise: &str) -> Result<Scan, ScanError> {
         Ok(_) => otherwise,
         Err(_) => "files",
     };
-    let mut walk = Walk::default();
+    let mut walk = Walk::new(withheld);
     walk.set(paths)?;
     walk.finish(shared_name(paths, otherwise)?, Kind::Folder)
+}
+
+fn keep_back(path: &Path, withheld: bool) -> Result<(), ScanError> {
+    match withheld {
+        true => Err(ScanError::Withheld { path: path.into() }),
+        false => Ok(()),
+    }
 }
 
 fn given(name: &str) -> Result<BundlePath, ScanError> {
@@ -161,10 +187,6 @@ impl From<io::Error> for SkipReason {
     fn from(error: io::Error) -> Self {
         Self::Unreadable(error.to_string())
     }
-}
-
-fn metadata(path: &Path) -> Result<Metadata, ScanError> {
-    fs::metadata(path).map_err(|error| unusable(path, error))
 }
 
 /// The last component; `.` and `..` are looked up first.
@@ -201,6 +223,7 @@ fn shared_name(paths: &[PathBuf], otherwise: &str) -> Result<BundlePath, ScanErr
 
 #[derive(Default)]
 struct Walk {
+    withheld: Withheld,
     files: Vec<(FileEntry, PathBuf, Option<SystemTime>)>,
     empty_folders: Vec<BundlePath>,
     paths: PathSet,
@@ -208,6 +231,23 @@ struct Walk {
 }
 
 impl Walk {
+    fn new(withheld: &Withheld) -> Self {
+        Self {
+            withheld: withheld.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Something that a person named.
+    fn look(&self, path: &Path) -> Result<Metadata, ScanError> {
+        let meta = fs::metadata(path).map_err(|error| unusable(path, error))?;
+        keep_back(
+            path,
+            self.withheld.is(&meta) || self.withheld.concerns(path),
+        )?;
+        Ok(meta)
+    }
+
     /// Something that a person named: if it cannot be sent, that is an error.
     fn named(&mut self, path: &Path, name: BundlePath, meta: &Metadata) -> Result<(), ScanError> {
         if meta.is_dir() {
@@ -220,7 +260,7 @@ impl Walk {
 
     fn set(&mut self, paths: &[PathBuf]) -> Result<(), ScanError> {
         for path in paths.iter().collect::<BTreeSet<_>>() {
-            self.named(path, own_name(path)?, &metadata(path)?)?;
+            self.named(path, own_name(path)?, &self.look(path)?)?;
         }
         Ok(())
     }
@@ -243,7 +283,16 @@ impl Walk {
             let before = (self.files.len(), waiting.len());
             for entry in entries {
                 let path = entry.path();
-                match self.entry(&entry, &path, at.as_ref()) {
+                // Not following links, unlike `fs::metadata`.
+                let meta = match entry.metadata() {
+                    Ok(meta) => meta,
+                    Err(error) => {
+                        self.skip(path, error)?;
+                        continue;
+                    }
+                };
+                keep_back(&path, self.withheld.is(&meta))?;
+                match self.entry(&entry, &meta, &path, at.as_ref()) {
                     Ok(Some(folder)) => waiting.push((path, Some(folder))),
                     Ok(None) => {}
                     Err(SkipReason::Conflict(Conflict::TooMany)) => return Err(ScanError::TooMany),
@@ -270,11 +319,10 @@ impl Walk {
     fn entry(
         &mut self,
         entry: &fs::DirEntry,
+        meta: &Metadata,
         path: &Path,
         parent: Option<&BundlePath>,
     ) -> Result<Option<BundlePath>, SkipReason> {
-        // Not following links, unlike `fs::metadata`.
-        let meta = entry.metadata()?;
         if meta.is_symlink() {
             return Err(SkipReason::Symlink);
         }
@@ -286,7 +334,7 @@ impl Walk {
         if meta.is_dir() {
             return Ok(Some(at));
         }
-        self.file(path, at, &meta)?;
+        self.file(path, at, meta)?;
         Ok(None)
     }
 

@@ -16,6 +16,7 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::scan::{Scan, scan_set};
+use super::withheld::Withheld;
 use crate::protocol::manifest::MAX_ENTRIES;
 use crate::protocol::names::printable;
 use crate::protocol::plan::{Part, PathPattern};
@@ -137,7 +138,12 @@ fn note(hasher: &mut blake3::Hasher, path: &Path, meta: &Metadata) {
 ///
 /// # Errors
 /// It looks different, or there is nothing.
-pub fn take(patterns: &[PathPattern], name: &str, digest: &str) -> Result<Scan, NotTaken> {
+pub fn take(
+    patterns: &[PathPattern],
+    name: &str,
+    digest: &str,
+    withheld: &Withheld,
+) -> Result<Scan, NotTaken> {
     let looks = || look(patterns).map_err(NotTaken::Missing);
     if looks()? != digest {
         return Err(NotTaken::Moved);
@@ -145,8 +151,8 @@ pub fn take(patterns: &[PathPattern], name: &str, digest: &str) -> Result<Scan, 
     let paths = expand(patterns).map_err(NotTaken::Missing)?;
     let single = matches!(patterns, [one] if one.parts().is_empty());
     let scanned = match single {
-        true => super::scan(&paths),
-        false => scan_set(&paths, name),
+        true => super::scan(&paths, withheld),
+        false => scan_set(&paths, name, withheld),
     };
     let scanned = scanned.map_err(|error| NotTaken::Missing(printable(&error.to_string())))?;
     if looks()? != digest {

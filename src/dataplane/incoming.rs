@@ -170,7 +170,7 @@ impl Receiving {
                 checkpoint,
                 heads,
                 progress,
-                earlier,
+                before,
             } => {
                 let assembler = Assembler::new(start.chunk_size, start.chunks);
                 let bundle = (start.origin.clone(), start.bundle);
@@ -189,7 +189,7 @@ impl Receiving {
                     heads,
                     every,
                     progress,
-                    earlier,
+                    before,
                     _alive: Arc::clone(&self.workers),
                 };
                 let work = sink_worker::spawn(task, self.sinks.clone(), &self.receptions);

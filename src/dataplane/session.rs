@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::content::{Earlier, HeadShelf};
+use crate::content::{Before, HeadShelf};
 use crate::net::link::{Channel, Incoming, LinkError};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::conduct::{Talk, TooMuch};
@@ -257,7 +257,7 @@ pub enum OfferReply {
         /// Where its progress shows.
         progress: Arc<Progress>,
         /// Where earlier bundles of the same origin lie, whose chunks may be in it too.
-        earlier: Vec<Earlier>,
+        before: Before,
     },
     /// It is here already.
     Complete {
@@ -479,6 +479,7 @@ async fn converse(
         orders,
     );
     let mut talk = Talk::default();
+    let mut still = std::pin::pin!(channel.stands_still(options.stall));
     let conversation = async {
         for message in early {
             if let Some(message) = neighbours.on_message(message).await? {
@@ -522,6 +523,7 @@ async fn converse(
                 ended = &mut sender => return ended_with(ended),
                 ended = &mut server => return ended_with(ended),
                 ended = &mut crediting => return ended_with(ended),
+                still = &mut still => return Err(still.into()),
                 message = channel.receive() => match message {
                     None => return Ok(()),
                     Some(Incoming::Binary(bytes)) => {

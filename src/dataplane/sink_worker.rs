@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::content::{
-    Earlier, HeadShelf, PageOutcome, RootOutcome, SignedPage, Sink, SinkError, check_name,
+    Before, HeadShelf, PageOutcome, RootOutcome, SignedPage, Sink, SinkError, check_name,
     check_space, find_partial, make_room,
 };
 use crate::protocol::chunkset::ChunkSet;
@@ -123,7 +123,7 @@ pub(super) struct SinkTask {
     pub(super) every: Checkpointing,
     pub(super) progress: Arc<Progress>,
     /// Where chunks of it may be found.
-    pub(super) earlier: Vec<Earlier>,
+    pub(super) before: Before,
     /// Held until the thread ends.
     pub(super) _alive: Arc<()>,
 }
@@ -213,7 +213,7 @@ impl Worker {
                 }
             }
             None => {
-                with_room(&terms.destination, || {
+                with_room(&terms.destination, &self.task.before.abandoned, || {
                     check_space(&terms.destination, start.size, terms.reserve)
                 })?;
                 let name = BundlePath::single(start.name.as_str());
@@ -293,7 +293,9 @@ impl Worker {
             }
         };
         sink.recover(task.checkpoint.as_ref());
-        with_room(dest, || sink.check_space(task.terms.reserve))?;
+        with_room(dest, &task.before.abandoned, || {
+            sink.check_space(task.terms.reserve)
+        })?;
         if !self.takes_place() {
             sink.check_name(task.terms.collision)?;
         }

@@ -5,7 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rtc::ice::mdns::MulticastDnsMode;
@@ -22,6 +23,7 @@ use webrtc::peer_connection::{
 };
 
 use super::runtime::LinkRuntime;
+use crate::protocol::standstill::Standstill;
 
 /// The label of the native dialect's channel (PROTOCOL.md §5).
 pub const NATIVE_LABEL: &str = "fileshare";
@@ -45,6 +47,8 @@ const PROD_STREAM: u16 = 1022;
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether everything has arrived; the stack has no event for it.
 const FLUSH_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked whether anything of it arrives.
+const STILL_POLL: Duration = Duration::from_millis(500);
 
 /// What a connection is made with.
 #[derive(Debug, Clone)]
@@ -397,6 +401,8 @@ pub struct Channel {
     label: Arc<str>,
     max_message: usize,
     peer_certificate: [u8; 32],
+    /// Bytes of all messages that were sent.
+    sent: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Channel {
@@ -426,6 +432,7 @@ impl Channel {
             label: label.into(),
             max_message,
             peer_certificate,
+            sent: Arc::default(),
         })
     }
 
@@ -446,18 +453,45 @@ impl Channel {
 
     /// Sends bytes; waits while the send buffer is full.
     pub async fn send(&self, message: BytesMut) -> Result<(), LinkError> {
-        timeout(SEND_LIMIT, self.channel.send(message))
-            .await
-            .map_err(|_| LinkError::Stalled(SEND_LIMIT))?
-            .map_err(doing("sending"))
+        let bytes = message.len();
+        self.sends(bytes, self.channel.send(message)).await
     }
 
     /// Sends text; waits while the send buffer is full.
     pub async fn send_text(&self, text: &str) -> Result<(), LinkError> {
-        timeout(SEND_LIMIT, self.channel.send_text(text))
+        self.sends(text.len(), self.channel.send_text(text)).await
+    }
+
+    async fn sends(
+        &self,
+        bytes: usize,
+        sending: impl Future<Output = Result<(), webrtc::error::Error>>,
+    ) -> Result<(), LinkError> {
+        timeout(SEND_LIMIT, sending)
             .await
             .map_err(|_| LinkError::Stalled(SEND_LIMIT))?
-            .map_err(doing("sending"))
+            .map_err(doing("sending"))?;
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits until nothing of what was sent has arrived for `limit`, though the connection stands:
+    /// the transport gives up on nothing by itself, and a connection of which it has lost track is
+    /// made anew sooner than it comes back.
+    pub async fn stands_still(&self, limit: Duration) -> LinkError {
+        let mut still = Standstill::new(limit, Instant::now());
+        let mut every = tokio::time::interval(STILL_POLL);
+        loop {
+            every.tick().await;
+            let Ok(outstanding) = self.channel.outstanding_bytes().await else {
+                // Whoever reads or writes hears that it is closed.
+                continue;
+            };
+            let sent = self.sent.load(Ordering::Relaxed);
+            if still.look(sent, outstanding as u64, Instant::now()) {
+                return LinkError::Stalled(limit);
+            }
+        }
     }
 
     /// Waits until the other side's transport has everything that was sent: a connection that

@@ -33,6 +33,7 @@ pub mod rotation;
 pub mod sdp;
 pub mod series;
 pub mod signal;
+pub mod standstill;
 pub mod transfer;
 pub mod trust;
 pub mod turns;

@@ -559,6 +559,14 @@ impl TrustBook {
         self.declared.get(name)
     }
 
+    /// What members of a group may do where nothing else is said about them; nothing where neither
+    /// a person nor the config file says it.
+    pub fn group_roles(&self, name: &str) -> Option<Roles> {
+        let said = [self.group(name), self.declared(name)];
+        let said = said.into_iter().flatten().filter_map(|group| group.roles);
+        said.reduce(Roles::union)
+    }
+
     /// Puts the groups of the config file in the place of those that it had before.
     pub fn declare(&mut self, groups: Vec<Group>) {
         let named = groups.into_iter().map(|group| (group.name.clone(), group));

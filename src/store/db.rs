@@ -193,10 +193,7 @@ impl Database {
             Err(panic) => panic,
         };
         self.failed.store(true, Ordering::Relaxed);
-        Err(StoreError::Database {
-            path: self.path.clone(),
-            message,
-        })
+        Err(StoreError::database(&self.path, message))
     }
 
     /// As if something of it had failed.

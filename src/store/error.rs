@@ -1,6 +1,7 @@
 //! What can go wrong in the store, said to a person.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Why the store could not do something.
@@ -69,6 +70,19 @@ pub enum StoreError {
         /// What the database said.
         message: String,
     },
+    /// The disk takes nothing more.
+    #[error(
+        "the disk at {} has no room left, so {} cannot be written ({fault}): free some room there, \
+         and do it again; it was not done", disk.display(), path.display()
+    )]
+    NoRoom {
+        /// Where the disk is mounted.
+        disk: PathBuf,
+        /// What could not be written.
+        path: PathBuf,
+        /// What the system said.
+        fault: String,
+    },
     /// A record is larger than is kept.
     #[error("{what} of {size} bytes is more than the {limit} bytes that are kept")]
     TooLarge {
@@ -100,12 +114,57 @@ pub enum StoreError {
     UnknownTransfer(String),
 }
 
+/// What full disks and used up quotas are called, by the system and by Rust.
+const FULL: [&str; 4] = [
+    "No space left on device",
+    "StorageFull",
+    "Disk quota exceeded",
+    "QuotaExceeded",
+];
+
+/// Where the disk of a path is mounted: the highest folder that is on the same one.
+fn disk_of(path: &Path) -> PathBuf {
+    let device = |path: &Path| path.metadata().ok().map(|meta| meta.dev());
+    let mut there = path.ancestors().skip_while(|path| device(path).is_none());
+    let Some(first) = there.next() else {
+        return path.to_owned();
+    };
+    let same = there.take_while(|path| device(path) == device(first));
+    same.last().unwrap_or(first).to_owned()
+}
+
 impl StoreError {
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Self::no_room(path, source.to_string());
+        }
         Self::Io {
             action,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// Of the database, which says why in words, also where that is a full disk.
+    pub(super) fn database(path: &Path, message: String) -> Self {
+        let says = |word: &&str| message.contains(word);
+        if FULL.iter().any(says) {
+            return Self::no_room(path, message);
+        }
+        Self::Database {
+            path: path.to_owned(),
+            message,
+        }
+    }
+
+    fn no_room(path: &Path, fault: String) -> Self {
+        Self::NoRoom {
+            disk: disk_of(path),
+            path: path.to_owned(),
+            fault,
         }
     }
 }

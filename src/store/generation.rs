@@ -84,7 +84,7 @@ fn after(root: &Path, numbers: &[u64]) -> Result<Database, StoreError> {
     let path = folder(root, next);
     Database::at(&path).map_err(|trouble| match trouble {
         Trouble::Other(error) => error,
-        Trouble::Damaged(message) => StoreError::Database { path, message },
+        Trouble::Damaged(message) => StoreError::database(&path, message),
     })
 }
 

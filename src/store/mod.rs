@@ -44,6 +44,7 @@ mod renewal_tests;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
@@ -105,6 +106,18 @@ pub struct Store {
 }
 
 impl Store {
+    /// True where a store was opened before. Where that cannot be seen, too: opening says why.
+    pub fn is_at(state_dir: &Path) -> bool {
+        let there = |name: &&str| match state_dir.join(name).symlink_metadata() {
+            Ok(_) => true,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+        };
+        ["lock", "identity.key"].iter().any(there)
+    }
+
     /// Opens the store in a state folder, which is created (0700) where it is missing.
     ///
     /// A damaged or lost database is no error: it is made anew, see [`Store::rebuilt`]. A damaged

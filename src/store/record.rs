@@ -18,6 +18,13 @@ impl TransferRecord {
     pub fn is_asked(&self) -> bool {
         matches!(self.question, Some(Question::Open { .. })) && !self.state.is_final()
     }
+
+    /// True for what this device hands out under that name. Names of what comes are others' to
+    /// choose, and mean nothing here.
+    pub fn is_called(&self, name: &str) -> bool {
+        let series = self.series.as_ref().map(|series| series.name.as_str());
+        self.direction == Direction::Outgoing && (self.name == name || series == Some(name))
+    }
 }
 
 /// One bundle to a set of devices.

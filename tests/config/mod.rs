@@ -165,6 +165,32 @@ fn settings_are_shown_with_the_line_that_they_are_from() {
 }
 
 #[test]
+fn what_the_files_to_begin_with_have_as_comments_is_in_order_too() {
+    for role in ["teacher", "lab", "kiosk", "receiver"] {
+        let home = tempfile::tempdir().unwrap();
+        let text = out(&handout(home.path(), &["config", "init", role]));
+        let is_setting = |line: &str| {
+            let key = line.split_once(" = ").map(|(key, _)| key);
+            let plain = |key: &str| key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            line.starts_with('[') || key.is_some_and(plain)
+        };
+        let uncomment = |line: &str| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        let all: Vec<String> = text.lines().map(uncomment).collect();
+        let file = home.path().join("all.toml");
+        std::fs::write(&file, all.join("\n")).unwrap();
+        for section in ["[notify]", "[limits]", "[audit]", "file = "] {
+            let there = |line: &String| line.starts_with(section);
+            assert!(all.iter().any(there), "{role}: {section}");
+        }
+        let check = handout(home.path(), &["config", "check", file.to_str().unwrap()]);
+        assert_eq!(code(&check), 0, "{role}: {}", err(&check));
+    }
+}
+
+#[test]
 fn a_file_to_begin_with_is_in_order_for_every_role_and_never_takes_another_ones_place() {
     for role in ["teacher", "lab", "kiosk", "receiver"] {
         let home = tempfile::tempdir().unwrap();

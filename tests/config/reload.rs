@@ -185,6 +185,7 @@ fn a_changed_file_a_signal_and_the_verb_reload_what_can_be_and_name_what_cannot(
 #[test]
 fn without_a_service_there_is_nothing_to_reload() {
     let home = tempfile::tempdir().unwrap();
+    assert_eq!(code(&handout(home.path(), &["id"])), 0);
     let output = handout(home.path(), &["reload"]);
     assert_eq!(code(&output), 1);
     assert!(err(&output).contains("config check"), "{}", err(&output));

@@ -202,8 +202,27 @@ def interface(lab, folder):
         print(f"{device.name}'s interface was away for 15 s and came back as {address}: {took:.1f} s after that; {said}", flush=True)
 
 
+def blackhole(lab, folder):
+    """Only small packets reach a receiver any more: its connection stands, and nothing arrives."""
+    room = Room(lab, folder, log={"level": "info"}, network={"stall_timeout": "3s"})
+    room.start_all()
+    room.everybody_has_it("at first")
+    cut, *others = room.receivers
+    nft = ["ip", "netns", "exec", lab.namespace(cut.host), "nft"]
+    sh(*nft, "add table inet hole")
+    sh(*nft, "add chain inet hole in { type filter hook input priority 0 ; }")
+    sh(*nft, "add rule inet hole in meta l4proto udp meta length > 600 drop")
+    # Less than a window: the sender has said it all, and waits.
+    room.change(20_000)
+    room.everybody_has_it("the others", others)
+    said = room.log_says(room.sender, "has taken nothing for 3 s")
+    sh(*nft, "delete table inet hole")
+    took = room.everybody_has_it("large packets pass again")
+    print(f"only small packets reached {cut.name}: {took:.1f} s after that all have it; {said}", flush=True)
+
+
 def main():
-    scenes = {"clock": clock, "disk": disk, "interface": interface}
+    scenes = {"clock": clock, "disk": disk, "interface": interface, "blackhole": blackhole}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="*", choices=[*scenes, []], help="only these")
     args = parser.parse_args()

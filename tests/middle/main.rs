@@ -50,6 +50,8 @@ fn number(variable: &str, default: u64) -> u64 {
 /// One sender and one receiver, with somebody in between.
 struct Pair {
     sender: Node,
+    sender_id: DeviceId,
+    receiver: Node,
     receiver_id: DeviceId,
     received: PathBuf,
     proxy: Proxy,
@@ -69,30 +71,42 @@ enum Outcome {
 impl Pair {
     async fn ask(&self, request: Request) {
         let mut events = self.sender.ask(request);
-        while let Some(event) = events.recv().await {
-            if matches!(event, Event::End { .. }) {
-                break;
+        let ended = async {
+            while let Some(event) = events.recv().await {
+                if matches!(event, Event::End { .. }) {
+                    break;
+                }
             }
-        }
+        };
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        ended.expect("the sender answers");
     }
 
-    /// How things stand between the two, as the sender sees it.
+    /// How things stand between the two, as the sender sees it, and as the receiver does.
     async fn about(&self) -> String {
+        let sides = [
+            (&self.sender, &self.receiver_id),
+            (&self.receiver, &self.sender_id),
+        ];
         let mut all = Vec::new();
-        for request in [Request::Transfers, Request::Peers] {
-            let mut events = self.sender.ask(request);
-            while let Ok(Some(event)) = tokio::time::timeout(HANGS, events.recv()).await {
-                let ours = match &event {
-                    Event::Transfer(info) => info.device_id == self.receiver_id,
-                    Event::Peer(info) => info.device_id == self.receiver_id,
-                    Event::End { .. } => break,
-                    _ => true,
-                };
-                all.extend(ours.then(|| format!("{event:?}")));
+        for (node, other) in sides {
+            for request in [Request::Transfers, Request::Peers] {
+                let mut found = Vec::new();
+                let mut events = node.ask(request);
+                while let Ok(Some(event)) = tokio::time::timeout(HANGS, events.recv()).await {
+                    let ours = match &event {
+                        Event::Transfer(info) => info.device_id == *other,
+                        Event::Peer(info) => info.device_id == *other,
+                        Event::End { .. } => break,
+                        _ => true,
+                    };
+                    found.extend(ours.then(|| format!("{event:?}")));
+                }
+                let first = found.len().saturating_sub(2);
+                all.extend(found.drain(first..));
             }
         }
-        let first = all.len().saturating_sub(4);
-        all[first..].join("\n")
+        all.join("\n")
     }
 
     /// Sends one file through the man in the middle.
@@ -280,7 +294,8 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
             };
             let proxy = Proxy::start(ends, Arc::clone(&den)).await;
             addresses.push(format!("{receiver_id}@127.0.0.1:{}", proxy.port));
-            proxies.push((receiver_id, receiver.received.clone(), proxy));
+            let node = receiver.node.clone();
+            proxies.push((receiver_id, node, receiver.received.clone(), proxy));
             receivers.push(receiver);
         }
         let may: Vec<_> = proxies.iter().map(|(id, ..)| id.to_string()).collect();
@@ -290,9 +305,11 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
             ("trust.authorized", may),
         ];
         let sender = Running::start(sender_folder, Mode::Send, &[&fast[..], &own].concat());
-        for (receiver_id, received, proxy) in proxies {
+        for (receiver_id, receiver, received, proxy) in proxies {
             pairs.push(Pair {
                 sender: sender.node.clone(),
+                sender_id: sender.id.clone(),
+                receiver,
                 receiver_id,
                 received,
                 proxy,
@@ -314,6 +331,7 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
             let (plans, controls) = (Arc::clone(&plans), Arc::clone(&controls));
             tokio::spawn(async move {
                 let mut own = 0;
+                let mut before: Option<Arc<Plan>> = None;
                 loop {
                     // The first of a pair gives the man in the middle something to repeat.
                     let untouched = own % CONTROL_EVERY == 0;
@@ -328,6 +346,7 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
                     let plan = Arc::new(Plan::of(number, seed, untouched));
                     plans.lock().unwrap().push(Arc::clone(&plan));
                     let outcome = pair.session(Arc::clone(&plan)).await;
+                    let before = before.replace(Arc::clone(&plan));
                     if untouched {
                         let well = matches!(outcome, Outcome::Delivered);
                         assert!(well, "an untouched session failed: {outcome:?}");
@@ -340,16 +359,18 @@ async fn run(folder: &Path, sessions: u64, seed: u64) -> BTreeMap<Trick, Tally> 
                         Outcome::Delivered => {
                             tally.delivered += 1;
                             let harmless = plan.tricks.iter().all(|trick| trick.harmless());
-                            let said = || String::from_utf8_lossy(&plan.tap.heard()).into_owned();
-                            assert!(
-                                harmless,
-                                "session {number} {:?} passed (offer touched: {}, answer touched: \
-                                 {}):\n{}",
-                                plan.tricks,
-                                plan.offer,
-                                plan.answer,
-                                said()
-                            );
+                            let of = |plan: &Plan| {
+                                format!(
+                                    "session {} {:?} (offer touched: {}, answer touched: {}):\n{}",
+                                    plan.number,
+                                    plan.tricks,
+                                    plan.offer,
+                                    plan.answer,
+                                    String::from_utf8_lossy(&plan.tap.heard())
+                                )
+                            };
+                            let before = || before.as_deref().map_or(String::new(), of);
+                            assert!(harmless, "passed: {}\nbefore it: {}", of(&plan), before());
                         }
                         Outcome::Stopped(why) => *tally.reasons.entry(why).or_default() += 1,
                     }

@@ -1,6 +1,6 @@
 //! What is done to each session, and what the man in the middle sees and keeps.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use handout::protocol::identity::Identity;
@@ -76,18 +76,31 @@ pub struct Den {
     pub stranger: Identity,
     pub insider: Identity,
     seen: Mutex<VecDeque<Seen>>,
+    /// The session that each pair is in.
+    running: Mutex<HashMap<usize, u64>>,
     pairs: usize,
 }
 
 impl Den {
     pub fn new(stranger: Identity, insider: Identity, pairs: usize) -> Self {
-        let seen = Mutex::default();
         Self {
             stranger,
             insider,
-            seen,
+            seen: Mutex::default(),
+            running: Mutex::default(),
             pairs,
         }
+    }
+
+    /// A pair's former session is over.
+    pub fn begin(&self, pair: usize, session: u64) {
+        self.running.lock().unwrap().insert(pair, session);
+    }
+
+    /// Whether the session in which a description was seen is over. Until then it would be no false
+    /// one for its reader, whichever way it takes: a sender waits for that very answer.
+    pub fn is_over(&self, seen: &Seen) -> bool {
+        self.running.lock().unwrap().get(&seen.pair) != Some(&seen.session)
     }
 
     /// Keeps a description for later sessions.

@@ -20,6 +20,8 @@ use crate::wire::{Wire, listen};
 /// The man in the middle of one pair.
 pub struct Proxy {
     pub port: u16,
+    pair: usize,
+    den: Arc<Den>,
     plan: Arc<Mutex<Option<Arc<Plan>>>>,
 }
 
@@ -37,21 +39,27 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let plan: Arc<Mutex<Option<Arc<Plan>>>> = Arc::default();
-        let current = Arc::clone(&plan);
+        let (current, pair, all) = (Arc::clone(&plan), ends.pair, Arc::clone(&den));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let plan = current.lock().unwrap().clone();
                 if let Some(plan) = plan {
-                    let (ends, den) = (ends.clone(), Arc::clone(&den));
+                    let (ends, den) = (ends.clone(), Arc::clone(&all));
                     tokio::spawn(serve(stream, ends, plan, den));
                 }
             }
         });
-        Self { port, plan }
+        Self {
+            port,
+            pair,
+            den,
+            plan,
+        }
     }
 
     /// What is done to connections from now on.
     pub fn begin(&self, plan: Arc<Plan>) {
+        self.den.begin(self.pair, plan.number);
         *self.plan.lock().unwrap() = Some(plan);
     }
 }
@@ -162,7 +170,7 @@ impl Middle {
         // in place of the first one's, would be no old one: it is what the sender waits for.
         let of_old = |seen: &Seen| seen.pair == pair && seen.session != session;
         let old = recall(&of_old);
-        let other_pair = recall(&|seen| seen.pair != pair);
+        let other_pair = recall(&|seen| seen.pair != pair && self.den.is_over(seen));
         let never_read = recall(&|seen| of_old(seen) && seen.held_back);
         self.den.keep(Seen {
             pair,

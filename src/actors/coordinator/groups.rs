@@ -28,6 +28,11 @@ fn usage(reason: impl ToString) -> Refused {
     (reason.to_string(), exit::USAGE)
 }
 
+/// Where something is that no verb changes.
+fn in_file(what: &str) -> String {
+    format!("{what} in the config file: change it there, and run `handout reload`")
+}
+
 impl Coordinator {
     pub(super) fn on_group(
         &mut self,
@@ -49,7 +54,7 @@ impl Coordinator {
                 .map(move |stored, coordinator, ctx| {
                     match stored {
                         Ok(()) => answer(&reply, events),
-                        Err(error) => fail(&reply, &error, exit::ERROR),
+                        Err(error) => fail(&reply, &error.reason, error.code),
                     }
                     coordinator.drive(ctx);
                 }),
@@ -82,7 +87,13 @@ impl Coordinator {
                 self.must_be_group(&group)?;
                 self.trust.remove_group(&group);
                 self.shut_out_whoever_may_no_longer();
-                let text = format!("the group {group} and its rosters are gone");
+                let text = match self.trust.declared(&group) {
+                    None => format!("the group {group} and its rosters are gone"),
+                    Some(_) => format!(
+                        "what was said here about the group {group}, and its rosters, are gone; {}",
+                        in_file("it still stands")
+                    ),
+                };
                 let change: Change = Box::new(move |store| {
                     store.remove_rosters(&group)?;
                     store.remove_group(&group).map(|_| ())
@@ -94,21 +105,24 @@ impl Coordinator {
                 let mut changed = self.own_group(&group)?;
                 changed.members.retain(|id| !devices.contains(id));
                 let (mut events, change) = self.change_group(changed, Vec::new());
-                let by_roster = self.trust.members(&group, unix_now()).unwrap_or_default();
-                let left = devices.iter().filter(|id| by_roster.contains(id));
-                events.extend(left.map(|id| Event::Note {
-                    text: format!(
-                        "{id} stays in it by a roster: `handout revoke {id}` shuts it out"
-                    ),
-                }));
+                let members = self.trust.members(&group, unix_now()).unwrap_or_default();
+                let left = devices.iter().filter(|id| members.contains(id));
+                let notes: Vec<_> = left.map(|id| self.stays_in(&group, id)).collect();
+                events.extend(notes.into_iter().map(|text| Event::Note { text }));
                 Ok((events, change))
             }
             GroupRequest::Roles { group, roles } => {
+                let declared = self.trust.declared(&group).map(|_| Event::Note {
+                    text: format!(
+                        "this is for members that were put into {group} here; {}",
+                        in_file("what its other members may stands")
+                    ),
+                });
                 let group = Group {
                     roles,
                     ..self.own_group(&group)?
                 };
-                Ok(self.change_group(group, Vec::new()))
+                Ok(self.change_group(group, declared.into_iter().collect()))
             }
             GroupRequest::Export { group, note } => {
                 let draft = self.draft(group, note)?;
@@ -123,6 +137,24 @@ impl Coordinator {
                 version,
             } => self.sign_roster(&draft, seconds, version),
             GroupRequest::Import { roster, admin } => self.import_roster(&roster, admin.as_ref()),
+        }
+    }
+
+    /// Why a device is still in a group after it was taken out of what a person has put together.
+    fn stays_in(&self, group: &str, device: &DeviceId) -> String {
+        let by_roster = self.trust.rosters_for(group);
+        let by_roster = by_roster
+            .filter(|roster| roster.is_valid_at(unix_now()))
+            .any(|roster| {
+                roster
+                    .members
+                    .keys()
+                    .any(|id| self.trust.current(id) == device)
+            });
+        let shut = format!("`handout revoke {device}` shuts it out");
+        match by_roster {
+            true => format!("{device} stays in it by a roster: {shut}"),
+            false => format!("{}; {shut}", in_file(&format!("{device} stands in it"))),
         }
     }
 
@@ -194,7 +226,7 @@ impl Coordinator {
         });
         GroupInfo {
             name: name.to_owned(),
-            roles: self.trust.group(name).and_then(|group| group.roles),
+            roles: self.trust.group_roles(name),
             members: members.iter().map(|id| self.peer_info(id)).collect(),
             rosters: rosters.collect(),
         }
@@ -217,7 +249,7 @@ impl Coordinator {
         };
         Ok(Draft {
             note,
-            roles: self.trust.group(&group).and_then(|group| group.roles),
+            roles: self.trust.group_roles(&group),
             devices: std::iter::once(ours).chain(devices).collect(),
             group,
         })

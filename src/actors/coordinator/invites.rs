@@ -21,7 +21,7 @@ use crate::store::{Authorization, GrantedBy, Store};
 use super::super::api::{Event, InviteInfo, exit};
 use super::super::network;
 use super::super::peer::{random, unix_now};
-use super::super::store::{Job, keep};
+use super::super::store::{Job, keep, on_disk};
 use super::door::{has_gone, reject};
 use super::pairing::Machine;
 use super::requests::answer;
@@ -128,23 +128,22 @@ impl Coordinator {
         let stored = self
             .store
             .send(Job::new(move |store| store.put_invite(kept)));
-        ctx.spawn(stored.into_actor(self).map(move |stored, node, _| {
-            let fault = match stored {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(fault) = fault {
-                return fail(&reply, &fault, exit::ERROR);
-            }
-            let info = InviteInfo {
-                token: Some(token.token()),
-                url: Some(token.url()),
-                ..info_of(&issued)
-            };
-            node.door.invites.insert(issued.id, issued);
-            answer(&reply, [Event::Invite(info)]);
-        }));
+        ctx.spawn(
+            on_disk(stored)
+                .into_actor(self)
+                .map(move |stored, node, _| {
+                    if let Err(error) = stored {
+                        return fail(&reply, &error.reason, error.code);
+                    }
+                    let info = InviteInfo {
+                        token: Some(token.token()),
+                        url: Some(token.url()),
+                        ..info_of(&issued)
+                    };
+                    node.door.invites.insert(issued.id, issued);
+                    answer(&reply, [Event::Invite(info)]);
+                }),
+        );
     }
 
     /// The oldest invites that have ended make room for a new one.
@@ -202,14 +201,17 @@ impl Coordinator {
                 .into_iter()
                 .try_for_each(|invite| store.put_invite(invite))
         }));
-        ctx.spawn(stored.into_actor(self).map(move |stored, node, _| {
-            match stored {
-                Ok(Ok(())) => answer(&reply, infos),
-                Ok(Err(error)) => fail(&reply, &error.to_string(), exit::ERROR),
-                Err(error) => fail(&reply, &error.to_string(), exit::ERROR),
-            }
-            node.finish_broadcasts();
-        }));
+        ctx.spawn(
+            on_disk(stored)
+                .into_actor(self)
+                .map(move |stored, node, _| {
+                    match stored {
+                        Ok(()) => answer(&reply, infos),
+                        Err(error) => fail(&reply, &error.reason, error.code),
+                    }
+                    node.finish_broadcasts();
+                }),
+        );
     }
 
     /// A device shows an invite. The use is on disk before anybody hears of it: a kill may lose
@@ -284,7 +286,7 @@ impl Coordinator {
         let granted = self.grant(shown.entry.clone(), shown.group.as_deref());
         ctx.spawn(granted.into_actor(self).map(move |granted, node, ctx| {
             if let Err(error) = granted {
-                return node.not_recorded(shown, &error);
+                return node.not_recorded(shown, &error.reason);
             }
             let Shown {
                 invite,
@@ -506,7 +508,7 @@ impl Coordinator {
         ctx.spawn(granted.into_actor(self).map(move |granted, node, ctx| {
             if let Err(error) = granted {
                 node.tell_guest(&device, None, PairThen::Close);
-                return node.join_over(&error);
+                return node.join_over(&error.reason);
             }
             node.tell_guest(&device, None, PairThen::Admit);
             drop(handled);

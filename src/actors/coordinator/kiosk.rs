@@ -351,7 +351,7 @@ impl Coordinator {
                 *slot = None;
             }
             if let Err(error) = granted {
-                warn!(error, %device, "a visitor is not let in");
+                warn!(error = error.reason, %device, "a visitor is not let in");
                 let no = reject(Code::Unauthorized, "this device is not let in here");
                 return node.tell_guest(&device, [no], PairThen::Close);
             }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -17,12 +17,15 @@ use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::TransferRecord;
 
 use super::super::peer::{Command, unix_now};
-use super::Coordinator;
 use super::receiving::About;
+use super::{Coordinator, Transfer};
 
 /// How often, and how many times, it is tried to remove a partial bundle.
 const DISCARD_POLL: Duration = Duration::from_millis(500);
 const DISCARD_TRIES: u32 = 600;
+/// How long what a sender gave up of a series stays: the version that follows takes from it what is
+/// the same.
+const LEFT_FOR_NEXT: Duration = Duration::from_secs(60);
 
 impl Coordinator {
     /// Transfers that rest because the disk was full go on by themselves when there is room.
@@ -64,7 +67,7 @@ impl Coordinator {
     }
 
     /// The destination that an incoming transfer was begun in. The policy may name another now.
-    fn place_of(&self, record: &TransferRecord) -> PathBuf {
+    pub(super) fn place_of(&self, record: &TransferRecord) -> PathBuf {
         let recorded = record.destination.as_deref();
         let recorded = match record.state {
             TransferState::Complete => recorded.and_then(Path::parent),
@@ -83,6 +86,46 @@ impl Coordinator {
     pub(super) fn discard_partial(&self, id: TransferId) {
         if self.is_incoming(id) {
             self.discard_in(id, self.place_of(&self.transfers[&id].record));
+        }
+    }
+
+    /// The same, after its sender gave it up. What a newer version follows is left for that.
+    pub(super) fn leave_to_next(&mut self, id: TransferId) {
+        match self.transfers.get_mut(&id) {
+            Some(transfer) if transfer.record.series.is_some() => {
+                transfer.left = Some(Instant::now());
+            }
+            _ => self.discard_partial(id),
+        }
+    }
+
+    /// What was left to newer versions that did not come.
+    pub(super) fn discard_what_was_left(&mut self) {
+        let left = |transfer: &Transfer| {
+            let left = transfer.left?;
+            (left.elapsed() >= LEFT_FOR_NEXT).then_some(transfer.record.id)
+        };
+        let due: Vec<TransferId> = self.transfers.values().filter_map(left).collect();
+        for id in due {
+            self.discard_unless_wanted(id);
+        }
+    }
+
+    /// What has come of a transfer goes away, unless another transfer of the same goes on with it.
+    pub(super) fn discard_unless_wanted(&mut self, id: TransferId) {
+        let Some(over) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        over.left = None;
+        let (origin, bundle) = (over.record.origin.clone(), over.record.bundle);
+        let wanted = self.transfers.values().any(|other| {
+            let record = &other.record;
+            (&record.origin, record.bundle) == (&origin, bundle)
+                && record.direction == Direction::Incoming
+                && !record.state.is_final()
+        });
+        if !wanted {
+            self.discard_partial(id);
         }
     }
 
@@ -123,18 +166,8 @@ impl Coordinator {
         for (id, reason) in given_up(&records, unix_now(), keep) {
             let code = Code::NotConnected;
             let reason = reason.to_owned();
-            if !self.advance(id, TransferEvent::Fail { code, reason }) {
-                continue;
-            }
-            let over = &self.transfers[&id].record;
-            let wanted = self.transfers.values().any(|other| {
-                let record = &other.record;
-                (&record.origin, record.bundle) == (&over.origin, over.bundle)
-                    && record.direction == Direction::Incoming
-                    && !record.state.is_final()
-            });
-            if !wanted {
-                self.discard_partial(id);
+            if self.advance(id, TransferEvent::Fail { code, reason }) {
+                self.discard_unless_wanted(id);
             }
         }
     }
@@ -178,7 +211,8 @@ fn given_up(
         records.filter(|record| record.direction == Direction::Incoming)
     };
     let mut newest = HashMap::new();
-    for record in incoming() {
+    // Until that has come, it takes from the earlier one what is the same.
+    for record in incoming().filter(|record| record.state.is_final()) {
         if let Some(series) = &record.series {
             let version = newest.entry((&record.peer, &series.name)).or_insert(0);
             *version = series.version.max(*version);
@@ -193,7 +227,8 @@ fn given_up(
     for record in waiting {
         let of_sender = kept.entry(&record.peer).or_default();
         let series = record.series.as_ref();
-        let is_old = series.is_some_and(|s| newest[&(&record.peer, &s.name)] > s.version);
+        let newest = series.and_then(|s| Some((newest.get(&(&record.peer, &s.name))?, s.version)));
+        let is_old = newest.is_some_and(|(newest, version)| *newest > version);
         if is_old {
             over.push((record.id, "a newer version has taken its place"));
         } else if now.saturating_sub(record.updated) > long.as_secs() {

@@ -187,6 +187,8 @@ struct Transfer {
     moved: Instant,
     /// What it waits for while it is pending.
     waits: Option<Waits>,
+    /// When what has come of it was left to the next version.
+    left: Option<Instant>,
 }
 
 impl Transfer {
@@ -205,6 +207,7 @@ impl Transfer {
             already: false,
             moved: Instant::now(),
             waits: None,
+            left: None,
         }
     }
 
@@ -505,6 +508,7 @@ impl Coordinator {
     /// must not make a large one be forgotten.
     fn tidy(&mut self) {
         self.give_up_on_senders();
+        self.discard_what_was_left();
         let retention = self.settings.transfer.retention;
         let period = self.settings.receive.policy.longest_period();
         let since = period.map_or(u64::MAX, |p| unix_now().saturating_sub(p.as_secs()));
@@ -532,6 +536,9 @@ impl Coordinator {
         over.sort();
         over.truncate(over.len() - retention);
         for (_, _, id) in &over {
+            if self.transfers.get(id).is_some_and(|of| of.left.is_some()) {
+                self.discard_unless_wanted(*id);
+            }
             self.transfers.remove(id);
         }
         keep(&self.store, "retention", move |store| {
@@ -702,7 +709,10 @@ impl Coordinator {
                 code,
                 reason,
             } => {
-                self.discard_partial(id);
+                match by_us {
+                    true => self.discard_partial(id),
+                    false => self.leave_to_next(id),
+                }
                 TransferEvent::Cancel {
                     by: side(by_us),
                     code,

@@ -392,7 +392,7 @@ impl Coordinator {
             if let Err(error) = granted {
                 let no = reject(Code::DiskError, "it could not be written down");
                 node.tell_guest(&device, [no], PairThen::Close);
-                return node.pairing_over(&error, exit::ERROR);
+                return node.pairing_over(&error.reason, error.code);
             }
             let (say, then) = words_of(step, false);
             node.tell_guest(&device, say, then);

@@ -27,7 +27,7 @@ use super::super::api::{Event, PeerInfo};
 use super::super::discovery::Seen;
 use super::super::peer::{Command, Disconnect, Flush, Peer, Route, Signaled, Want, unix_now};
 use super::super::signaling::Heard;
-use super::super::store::{Job, keep, on_disk};
+use super::super::store::{Job, NotStored, keep, on_disk};
 use super::{Coordinator, PeerSlot, SessionInfo};
 
 /// What the last words to a device that is shut out may take.
@@ -381,7 +381,7 @@ impl Coordinator {
         &mut self,
         mut entry: Authorization,
         group: Option<&str>,
-    ) -> impl Future<Output = Result<(), String>> + use<> {
+    ) -> impl Future<Output = Result<(), NotStored>> + use<> {
         let device = entry.device.clone();
         if entry.name.is_empty() {
             // An id is no name: it stays free for one that the device shows later.

@@ -7,6 +7,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::content::Before;
 use crate::dataplane::OfferReply;
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::destination::{Filling, fill};
@@ -505,13 +506,16 @@ impl Coordinator {
         };
         let progress = Arc::clone(&transfer.progress);
         let heads = self.heads.clone();
-        let earlier = self.earlier_than(offer);
+        let before = Before {
+            arrived: self.earlier_than(offer),
+            abandoned: self.abandoned_for(offer),
+        };
         let accept = OfferReply::Accept {
             terms: Box::new(terms),
             checkpoint,
             heads,
             progress,
-            earlier,
+            before,
         };
         let _ = reply.send(accept);
     }

@@ -96,6 +96,9 @@ impl Coordinator {
     /// restart. Links stay up and keep what they were made with.
     fn take_settings(&mut self, new: Settings, ctx: &mut Context<Self>) -> Event {
         let (next, changes) = self.settings.renewed(new);
+        for warning in next.warnings() {
+            warn!("{}", printable(&warning.to_string()));
+        }
         let file = next.file().map(ToOwned::to_owned);
         let (configured, admins) = next.lets_in();
         self.trust.configure(configured, admins);

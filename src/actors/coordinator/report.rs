@@ -48,9 +48,13 @@ impl Coordinator {
                 Ok(records) => records,
                 Err(error) => return fail(&reply, &error.to_string(), exit::ERROR),
             };
-            match chosen(&records, &what, version) {
-                Ok(record) => {
-                    let report = this.report(record);
+            let begun = version.is_some() || records.iter().any(|of| is_of(of, &what));
+            let report = match (begun, this.report_of_plan(&what)) {
+                (false, Some(report)) => Ok(report),
+                _ => chosen(&records, &what, version).map(|record| this.report(record)),
+            };
+            match report {
+                Ok(report) => {
                     let code = match report.missing {
                         0 if report.seats.is_empty() => exit::NO_RECEIVER,
                         0 => exit::OK,
@@ -79,7 +83,7 @@ impl Coordinator {
     fn broadcast_info(&self, record: &BroadcastRecord) -> BroadcastInfo {
         let complete = |transfer: &&Transfer| transfer.record.state == TransferState::Complete;
         BroadcastInfo {
-            broadcast: record.id,
+            broadcast: Some(record.id),
             name: record.name.clone(),
             series: record.series.clone(),
             to: record.to.clone(),
@@ -111,7 +115,12 @@ impl Coordinator {
         let known: BTreeSet<DeviceId> = seats.iter().map(|seat| seat.device_id.clone()).collect();
         for device in meant {
             if !known.contains(&device) {
-                seats.push(self.seat_without(device, record));
+                let reason = if record.state == BroadcastState::Active {
+                    "never seen: nothing was begun for it yet"
+                } else {
+                    "never seen: it was not among the receivers when the broadcast was made"
+                };
+                seats.push(self.seat_without(device, "missing", reason, record.size));
             }
         }
         seats.sort_by(|a, b| (&a.name, &a.device_id).cmp(&(&b.name, &b.device_id)));
@@ -119,7 +128,46 @@ impl Coordinator {
             broadcast: self.broadcast_info(record),
             missing: seats.iter().filter(|seat| !seat.has_it).count(),
             seats,
+            waits: None,
         }
+    }
+
+    /// The report of a broadcast of the config file of which nothing has been handed out yet.
+    fn report_of_plan(&mut self, what: &str) -> Option<Report> {
+        let mut rules = self.settings.broadcasts.iter();
+        let rule = rules.find(|rule| rule.name.as_str() == what)?;
+        let rule = rule.clone();
+        let plan = self.plan_info(&rule, false);
+        let waits = plan.why.unwrap_or_else(|| {
+            let waits = match plan.state.as_str() {
+                "waiting" => "its time has not come yet",
+                "settling" => "its files are being looked at, and must rest first",
+                _ => "it begins when it can",
+            };
+            waits.to_owned()
+        });
+        let reason = format!("nothing has been handed out yet: {waits}");
+        let devices = self.meant_by(&rule.to).into_iter();
+        let seats = devices.map(|device| self.seat_without(device, "waiting", &reason, 0));
+        let mut seats: Vec<Seat> = seats.collect();
+        seats.sort_by(|a, b| (&a.name, &a.device_id).cmp(&(&b.name, &b.device_id)));
+        Some(Report {
+            broadcast: BroadcastInfo {
+                broadcast: None,
+                name: rule.name.to_string(),
+                series: None,
+                to: rule.to,
+                bundle: None,
+                size: 0,
+                created: 0,
+                state: BroadcastState::Active,
+                devices: 0,
+                have: 0,
+            },
+            missing: seats.len(),
+            seats,
+            waits: Some(waits),
+        })
     }
 
     /// Every device that the words mean now, those too that may not receive.
@@ -204,21 +252,18 @@ impl Coordinator {
     }
 
     /// A device that a broadcast is for, and was never begun for.
-    fn seat_without(&self, device: DeviceId, record: &BroadcastRecord) -> Seat {
-        let reason = if !self.roles_of(&device).allow(Roles::RECEIVE) {
-            "never seen: it is not authorized to receive from this device"
-        } else if record.state == BroadcastState::Active {
-            "never seen: nothing was begun for it yet"
-        } else {
-            "never seen: it was not among the receivers when the broadcast was made"
+    fn seat_without(&self, device: DeviceId, state: &str, reason: &str, size: u64) -> Seat {
+        let reason = match self.roles_of(&device).allow(Roles::RECEIVE) {
+            true => reason,
+            false => "never seen: it is not authorized to receive from this device",
         };
         Seat {
             name: self.name_of(&device),
             groups: self.groups_of(&device),
-            state: "missing".to_owned(),
+            state: state.to_owned(),
             has_it: false,
             bytes: 0,
-            size: record.size,
+            size,
             sent: 0,
             updated: None,
             seconds: None,
@@ -231,6 +276,12 @@ impl Coordinator {
     }
 }
 
+/// True for a version of the series of that name.
+fn is_of(record: &BroadcastRecord, what: &str) -> bool {
+    let series = record.series.as_ref();
+    series.is_some_and(|of| of.name.as_str() == what)
+}
+
 /// The broadcast that a word means: by its id, its beginning, its name, or that of its series; of
 /// several the highest version, and then the newest.
 fn chosen<'a>(
@@ -238,14 +289,12 @@ fn chosen<'a>(
     what: &str,
     version: Option<u64>,
 ) -> Result<&'a BroadcastRecord, String> {
-    let series =
-        |record: &BroadcastRecord| record.series.as_ref().map(|of| of.name.as_str() == what);
+    let series = |record: &BroadcastRecord| is_of(record, what);
     let begun =
         |record: &&BroadcastRecord| what.len() >= 4 && record.id.to_string().starts_with(what);
     let by_id: Vec<_> = records.iter().filter(begun).collect();
-    let named = |record: &&BroadcastRecord| {
-        series(record) == Some(true) || (record.name == what && version.is_none())
-    };
+    let named =
+        |record: &&BroadcastRecord| series(record) || (record.name == what && version.is_none());
     let fits = |record: &&BroadcastRecord| match (version, &record.series) {
         (None, _) => true,
         (Some(version), Some(of)) => of.version == version,
@@ -264,7 +313,7 @@ fn chosen<'a>(
     // The records are oldest first, and of equals the last one counts.
     let age = |record: &&BroadcastRecord| {
         let version = record.series.as_ref().map(|of| of.version);
-        (series(record) == Some(true), version, record.created)
+        (series(record), version, record.created)
     };
     let found = records.iter().filter(named).filter(fits).max_by_key(age);
     found.ok_or_else(|| {

@@ -28,6 +28,9 @@ struct Kind {
     fits: fn(&TransferRecord) -> bool,
 }
 
+/// Why transfers rest that a person has paused.
+pub(super) const BY_PERSON: &str = "paused by a person";
+
 const UNFINISHED: Kind = Kind {
     called: "unfinished transfer or broadcast",
     fits: |record| !record.state.is_final(),
@@ -240,7 +243,7 @@ impl Coordinator {
                 .map(move |granted, coordinator, ctx| {
                     match granted {
                         Ok(()) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                        Err(error) => fail(&reply, &error, exit::ERROR),
+                        Err(error) => fail(&reply, &error.reason, error.code),
                     }
                     coordinator.drive(ctx);
                 }),
@@ -257,7 +260,7 @@ impl Coordinator {
         ctx.spawn(on_disk(stored).into_actor(self).map(
             move |stored, coordinator, _| match stored {
                 Ok(_) => answer(&reply, [Event::Peer(coordinator.peer_info(&device))]),
-                Err(error) => fail(&reply, &error, exit::ERROR),
+                Err(error) => fail(&reply, &error.reason, error.code),
             },
         ));
     }
@@ -418,6 +421,7 @@ impl Coordinator {
                     .map(|id| id.to_string())
                     .unwrap_or_default();
                 what == "all"
+                    || record.is_called(what)
                     || (what.len() >= 4
                         && (record.id.to_string().starts_with(what) || of.starts_with(what)))
             })
@@ -426,8 +430,8 @@ impl Coordinator {
         ids.sort();
         if ids.is_empty() {
             let reason = format!(
-                "no {} begins with {what:?}: `handout transfers` lists them (at least 4 \
-                 characters, or all)",
+                "no {} is called {what:?}, or has an id that begins so: `handout transfers` lists \
+                 them (at least 4 characters of an id, a name, or all)",
                 kind.called
             );
             return fail(reply, &reason, exit::USAGE);
@@ -444,8 +448,8 @@ impl Coordinator {
         self.finish_broadcasts();
     }
 
-    fn pause(&mut self, id: TransferId) {
-        let (code, reason) = (Code::Paused, "paused by a person".to_owned());
+    pub(super) fn pause(&mut self, id: TransferId) {
+        let (code, reason) = (Code::Paused, BY_PERSON.to_owned());
         self.halt(Stop {
             id,
             code,

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::content::{Scan, Source, scan};
+use crate::content::{Scan, Source, Withheld, scan};
 use crate::dataplane::{SendJob, SessionCommand};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
@@ -42,8 +42,10 @@ pub(super) struct Sending {
 impl Coordinator {
     /// Looks at the files, off this thread, and begins.
     pub(super) fn send(&mut self, sending: Sending, ctx: &mut Context<Self>) {
-        let paths = sending.paths.clone();
-        let scanning = self.data_plane.spawn_blocking(move || scan(&paths));
+        let (paths, state) = (sending.paths.clone(), self.settings.state.dir.clone());
+        let scanning = self
+            .data_plane
+            .spawn_blocking(move || scan(&paths, &Withheld::state(&state)));
         ctx.spawn(
             scanning
                 .into_actor(self)
@@ -200,7 +202,7 @@ impl Coordinator {
     /// Carries on with a broadcast of an earlier process.
     pub(super) fn reload(&mut self, record: BroadcastRecord) {
         let id = record.id;
-        match scan(&record.paths) {
+        match scan(&record.paths, &Withheld::state(&self.settings.state.dir)) {
             Ok(scanned) => {
                 let source = Source::new(scanned, self.identity.clone());
                 if record
@@ -254,6 +256,7 @@ impl Coordinator {
         if self.context.is_none() {
             return;
         }
+        self.come_back();
         let mut pending = self.pending_in_turn();
         pending.retain(|(device, id)| self.may_still_receive(device, *id));
         let mut wanting: HashSet<DeviceId> =
@@ -280,8 +283,9 @@ impl Coordinator {
                 // It has been let in since: as a member it needs a link of its own.
                 self.disconnect(&device);
                 self.waits(id, Waits::Device);
-            } else if slot.sending.is_some() {
+            } else if let Some(sending) = slot.sending {
                 self.waits(id, Waits::Link);
+                self.make_way(sending, id, &places);
             } else {
                 let (broadcast, share) = self.share_of(id);
                 if let Some(full) = places.full(broadcast, share) {

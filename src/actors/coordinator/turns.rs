@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::dataplane::Stop;
 use crate::protocol::allowance::{Limits, RuleLimit, Share};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
-use crate::protocol::transfer::{Direction, TransferState};
+use crate::protocol::message::Code;
+use crate::protocol::transfer::{Direction, Side, TransferState};
 use crate::protocol::turns::{Full, Places, turn};
+use crate::store::TransferRecord;
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -15,6 +18,8 @@ use super::{Coordinator, Transfer};
 /// A transfer whose bytes have not moved for so long takes no place: its receiver may be asleep,
 /// or busy with what it has.
 const STANDSTILL: Duration = Duration::from_secs(10);
+/// Why a transfer rests while another one goes to the same device.
+const MAKES_WAY: &str = "a broadcast of higher priority goes first";
 
 /// What a pending transfer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +83,65 @@ impl Coordinator {
             }
         }
         places
+    }
+
+    /// What is under way to a device rests while something more urgent waits for the same link. It
+    /// goes on afterwards, with all that has come.
+    pub(super) fn make_way(&mut self, sending: TransferId, pending: TransferId, places: &Places) {
+        let (broadcast, share) = self.share_of(pending);
+        let moves = self.transfers.get(&sending).is_some_and(|transfer| {
+            let state = &transfer.record.state;
+            matches!(state, TransferState::Offered | TransferState::Active)
+        });
+        // The place that is given up serves, unless its own broadcast has all that it may have.
+        let may = !matches!(places.full(broadcast, share), Some(Full::OfBroadcast(_)));
+        if moves && may && share.priority > self.share_of(sending).1.priority {
+            self.halt(Stop {
+                id: sending,
+                code: Code::Paused,
+                reason: MAKES_WAY.to_owned(),
+                for_good: false,
+            });
+        }
+    }
+
+    /// What made way goes on when nothing more urgent goes, or is about to go, to its device.
+    pub(super) fn come_back(&mut self) {
+        let makes_way = |record: &TransferRecord| {
+            matches!(
+                &record.state,
+                TransferState::Paused { by: Side::Ours, reason, .. } if reason == MAKES_WAY
+            )
+        };
+        let records = || self.transfers.values().map(|transfer| &transfer.record);
+        let due: Vec<TransferId> = records()
+            .filter(|record| makes_way(record))
+            .map(|record| record.id)
+            .filter(|id| !self.something_goes_before(*id))
+            .collect();
+        for id in due {
+            self.resume(id);
+        }
+    }
+
+    fn something_goes_before(&self, id: TransferId) -> bool {
+        let device = &self.transfers[&id].record.peer;
+        let priority = self.share_of(id).1.priority;
+        self.transfers.values().any(|other| {
+            let record = &other.record;
+            let is_open = record
+                .broadcast
+                .is_some_and(|of| self.broadcasts.contains_key(&of) && !self.plans.rests(of));
+            let goes = match &record.state {
+                TransferState::Pending => !matches!(other.waits, Some(Waits::Place(_))),
+                state => matches!(state, TransferState::Offered | TransferState::Active),
+            };
+            record.direction == Direction::Outgoing
+                && record.peer == *device
+                && is_open
+                && goes
+                && self.share_of(record.id).1.priority > priority
+        })
     }
 
     /// The broadcast of a transfer, and what it may take.

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::content::{self, Earlier, Listed};
+use crate::content::{self, Abandoned, Earlier, Listed};
 use crate::protocol::id::{DeviceId, Root};
 use crate::protocol::identity::unb64;
 use crate::protocol::message::StartTransfer;
@@ -256,6 +256,33 @@ impl Coordinator {
             .filter_map(place)
             .take(MAX_EARLIER)
             .collect()
+    }
+
+    /// Where earlier versions of the offered one's series lie that were given up, or are about to be,
+    /// before they were whole; the newest first.
+    pub(super) fn abandoned_for(&self, offer: &StartTransfer) -> Vec<Abandoned> {
+        let Some(series) = &offer.series else {
+            return Vec::new();
+        };
+        let records = self.transfers.values().map(|transfer| &transfer.record);
+        let mut older: Vec<(u64, &TransferRecord)> = records
+            .filter(|record| record.direction == Direction::Incoming)
+            .filter(|record| record.origin == offer.origin && record.bundle != offer.bundle)
+            .filter(|record| record.state != TransferState::Complete)
+            .filter_map(|record| {
+                let of = record.series.as_ref()?;
+                let is_older = of.name == series.name && of.version < series.version;
+                is_older.then_some((of.version, record))
+            })
+            .collect();
+        older.sort_by_key(|(version, record)| std::cmp::Reverse((*version, record.id)));
+        let place = |record: &TransferRecord| Abandoned {
+            destination: self.place_of(record),
+            origin: record.origin.clone(),
+            bundle: record.bundle,
+        };
+        let older = older.into_iter().map(|(_, record)| place(record));
+        older.take(MAX_EARLIER).collect()
     }
 
     fn note_place(&mut self, one: &Listed) {

@@ -122,18 +122,16 @@ impl Room {
     /// A service that needs no word but its config file.
     fn teacher(&self, text: &str) -> Teacher {
         let settings = self.settings("sender", text);
-        let (requests, mut asked) = unbounded_channel::<mpsc::Sender<Vec<PlanInfo>>>();
+        let (requests, mut asked) = unbounded_channel::<(Request, mpsc::Sender<Vec<Event>>)>();
         let thread = std::thread::spawn(move || {
             let work = move |node: Node| async move {
-                while let Some(reply) = asked.recv().await {
-                    let mut answer = node.ask(Request::Plans);
-                    let mut infos = Vec::new();
+                while let Some((request, reply)) = asked.recv().await {
+                    let mut answer = node.ask(request);
+                    let mut events = Vec::new();
                     while let Some(event) = answer.recv().await {
-                        if let Event::Plan(info) = event {
-                            infos.push(*info);
-                        }
+                        events.push(event);
                     }
-                    let _ = reply.send(infos);
+                    let _ = reply.send(events);
                 }
                 exit::OK
             };
@@ -176,16 +174,26 @@ impl Drop for Seat {
 }
 
 struct Teacher {
-    requests: Option<UnboundedSender<mpsc::Sender<Vec<PlanInfo>>>>,
+    requests: Option<UnboundedSender<(Request, mpsc::Sender<Vec<Event>>)>>,
     thread: Option<JoinHandle<u8>>,
 }
 
 impl Teacher {
     /// The broadcasts of the config file, as `handout broadcasts` shows them.
     fn shows_all(&self) -> Vec<PlanInfo> {
-        let (reply, infos) = mpsc::channel();
-        self.requests.as_ref().unwrap().send(reply).unwrap();
-        infos.recv_timeout(PATIENCE).expect("an answer")
+        let events = self.ask(Request::Plans).into_iter();
+        let infos = events.filter_map(|event| match event {
+            Event::Plan(info) => Some(*info),
+            _ => None,
+        });
+        infos.collect()
+    }
+
+    fn ask(&self, request: Request) -> Vec<Event> {
+        let (reply, events) = mpsc::channel();
+        let requests = self.requests.as_ref().unwrap();
+        requests.send((request, reply)).unwrap();
+        events.recv_timeout(PATIENCE).expect("an answer")
     }
 
     /// The only one.
@@ -365,6 +373,66 @@ fn a_deadline_ends_the_waiting_with_its_reason() {
     let late = info.receivers.iter().find(|one| one.state == "failed");
     let reason = late.unwrap().reason.as_deref().unwrap();
     assert!(reason.contains("deadline"), "{reason}");
+}
+
+#[test]
+fn what_a_person_pauses_by_its_name_stays_paused_over_a_new_version_until_it_is_resumed() {
+    let room = Room::new();
+    room.put("lessons/a.txt", b"first");
+    let _one = room.seat(0);
+    let teacher = room.teacher(&(room.class(2) + &lessons(&room.at("lessons"), "")));
+    teacher.complete(1);
+    let what = || "lessons".to_owned();
+    let said = teacher.ask(Request::Pause { what: what() });
+    assert!(matches!(said.last(), Some(Event::End { code: exit::OK })));
+    room.put("lessons/a.txt", b"other");
+    room.has(0, "lessons/a.txt", b"other");
+    let info = teacher.complete(1);
+    let _two = room.seat(1);
+    let held = info.receivers.iter().find(|one| one.state == "paused");
+    let reason = held.expect("a paused one").reason.as_deref().unwrap();
+    assert!(reason.contains("a person"), "{reason}");
+    assert_eq!(room.arrived(1), [""; 0]);
+    teacher.ask(Request::Resume { what: what() });
+    room.has(1, "lessons/a.txt", b"other");
+    teacher.complete(2);
+}
+
+#[test]
+fn changes_that_come_faster_than_a_version_do_not_starve_a_slow_receiver() {
+    let room = Room::new();
+    // No two chunks alike.
+    let large = (0..600u32 << 10).map(|n| (n >> 14) as u8 ^ n as u8);
+    let large: Vec<u8> = large.collect();
+    room.put("lessons/large.bin", &large);
+    room.put("lessons/a.txt", b"0");
+    let _one = room.seat(0);
+    let more = "rate = \"200kB/s\"";
+    let teacher = room.teacher(&(room.class(1) + &lessons(&room.at("lessons"), more)));
+    // Each version has time for a fraction of what there is.
+    let (mut versions, mut begun) = (0, None);
+    until("a version that is complete", || {
+        let info = teacher.shows();
+        let one = info.receivers.iter().find(|one| one.bytes > 0)?;
+        if one.state == "complete" {
+            return Some(());
+        }
+        let (version, from) = *begun.get_or_insert((info.version, one.bytes));
+        if version != info.version {
+            begun = None;
+        } else if one.bytes >= from + (150 << 10) {
+            versions += 1;
+            room.put("lessons/a.txt", versions.to_string().as_bytes());
+            until("the next one", || {
+                Some(()).filter(|()| teacher.shows().version != version)
+            });
+            begun = None;
+        }
+        None
+    });
+    assert!(versions > 0, "it was never overtaken");
+    room.has(0, "lessons/large.bin", &large);
+    room.has(0, "lessons/a.txt", versions.to_string().as_bytes());
 }
 
 #[test]

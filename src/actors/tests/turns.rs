@@ -98,3 +98,67 @@ fn one_place_goes_to_the_highest_priority_and_is_given_up_by_a_pause_and_not_hel
     });
     assert_eq!(code.unwrap(), exit::OK);
 }
+
+#[test]
+fn what_is_under_way_to_a_device_makes_way_for_something_more_urgent_and_then_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let [sender, one] = ["sender", "one"].map(|name| id_of(&at(name)));
+    let receiver = Receiver::start(&at("one"), &sender);
+    let more = [
+        (
+            "discovery.static_peers",
+            format!("{one}@127.0.0.1:{}", receiver.port),
+        ),
+        ("trust.authorized", one.to_string()),
+    ];
+    let settings = settings(&at("sender"), &more);
+    let slow = Share {
+        rate: Some(16_000),
+        ..Share::default()
+    };
+    let [low, high] = [Priority::Low, Priority::High].map(|priority| Share {
+        priority,
+        ..Share::default()
+    });
+    let names = ["long", "no more urgent", "high", "low"];
+    let [long, alike, urgent, later] = names.map(|name| match name {
+        "long" => file(folder.path(), name, 9_600_000),
+        _ => file(folder.path(), name, 5000),
+    });
+    let code = run(settings, Mode::Send, move |node| async move {
+        let mut happening = node.ask(Request::Watch);
+        let is = |state: &'static str| {
+            move |info: &TransferInfo| info.state.word() == state && info.name == "long"
+        };
+        let _long = node.ask(sending(long, &[&one], slow));
+        next(&mut happening, is("active")).await;
+        let _low = node.ask(sending(later, &[&one], low));
+        let _alike = node.ask(sending(alike, &[&one], Share::default()));
+        let _high = node.ask(sending(urgent, &[&one], high));
+        let mut order = Vec::new();
+        // Nothing but the urgent one comes before the long one goes on.
+        loop {
+            let info = next(&mut happening, |_| true).await;
+            match (info.name.as_str(), info.state.word()) {
+                ("long", "paused") => order.push(format!("{:?}", info.state)),
+                ("long", "active") => break,
+                (name, "complete") => order.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        assert_eq!(order.len(), 2, "{order:?}");
+        assert!(order[0].contains("higher priority"), "{order:?}");
+        assert_eq!(order[1], "high");
+        // By its name, as it stands in a config file or on the command line.
+        let what = "long".to_owned();
+        let mut paused = node.ask(Request::Pause { what });
+        while paused.recv().await.is_some() {}
+        let complete = |info: &TransferInfo| info.state.word() == "complete";
+        let first = next(&mut happening, complete).await.name;
+        assert_eq!(first, "no more urgent");
+        assert_eq!(next(&mut happening, complete).await.name, "low");
+        exit::OK
+    });
+    assert_eq!(code.unwrap(), exit::OK);
+}

@@ -19,7 +19,7 @@ use super::text::{Table, bytes, seconds, speed};
 use crate::actors::api::{Event, Receiver, exit};
 use crate::protocol::names::printable;
 use child::{Device, Process};
-use content::Scratch;
+pub(super) use content::Scratch;
 
 /// How long a process may take to be ready, or to say what it has received.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::{Finding, Level};
 use crate::cli::text::{bytes, duration};
 use crate::config::Settings;
+use crate::store::Store;
 
 /// A disk with less is nearly full.
 const LITTLE: u64 = 1 << 30;
@@ -59,7 +60,12 @@ pub fn state(settings: &Settings, service: bool) -> Vec<Finding> {
         (None, false) => Finding::new(Level::Note, "service", format!("none runs on {shown}"))
             .todo("handout run (or: systemctl start handout)"),
     });
-    if !dir.exists() {
+    if !Store::is_at(dir) {
+        let what = format!("there is none at {shown} yet, so no device either");
+        found.push(
+            Finding::new(Level::Note, "state", what)
+                .todo("handout run, receive, send and id make one; --state names another folder"),
+        );
         return found;
     }
     let probe = dir.join(".doctor");

@@ -12,11 +12,13 @@ use serde_json::json;
 
 use super::Failure;
 use super::args::Doctor;
+use super::demo::Scratch;
 use super::session::{Context, client_runtime};
 use crate::actors::api::{Event, PeerInfo, Request, exit};
 use crate::actors::control::Client;
 use crate::actors::service::{self, Mode};
 use crate::protocol::names::printable;
+use crate::store::Store;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -168,6 +170,17 @@ fn look_around(context: &Context, wait: Duration) -> Vec<PeerInfo> {
     let mut settings = context.settings.clone();
     // The port may be the trouble.
     settings.signaling.port = 0;
+    // A look makes no device: where there is none yet, one that is gone afterwards looks around.
+    let scratch = match Store::is_at(&settings.state.dir) {
+        true => None,
+        false => match Scratch::new() {
+            Ok(scratch) => Some(scratch),
+            Err(_) => return Vec::new(),
+        },
+    };
+    if let Some(scratch) = &scratch {
+        settings.state.dir = scratch.path().to_owned();
+    }
     let (sender, receiver) = std::sync::mpsc::channel();
     let ran = service::run(settings, Mode::Send, move |node| async move {
         tokio::time::sleep(wait).await;

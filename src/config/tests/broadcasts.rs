@@ -124,3 +124,53 @@ fn a_group_that_is_written_as_one_table_is_told_how_to_be_written() {
         "{complaints:?}"
     );
 }
+
+#[test]
+fn of_thirty_members_the_one_that_is_none_is_named_with_its_line() {
+    let mut members: Vec<String> = (1..=30)
+        .map(|n| format!("  \"{} Seat {n}\",\n", id(n)))
+        .collect();
+    let long = "x".repeat(500);
+    members[16] = format!("  \"abc\\u001b[2J\", \"{}\",\n  5,\n", id(17));
+    members[29] = format!("  \"{long}\",\n");
+    let machine = Machine::with(&format!(
+        "[[group]]\nname = \"class-3b\"\nmembers = [\n{}]\n",
+        members.concat()
+    ));
+    let said = machine.complaints();
+    let file = machine.user_file();
+    let place = |line: usize| format!("{}:{line}:3: group[1].members", file.display());
+    let [first, second, third] = &said[..] else {
+        panic!("{said:?}")
+    };
+    assert!(
+        first.starts_with(&place(20)) && first.contains("not \"abc"),
+        "{first}"
+    );
+    assert!(
+        !first.contains('\u{1b}') && !first.contains("Seat 16"),
+        "{first}"
+    );
+    assert!(
+        second.starts_with(&place(21)) && second.ends_with("not 5"),
+        "{second}"
+    );
+    assert!(
+        third.starts_with(&place(34)) && third.len() < 400,
+        "{third}"
+    );
+
+    // In one line they are one mistake, and a variable has no lines.
+    let mut machine = Machine::with("[trust]\nauthorized = [\"a\", \"b\"]\n");
+    let said = machine.complaints();
+    assert!(
+        said.len() == 1 && said[0].ends_with("not \"a\" or \"b\""),
+        "{said:?}"
+    );
+    machine.set("HANDOUT_TRUST__ADMINS", &format!("{},../c", id(1)));
+    let said = machine.complaints();
+    assert!(
+        said.len() == 2 && said[1].ends_with("not \"../c\""),
+        "{said:?}"
+    );
+}

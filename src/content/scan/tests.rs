@@ -1,5 +1,13 @@
-use super::*;
+use super::{scan as scan_but, scan_as as scan_as_but, *};
 use std::os::unix::fs::{PermissionsExt, symlink};
+
+fn scan(paths: &[PathBuf]) -> Result<Scan, ScanError> {
+    scan_but(paths, &Withheld::default())
+}
+
+fn scan_as(path: &Path, name: &str) -> Result<Scan, ScanError> {
+    scan_as_but(&[path.to_owned()], Some(name), &Withheld::default())
+}
 
 fn tree() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -38,7 +46,7 @@ fn a_folder_becomes_a_bundle_of_its_files_in_a_fixed_order() {
     assert_eq!(scan.head.dirs, [BundlePath::new("empty/deep").unwrap()]);
     assert_eq!(scan.sources[1], dir.path().join("lesson/z.txt"));
     assert!(scan.skipped.is_empty());
-    let again = super::scan(&[dir.path().join("lesson/.")]).unwrap();
+    let again = self::scan(&[dir.path().join("lesson/.")]).unwrap();
     assert_eq!(again.head.encode(), scan.head.encode());
 }
 
@@ -54,10 +62,10 @@ fn one_file_becomes_a_file_bundle() {
         ),
         ("z.txt", Kind::File, 1)
     );
-    let named = scan_as(&[dir.path().join("lesson/z.txt")], Some("new.txt")).unwrap();
+    let named = scan_as(&dir.path().join("lesson/z.txt"), "new.txt").unwrap();
     assert_eq!(named.head.files[0].path.as_str(), "new.txt");
     assert!(matches!(
-        scan_as(&[dir.path().join("lesson/z.txt")], Some("a/b")),
+        scan_as(&dir.path().join("lesson/z.txt"), "a/b"),
         Err(ScanError::Name { .. })
     ));
 }
@@ -74,7 +82,7 @@ fn several_paths_become_a_folder_named_after_theirs() {
     let paths: Vec<_> = scan.head.files.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(paths, ["bin/tool", "z.txt"]);
     fs::write(dir.path().join("z.txt"), "other").unwrap();
-    let clash = super::scan(&[at("z.txt"), dir.path().join("z.txt")]);
+    let clash = self::scan(&[at("z.txt"), dir.path().join("z.txt")]);
     assert!(matches!(
         clash,
         Err(ScanError::Unusable {
@@ -122,4 +130,49 @@ fn a_missing_path_is_an_error_that_names_it() {
         .to_string();
     assert!(error.contains("/nonexistent/x"), "{error}");
     assert!(matches!(scan(&[]), Err(ScanError::Nothing)));
+}
+
+#[test]
+fn the_state_folder_is_never_in_a_bundle_however_it_is_named() {
+    let dir = tree();
+    let at = |p: &str| dir.path().join(p);
+    fs::create_dir_all(at("lesson/mine/rosters")).unwrap();
+    fs::write(at("lesson/mine/identity.key"), "secret").unwrap();
+    fs::write(at("lesson/mine/rosters/one"), "").unwrap();
+    symlink(at("lesson/mine"), at("state")).unwrap();
+    symlink(at("lesson/mine/rosters/one"), at("roster")).unwrap();
+    fs::create_dir(at("other")).unwrap();
+    fs::write(at("other/file"), "").unwrap();
+    let withheld = Withheld::state(&at("state"));
+    let refused = |paths: &[&str]| {
+        let paths: Vec<_> = paths.iter().map(|path| at(path)).collect();
+        match scan_but(&paths, &withheld) {
+            Err(ScanError::Withheld { path }) => Some(path),
+            Err(error) => panic!("{error}"),
+            Ok(_) => None,
+        }
+    };
+    for bad in [
+        "state",
+        "lesson/mine",
+        "lesson/mine/identity.key",
+        "lesson/mine/rosters",
+        "lesson/mine/rosters/one",
+        "roster",
+        "lesson",
+        "",
+        "lesson/bin/../mine",
+    ] {
+        assert_eq!(refused(&[bad]), Some(at(bad)), "{bad}");
+        assert_eq!(refused(&["other", bad]), Some(at(bad)), "{bad}");
+    }
+    assert_eq!(refused(&["lesson/bin", "lesson/z.txt", "other"]), None);
+    // The key by another name, and found on the way.
+    fs::hard_link(at("lesson/mine/identity.key"), at("other/key")).unwrap();
+    assert_eq!(refused(&["other/key"]), Some(at("other/key")));
+    assert_eq!(refused(&["other"]), Some(at("other/key")));
+    // Links in folders are not followed anyway.
+    fs::remove_file(at("other/key")).unwrap();
+    symlink(at("lesson/mine"), at("other/link")).unwrap();
+    assert_eq!(refused(&["other"]), None);
 }

@@ -15,7 +15,10 @@ fn content(seed: u8, len: usize) -> Vec<u8> {
 }
 
 fn source(path: &Path) -> Source {
-    Source::new(scan(&[path.to_owned()]).unwrap(), identity())
+    Source::new(
+        scan(&[path.to_owned()], &Default::default()).unwrap(),
+        identity(),
+    )
 }
 
 /// Fetches and checks everything as a receiver would.

@@ -59,7 +59,7 @@ fn patterns_mean_what_fits_now() {
     assert!(expand(&none).unwrap_err().contains("nothing fits"));
     // One file that fits is still a folder of what fits: its name does not change with the second.
     let single = [pattern(&folder.path().join("one/*.pdf"))];
-    let taken = take(&single, "papers", &look(&single).unwrap()).unwrap();
+    let taken = take(&single, "papers", &look(&single).unwrap(), &nothing()).unwrap();
     assert_eq!(taken.head.name.as_str(), "one");
     assert_eq!(taken.head.files[0].path.as_str(), "a.pdf");
 }
@@ -72,14 +72,21 @@ fn only_what_was_looked_at_is_taken() {
     let patterns = [pattern(&path)];
     let digest = look(&patterns).unwrap();
     assert_eq!(
-        take(&patterns, "a", &digest).unwrap().head.name.as_str(),
+        take(&patterns, "a", &digest, &nothing())
+            .unwrap()
+            .head
+            .name
+            .as_str(),
         "a.txt"
     );
     put(&path, "changed");
-    assert_eq!(take(&patterns, "a", &digest).unwrap_err(), NotTaken::Moved);
+    assert_eq!(
+        take(&patterns, "a", &digest, &nothing()).unwrap_err(),
+        NotTaken::Moved
+    );
     fs::remove_file(&path).unwrap();
     assert!(matches!(
-        take(&patterns, "a", &digest),
+        take(&patterns, "a", &digest, &nothing()),
         Err(NotTaken::Missing(_))
     ));
 }
@@ -113,5 +120,31 @@ fn a_folder_is_watched_from_before_it_is_there_and_again_when_it_is_another_one(
         assert!(told(&stirred), "it is gone");
         fs::create_dir_all(root.join("deep/er")).unwrap();
         assert!(told(&stirred), "another one is in its place");
+    }
+}
+
+fn nothing() -> Withheld {
+    Withheld::default()
+}
+
+#[test]
+fn a_path_that_has_become_a_link_to_the_state_folder_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("identity.key"), "secret").unwrap();
+    std::os::unix::fs::symlink(&state, dir.path().join("lessons")).unwrap();
+    for written in ["lessons", "less*", "lessons/*", "s*/identity.key"] {
+        let patterns = [PathPattern::new(dir.path().join(written)).unwrap()];
+        let digest = look(&patterns).unwrap();
+        let taken = take(&patterns, "a", &digest, &Withheld::state(&state));
+        match taken {
+            Err(NotTaken::Missing(why)) => assert!(why.contains("device's key"), "{why}"),
+            other => panic!("{written}: {other:?}"),
+        }
+        assert!(
+            take(&patterns, "a", &digest, &nothing()).is_ok(),
+            "{written}"
+        );
     }
 }

@@ -35,7 +35,11 @@ impl Coordinator {
         self.emit(&event);
     }
 
-    fn plan_info(&mut self, rule: &BroadcastRule, receivers: bool) -> PlanInfo {
+    pub(in super::super) fn plan_info(
+        &mut self,
+        rule: &BroadcastRule,
+        receivers: bool,
+    ) -> PlanInfo {
         let now = self.plans.now();
         let running = self.plans.running.get(&rule.name);
         let stored = self.plans.records.get(&rule.name);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use actix::prelude::*;
 use tracing::{info, warn};
 
-use crate::content::{NotTaken, Source, take};
+use crate::content::{NotTaken, Source, Withheld, take};
 use crate::dataplane::Stop;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
@@ -202,10 +202,10 @@ impl Coordinator {
         };
         running.opening = true;
         let (name, patterns) = (name.clone(), running.rule.paths.clone());
-        let bundle_name = name.to_string();
-        let taking = self
-            .data_plane
-            .spawn_blocking(move || take(&patterns, &bundle_name, &digest));
+        let (bundle_name, state) = (name.to_string(), self.settings.state.dir.clone());
+        let taking = self.data_plane.spawn_blocking(move || {
+            take(&patterns, &bundle_name, &digest, &Withheld::state(&state))
+        });
         ctx.spawn(taking.into_actor(self).map(move |taken, coordinator, ctx| {
             let Some(running) = coordinator.plans.running.get_mut(&name) else {
                 return;

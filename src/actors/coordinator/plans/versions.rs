@@ -7,16 +7,18 @@ use actix::prelude::*;
 use tracing::{info, warn};
 
 use crate::config::BroadcastRule;
-use crate::content::{NotTaken, Scan, Source, take};
-use crate::protocol::id::BroadcastId;
+use crate::content::{NotTaken, Scan, Source, Withheld, take};
+use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
 use crate::protocol::series::{Series, SeriesName};
+use crate::protocol::transfer::{Side, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, PlanRecord};
 
 use super::super::super::api::Event;
 use super::super::super::peer::unix_now;
 use super::super::super::store::{Job, keep, on_disk};
+use super::super::requests::BY_PERSON;
 use super::super::sending::new_id;
 use super::super::{Broadcast, Coordinator};
 use super::NEWER;
@@ -36,9 +38,10 @@ impl Coordinator {
     ) {
         let (name, patterns) = (name.clone(), self.plans.running[name].rule.paths.clone());
         let (bundle_name, looks) = (name.to_string(), digest.clone());
-        let taking = self
-            .data_plane
-            .spawn_blocking(move || take(&patterns, &bundle_name, &looks));
+        let state = self.settings.state.dir.clone();
+        let taking = self.data_plane.spawn_blocking(move || {
+            take(&patterns, &bundle_name, &looks, &Withheld::state(&state))
+        });
         ctx.spawn(taking.into_actor(self).map(move |taken, coordinator, ctx| {
             let taken = taken.unwrap_or_else(|error| Err(NotTaken::Missing(error.to_string())));
             match taken {
@@ -100,8 +103,9 @@ impl Coordinator {
             on_disk(stored)
                 .into_actor(self)
                 .map(move |stored, coordinator, ctx| {
-                    if let Err(reason) = stored {
-                        return coordinator.tell_plan_now(&name, Input::Missing(reason), ctx);
+                    if let Err(error) = stored {
+                        let missing = Input::Missing(error.reason);
+                        return coordinator.tell_plan_now(&name, missing, ctx);
                     }
                     coordinator.begin_version(&name, digest, record, (source, skipped), ctx);
                 }),
@@ -128,7 +132,11 @@ impl Coordinator {
             size = record.size, "a version begins"
         );
         self.open_plan(record, source, skipped);
+        let held = self.held_of(name);
         self.end_others_of(name, id, NEWER);
+        for device in held {
+            self.hold(id, device);
+        }
         self.tell_plan_now(name, Input::Begun { version, digest }, ctx);
         self.stand_by_plans(ctx);
         self.show_plan(name);
@@ -197,6 +205,31 @@ impl Coordinator {
             self.forget_transfer(id);
         }
         self.stand_by_plans(ctx);
+    }
+
+    /// For whom a person has paused a series.
+    fn held_of(&self, name: &SeriesName) -> Vec<DeviceId> {
+        let held = |state: &TransferState| {
+            matches!(
+                state,
+                TransferState::Paused { by: Side::Ours, reason, .. } if reason == BY_PERSON
+            )
+        };
+        let ours = self.transfers_of_plans().into_iter();
+        let of_it = ours.filter(|(of, _)| of == name);
+        let records = of_it.map(|(_, id)| &self.transfers[&id].record);
+        let held = records.filter(|record| held(&record.state));
+        held.map(|record| record.peer.clone()).collect()
+    }
+
+    /// What a person has paused stays paused, whatever version it is.
+    fn hold(&mut self, broadcast: BroadcastId, device: DeviceId) {
+        if let Err(error) = self.add_transfer(broadcast, device.clone()) {
+            return warn!(%broadcast, %error, "cannot be handed out");
+        }
+        if let Some(id) = self.states_of(broadcast).get(&device) {
+            self.pause(*id);
+        }
     }
 
     /// Ends what is not complete of all broadcasts of a series but one.

@@ -1,7 +1,7 @@
 //! Chunks that an earlier bundle of the same origin has.
 
 use super::*;
-use crate::content::{Earlier, HeadShelf, Reuse, Step};
+use crate::content::{Abandoned, Earlier, HeadShelf, Reuse, Step};
 use crate::protocol::manifest::Page;
 
 /// An earlier bundle that has arrived, and what is kept of it.
@@ -41,12 +41,16 @@ impl Before {
     /// Looks through what was there before; the bytes that need not come.
     fn take(&self, sink: &mut Sink) -> Option<u64> {
         let mut reuse = Reuse::begin(sink, &self.earlier, &self.heads)?;
-        let mut took = 0;
-        loop {
-            match reuse.step(sink).unwrap() {
-                Step::Took(bytes) => took += bytes,
-                Step::Over => return Some(took),
-            }
+        Some(take_all(&mut reuse, sink))
+    }
+}
+
+fn take_all(reuse: &mut Reuse, sink: &mut Sink) -> u64 {
+    let mut took = 0;
+    loop {
+        match reuse.step(sink).unwrap() {
+            Step::Took(bytes) => took += bytes,
+            Step::Over => return took,
         }
     }
 }
@@ -164,4 +168,60 @@ fn pages_that_fit_nothing_and_pages_that_lie_bring_nothing() {
         assert!(sink.have().is_empty());
         sink.discard().unwrap();
     }
+}
+
+#[test]
+fn what_has_come_of_a_bundle_that_was_given_up_is_found_as_soon_as_nobody_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = before();
+    let abandoned = Abandoned {
+        destination: dir.path().to_owned(),
+        origin: old.identity.device_id(),
+        bundle: bundle_id(&old.bytes),
+    };
+    // a.txt is chunk 0, b.bin 1 to 6, c.bin 7 to 12.
+    let mut growing = old.open(dir.path());
+    old.send(&mut growing, [0, 1, 2, 5, 7, 12]);
+    let files = vec![
+        ("a.txt", content(3, 1000), false),
+        ("deep/b.bin", large(1), false),
+        ("renamed.bin", large(2), true),
+    ];
+    let new = Origin::new("lesson", Kind::Folder, files, &[]);
+    let mut sink = new.open(dir.path());
+    new.send_pages(&mut sink);
+    let busy = Reuse::begin_abandoned(&sink, &abandoned).err().unwrap();
+    assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
+    growing.checkpoint().unwrap();
+    drop(growing);
+    // Somebody has written into one of them.
+    let data = dir.path().join(".handout");
+    let written = files_named(&data, "c.bin").pop().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(written).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 7).unwrap();
+    let mut reuse = Reuse::begin_abandoned(&sink, &abandoned).unwrap();
+    assert_eq!(take_all(&mut reuse, &mut sink), 3 * CHUNK as u64 + 100);
+    let missing: Vec<u32> = sink.have().iter_missing().collect();
+    assert_eq!(missing, [0, 3, 4, 6, 7, 8, 9, 10, 11]);
+    let busy = abandoned.discard().unwrap_err();
+    assert_eq!(busy.kind(), std::io::ErrorKind::ResourceBusy);
+    drop(reuse);
+    abandoned.discard().unwrap();
+    assert!(!abandoned.is_there());
+    let nothing = Reuse::begin_abandoned(&sink, &abandoned).err().unwrap();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::NotFound);
+    new.send_missing(&mut sink);
+    new.assert_at(&new.finish(sink).path);
+}
+
+/// Files of that name anywhere below a folder.
+fn files_named(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => files_named(&entry.path(), name),
+        false => vec![entry.path()],
+    });
+    found
+        .filter(|path| path.file_name().unwrap() == name)
+        .collect()
 }
