@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::StoreError;
@@ -34,7 +34,13 @@ const CACHE: u64 = 16 * 1024 * 1024;
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// How many items are copied at once.
-const BATCH: usize = 256;
+const BATCH: usize = 32;
+/// Bytes that may be written before it is waited until sled has them in its file. sled 0.34.7 has
+/// at least seven threads for that. Each that is done with a piece of its log, of 512 KiB, takes a
+/// lock; whoever has that lock may wait for the file to be cut off behind its last piece, which is
+/// work for the same threads: seven that wait for the lock are all that there are, and then nothing
+/// ever moves again. As long as a few pieces at most are under way, threads are left.
+const UNDER_WAY: usize = 64 * 1024;
 
 /// An open database.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub(super) struct Database {
     db: sled::Db,
     /// Something of it has failed: sled then takes nothing more, whatever becomes of the disk.
     failed: AtomicBool,
+    /// Bytes that were written since sled had all in its file.
+    under_way: AtomicUsize,
     pub(super) path: PathBuf,
 }
 
@@ -82,8 +90,12 @@ impl Database {
             }
         };
         let path = path.to_owned();
-        let failed = AtomicBool::new(false);
-        Ok(Self { db, failed, path })
+        Ok(Self {
+            db,
+            failed: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
+            path,
+        })
     }
 
     /// True when [`Database::complete`] was reached; a schema that is newer than ours is an error.
@@ -140,16 +152,18 @@ impl Database {
             loop {
                 let mut batch = sled::Batch::default();
                 let mut count = 0;
+                let mut bytes = 0;
                 let read = self.guard(|| {
                     for item in items.by_ref().take(BATCH) {
                         let (key, value) = item?;
+                        bytes += key.len() + value.len();
                         batch.insert(key, value);
                         count += 1;
                     }
                     Ok(())
                 });
                 target
-                    .guard(|| to.apply_batch(batch))
+                    .write(bytes, || to.apply_batch(batch))
                     .map_err(Trouble::Other)?;
                 read?;
                 if count < BATCH {
@@ -194,6 +208,20 @@ impl Database {
         };
         self.failed.store(true, Ordering::Relaxed);
         Err(StoreError::database(&self.path, message))
+    }
+
+    /// The same for something that writes about so many bytes: see `UNDER_WAY`.
+    pub(super) fn write<T>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        let done = self.guard(work)?;
+        if self.under_way.fetch_add(bytes, Ordering::Relaxed) + bytes >= UNDER_WAY {
+            self.under_way.store(0, Ordering::Relaxed);
+            self.guard(|| self.db.flush())?;
+        }
+        Ok(done)
     }
 
     /// As if something of it had failed.

@@ -47,7 +47,7 @@ impl Pieces {
         let length = (value.len() as u32).to_be_bytes();
         let (first, rest) = value.split_at(value.len().min(PIECE));
         let first = [&length[..], first].concat();
-        database.guard(|| {
+        database.write(key.len() + value.len(), || {
             let before = self.count(key)?;
             let mut batch = sled::Batch::default();
             let mut number = 0;
@@ -81,7 +81,8 @@ impl Pieces {
     }
 
     pub(super) fn remove(&self, database: &Database, key: &[u8]) -> Result<(), StoreError> {
-        database.guard(|| {
+        // A page of the tree may be written for it.
+        database.write(PIECE, || {
             let mut batch = sled::Batch::default();
             for number in 0..self.count(key)?.max(1) {
                 batch.remove(piece_key(key, number));
