@@ -44,7 +44,7 @@ pub struct Check {
     pub part: String,
     /// Nothing is wrong with it.
     pub ok: bool,
-    /// What is wrong, and what to do.
+    /// What is wrong, and what to do; where nothing is, what a person may want to know.
     pub reason: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Vitals {
             checks,
         };
         self.metrics.healthy.set(i64::from(health.ok));
-        for check in &health.checks {
+        for check in health.checks.iter().filter(|check| !check.ok) {
             if let Some(reason) = &check.reason {
                 tracing::warn!(part = check.part, reason, "not healthy");
             }
@@ -99,7 +99,7 @@ impl Vitals {
         let system = tokio::task::spawn_blocking(move || {
             let mut checks = disks(&settings);
             if linked {
-                checks.push(check("network", network(&settings)));
+                checks.push(network(&settings));
             }
             checks
         });
@@ -168,15 +168,21 @@ async fn maybe<T>(
     Some(answers(asked?).await)
 }
 
-/// Whether there is an address that another device could reach.
-fn network(settings: &Settings) -> Result<(), String> {
-    match network::own_addresses(settings) {
-        Ok(own) if own.is_empty() && settings.network.addresses.is_empty() => Err(
+/// Whether there is an address that another device could reach. A machine whose cable is not in yet
+/// is not sick: nothing in the process would be better after a restart. It is told all the same.
+fn network(settings: &Settings) -> Check {
+    let reason = match network::own_addresses(settings) {
+        Ok(own) if own.is_empty() && settings.network.addresses.is_empty() => Some(
             "no interface has an address that others could reach; `handout doctor` says what to do"
                 .to_owned(),
         ),
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("the system does not tell its addresses: {error}")),
+        Ok(_) => None,
+        Err(error) => Some(format!("the system does not tell its addresses: {error}")),
+    };
+    Check {
+        part: "network".to_owned(),
+        ok: true,
+        reason,
     }
 }
 
