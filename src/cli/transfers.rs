@@ -209,9 +209,8 @@ mod tests {
     use crate::protocol::id::DeviceId;
     use crate::protocol::transfer::TransferState;
 
-    #[test]
-    fn progress_has_a_name_until_the_transfer_is_over_and_none_comes_after() {
-        let mut info = TransferInfo {
+    fn slides() -> TransferInfo {
+        TransferInfo {
             transfer: TransferId([0xab; 16]),
             broadcast: None,
             direction: Direction::Outgoing,
@@ -222,7 +221,12 @@ mod tests {
             size: 1024,
             state: TransferState::Active,
             waits: None,
-        };
+        }
+    }
+
+    #[test]
+    fn progress_has_a_name_until_the_transfer_is_over_and_none_comes_after() {
+        let mut info = slides();
         let mut ticker = Ticker::new(&Screen::new(false));
         assert_eq!(ticker.progress(info.transfer, 1, 2), None, "never heard of");
         ticker.name(&info);
@@ -235,18 +239,7 @@ mod tests {
 
     #[test]
     fn the_table_tells_what_goes_where() {
-        let info = TransferInfo {
-            transfer: TransferId([0xab; 16]),
-            broadcast: None,
-            direction: Direction::Outgoing,
-            device_id: DeviceId::of_key(&[1; 32]),
-            device_name: "alpha".to_owned(),
-            name: "slides".to_owned(),
-            bytes: 512,
-            size: 1024,
-            state: TransferState::Active,
-            waits: None,
-        };
+        let info = slides();
         let lines = table(&[info]).lines();
         assert_eq!(
             lines[1],

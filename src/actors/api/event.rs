@@ -120,7 +120,8 @@ pub enum Event {
         /// For how long, in seconds.
         seconds: u64,
     },
-    /// The other screen must show the same code; [`Request::PairAnswer`] says whether it does.
+    /// The other screen must show the same code;
+    /// [`Request::PairAnswer`](super::Request::PairAnswer) says whether it does.
     PairCode {
         /// Which device.
         device_id: DeviceId,
@@ -198,7 +199,8 @@ pub enum Event {
     Plan(Box<PlanInfo>),
     /// A transfer, as it now stands.
     Transfer(TransferInfo),
-    /// An offer waits for a person: [`Request::Accept`] takes it, [`Request::Refuse`] does not.
+    /// An offer waits for a person: [`Request::Accept`](super::Request::Accept) takes it,
+    /// [`Request::Refuse`](super::Request::Refuse) does not.
     Asked {
         /// Which transfer.
         transfer: TransferId,
