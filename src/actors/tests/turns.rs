@@ -134,7 +134,6 @@ fn what_is_under_way_to_a_device_makes_way_for_something_more_urgent_and_then_go
         let _long = node.ask(sending(long, &[&one], slow));
         next(&mut happening, is("active")).await;
         let _low = node.ask(sending(later, &[&one], low));
-        let _alike = node.ask(sending(alike, &[&one], Share::default()));
         let _high = node.ask(sending(urgent, &[&one], high));
         let mut order = Vec::new();
         // Nothing but the urgent one comes before the long one goes on.
@@ -150,10 +149,25 @@ fn what_is_under_way_to_a_device_makes_way_for_something_more_urgent_and_then_go
         assert_eq!(order.len(), 2, "{order:?}");
         assert!(order[0].contains("higher priority"), "{order:?}");
         assert_eq!(order[1], "high");
+        let _alike = node.ask(sending(alike, &[&one], Share::default()));
+        // It waits, and is no reason for the other one to rest.
+        let mut waits = false;
+        while !waits {
+            let mut all = node.ask(Request::Transfers);
+            while let Some(event) = all.recv().await {
+                waits |= matches!(event, Event::Transfer(info)
+                    if info.name == "no more urgent" && info.waits.is_some());
+            }
+        }
         // By its name, as it stands in a config file or on the command line.
         let what = "long".to_owned();
         let mut paused = node.ask(Request::Pause { what });
         while paused.recv().await.is_some() {}
+        let rests = next(&mut happening, is("paused")).await;
+        assert!(
+            format!("{:?}", rests.state).contains("a person"),
+            "{rests:?}"
+        );
         let complete = |info: &TransferInfo| info.state.word() == "complete";
         let first = next(&mut happening, complete).await.name;
         assert_eq!(first, "no more urgent");
