@@ -118,7 +118,7 @@ impl Settings {
         file: Option<&Path>,
         overrides: &[(String, String)],
     ) -> Result<(Self, Option<ConfigError>), ConfigError> {
-        let (settings, errors) = Self::read_all(surroundings, file, overrides);
+        let (settings, errors) = Self::read_all(surroundings, file, overrides, false);
         if errors.iter().any(|error| error.hides_whom_to_ask()) {
             ConfigError::all(errors)?;
             return Ok((settings, None));
@@ -190,7 +190,7 @@ impl Settings {
         file: Option<&Path>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let (settings, mut errors) = Self::read_all(surroundings, file, overrides);
+        let (settings, mut errors) = Self::read_all(surroundings, file, overrides, true);
         let unreadable = |error: &ConfigError| matches!(error, ConfigError::Unreadable { .. });
         // What is missing is in the file, perhaps.
         if let Some(at) = errors.iter().position(unreadable) {
@@ -200,11 +200,13 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What could be read, with defaults for what is wrong, and all mistakes.
+    /// What could be read, with defaults for what is wrong, and all mistakes. `looks` says whether
+    /// what the settings name on the disk is looked at, for the warnings.
     fn read_all(
         surroundings: &Surroundings,
         file: Option<&Path>,
         overrides: &[(String, String)],
+        looks: bool,
     ) -> (Self, Vec<ConfigError>) {
         let mut errors = Vec::new();
         let (defaults, known) = layers::defaults();
@@ -233,7 +235,9 @@ impl Settings {
             .receive
             .check_overwriting(&settings.state.dir, &mut reader);
         doubts::look(&settings, &mut reader);
-        on_disk::look(&settings, &mut reader);
+        if looks {
+            on_disk::look(&settings, &mut reader);
+        }
         let Reader {
             errors,
             warnings,
