@@ -22,6 +22,19 @@ fn sending(path: PathBuf, to: &[&DeviceId], share: Share) -> Request {
     }
 }
 
+/// One by which 9.6 MB would take ten minutes, and those of the lowest and the highest priority.
+fn shares() -> (Share, [Share; 2]) {
+    let slow = Share {
+        rate: Some(16_000),
+        ..Share::default()
+    };
+    let of = |priority| Share {
+        priority,
+        ..Share::default()
+    };
+    (slow, [of(Priority::Low), of(Priority::High)])
+}
+
 /// The next transfer that becomes what is looked for.
 async fn next(
     happening: &mut tokio::sync::mpsc::Receiver<Event>,
@@ -53,15 +66,7 @@ fn one_place_goes_to_the_highest_priority_and_is_given_up_by_a_pause_and_not_hel
         ("transfer.at_most", "1".to_owned()),
     ];
     let settings = settings(&at("sender"), &more);
-    // Slow enough that it would take ten minutes.
-    let slow = Share {
-        rate: Some(16_000),
-        ..Share::default()
-    };
-    let [low, high] = [Priority::Low, Priority::High].map(|priority| Share {
-        priority,
-        ..Share::default()
-    });
+    let (slow, [low, high]) = shares();
     let (long, early, late) = (
         file(folder.path(), "long", 9_600_000),
         file(folder.path(), "early", 5000),
@@ -113,14 +118,7 @@ fn what_is_under_way_to_a_device_makes_way_for_something_more_urgent_and_then_go
         ("trust.authorized", one.to_string()),
     ];
     let settings = settings(&at("sender"), &more);
-    let slow = Share {
-        rate: Some(16_000),
-        ..Share::default()
-    };
-    let [low, high] = [Priority::Low, Priority::High].map(|priority| Share {
-        priority,
-        ..Share::default()
-    });
+    let (slow, [low, high]) = shares();
     let names = ["long", "no more urgent", "high", "low"];
     let [long, alike, urgent, later] = names.map(|name| match name {
         "long" => file(folder.path(), name, 9_600_000),

@@ -152,14 +152,7 @@ fn a_torn_or_forged_end_of_the_pages_is_dropped() {
 fn an_interruption_around_the_renaming_makes_no_second_copy_and_loses_none() {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin::folder();
-    let whole = |dest: &Path| {
-        let mut sink = origin.open(dest);
-        sink.recover(None);
-        origin.send_missing(&mut sink);
-        let (root, signature) = origin.root();
-        sink.check_root(&root, &signature).unwrap();
-        sink
-    };
+    let whole = |dest: &Path| whole(&origin, dest);
     // Before it: the name is announced, but the data still lies in staging.
     let mut sink = whole(dir.path());
     let finished = sink.commit(Collision::KeepBoth).unwrap();
