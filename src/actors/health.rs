@@ -189,14 +189,16 @@ fn network(settings: &Settings) -> Check {
 fn disks(settings: &Settings) -> Vec<Check> {
     let state = room(&settings.state.dir, STATE_RESERVE);
     let mut checks = vec![check("state_disk", state)];
-    let receives = settings.receive.enabled.then(|| places(settings));
-    if let Some(places) = receives {
-        checks.push(check("destination_disk", all_have_room(places)));
+    if settings.receive.enabled {
+        let places = places(settings);
+        let mut places = places.iter();
+        let have_room = places.try_for_each(|(place, reserve)| room(place, *reserve));
+        checks.push(check("destination_disk", have_room));
     }
     if settings.hand_in.enabled {
         let terms = &settings.hand_in.terms;
-        let place = BTreeMap::from([(fixed(&terms.destination), terms.reserve)]);
-        checks.push(check("hand_in_disk", all_have_room(place)));
+        let has_room = room(&fixed(&terms.destination), terms.reserve);
+        checks.push(check("hand_in_disk", has_room));
     }
     checks
 }
@@ -215,11 +217,6 @@ fn places(settings: &Settings) -> BTreeMap<PathBuf, u64> {
         *most = reserve.max(*most);
     }
     places
-}
-
-fn all_have_room(places: BTreeMap<PathBuf, u64>) -> Result<(), String> {
-    let mut checked = places.iter().map(|(place, reserve)| room(place, *reserve));
-    checked.find(Result::is_err).unwrap_or(Ok(()))
 }
 
 /// Whether the disk of a folder, which may not be there yet, has so many bytes free.

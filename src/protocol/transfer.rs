@@ -135,6 +135,16 @@ impl TransferState {
         )
     }
 
+    /// True while it is offered, or its chunks flow.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self, Self::Offered | Self::Active)
+    }
+
+    /// True while our own side has it rest, and for this reason.
+    pub fn rests_because(&self, why: &str) -> bool {
+        matches!(self, Self::Paused { by: Side::Ours, reason, .. } if reason == why)
+    }
+
     /// One word for tables and logs, the same as in stored records.
     pub fn word(&self) -> &'static str {
         match self {

@@ -20,7 +20,7 @@ use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::{DeviceType, PeerAdvert, Source, Upserted};
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::SignalKind;
-use crate::protocol::transfer::{TransferEvent, TransferState};
+use crate::protocol::transfer::TransferEvent;
 use crate::store::{Authorization, Group};
 
 use super::super::api::{Event, PeerInfo};
@@ -294,10 +294,7 @@ impl Coordinator {
             .transfers
             .iter()
             .filter(|(_, transfer)| transfer.record.peer == *device)
-            .filter(|(_, transfer)| {
-                let state = &transfer.record.state;
-                matches!(state, TransferState::Offered | TransferState::Active)
-            })
+            .filter(|(_, transfer)| transfer.record.state.is_under_way())
             .map(|(id, _)| *id)
             .collect();
         for id in left {

@@ -449,11 +449,15 @@ impl Coordinator {
     }
 
     pub(super) fn pause(&mut self, id: TransferId) {
-        let (code, reason) = (Code::Paused, BY_PERSON.to_owned());
+        self.rest(id, BY_PERSON);
+    }
+
+    /// Has a transfer rest, for a reason by which it is known again.
+    pub(super) fn rest(&mut self, id: TransferId, reason: &str) {
         self.halt(Stop {
             id,
-            code,
-            reason,
+            code: Code::Paused,
+            reason: reason.to_owned(),
             for_good: false,
         });
     }

@@ -3,13 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::dataplane::Stop;
 use crate::protocol::allowance::{Limits, RuleLimit, Share};
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
-use crate::protocol::message::Code;
-use crate::protocol::transfer::{Direction, Side, TransferState};
+use crate::protocol::transfer::{Direction, TransferState};
 use crate::protocol::turns::{Full, Places, turn};
-use crate::store::TransferRecord;
 
 use super::super::api::Event;
 use super::super::peer::unix_now;
@@ -89,33 +86,20 @@ impl Coordinator {
     /// goes on afterwards, with all that has come.
     pub(super) fn make_way(&mut self, sending: TransferId, pending: TransferId, places: &Places) {
         let (broadcast, share) = self.share_of(pending);
-        let moves = self.transfers.get(&sending).is_some_and(|transfer| {
-            let state = &transfer.record.state;
-            matches!(state, TransferState::Offered | TransferState::Active)
-        });
+        let sends = self.transfers.get(&sending);
+        let moves = sends.is_some_and(|transfer| transfer.record.state.is_under_way());
         // The place that is given up serves, unless its own broadcast has all that it may have.
         let may = !matches!(places.full(broadcast, share), Some(Full::OfBroadcast(_)));
         if moves && may && share.priority > self.share_of(sending).1.priority {
-            self.halt(Stop {
-                id: sending,
-                code: Code::Paused,
-                reason: MAKES_WAY.to_owned(),
-                for_good: false,
-            });
+            self.rest(sending, MAKES_WAY);
         }
     }
 
     /// What made way goes on when nothing more urgent goes, or is about to go, to its device.
     pub(super) fn come_back(&mut self) {
-        let makes_way = |record: &TransferRecord| {
-            matches!(
-                &record.state,
-                TransferState::Paused { by: Side::Ours, reason, .. } if reason == MAKES_WAY
-            )
-        };
-        let records = || self.transfers.values().map(|transfer| &transfer.record);
-        let due: Vec<TransferId> = records()
-            .filter(|record| makes_way(record))
+        let records = self.transfers.values().map(|transfer| &transfer.record);
+        let due: Vec<TransferId> = records
+            .filter(|record| record.state.rests_because(MAKES_WAY))
             .map(|record| record.id)
             .filter(|id| !self.something_goes_before(*id))
             .collect();
@@ -134,7 +118,7 @@ impl Coordinator {
                 .is_some_and(|of| self.broadcasts.contains_key(&of) && !self.plans.rests(of));
             let goes = match &record.state {
                 TransferState::Pending => !matches!(other.waits, Some(Waits::Place(_))),
-                state => matches!(state, TransferState::Offered | TransferState::Active),
+                state => state.is_under_way(),
             };
             record.direction == Direction::Outgoing
                 && record.peer == *device

@@ -28,13 +28,13 @@ pub(super) fn with_room(
     abandoned: &[Abandoned],
     check: impl Fn() -> Result<(), SinkError>,
 ) -> Result<(), SinkError> {
-    let is_full =
-        |checked: &Result<(), SinkError>| matches!(checked, Err(SinkError::DiskFull { .. }));
-    let mut checked = check();
-    if is_full(&checked) && !abandoned.is_empty() {
-        abandoned.iter().for_each(remove);
-        checked = check();
-    }
+    let checked = match check() {
+        Err(SinkError::DiskFull { .. }) if !abandoned.is_empty() => {
+            abandoned.iter().for_each(remove);
+            check()
+        }
+        other => other,
+    };
     match checked {
         Err(SinkError::DiskFull { needed, .. }) if make_room(dest, needed) => check(),
         other => other,

@@ -6,7 +6,6 @@ use actix::prelude::*;
 use tracing::{info, warn};
 
 use crate::content::{NotTaken, Source, Withheld, take};
-use crate::dataplane::Stop;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::{Gate, Input};
@@ -162,22 +161,13 @@ impl Coordinator {
     }
 
     fn lay_to_rest(&mut self, id: TransferId, state: &TransferState) {
-        if matches!(state, TransferState::Offered | TransferState::Active) {
-            self.halt(Stop {
-                id,
-                code: Code::Paused,
-                reason: OUT_OF_HOURS.to_owned(),
-                for_good: false,
-            });
+        if state.is_under_way() {
+            self.rest(id, OUT_OF_HOURS);
         }
     }
 
     fn wake(&mut self, id: TransferId, state: &TransferState) {
-        let rests = matches!(
-            state,
-            TransferState::Paused { by: Side::Ours, reason, .. } if reason == OUT_OF_HOURS
-        );
-        if rests {
+        if state.rests_because(OUT_OF_HOURS) {
             self.resume(id);
         }
     }

@@ -12,7 +12,6 @@ use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::message::Code;
 use crate::protocol::plan::Input;
 use crate::protocol::series::{Series, SeriesName};
-use crate::protocol::transfer::{Side, TransferState};
 use crate::store::{BroadcastRecord, BroadcastState, PlanRecord};
 
 use super::super::super::api::Event;
@@ -209,16 +208,10 @@ impl Coordinator {
 
     /// For whom a person has paused a series.
     fn held_of(&self, name: &SeriesName) -> Vec<DeviceId> {
-        let held = |state: &TransferState| {
-            matches!(
-                state,
-                TransferState::Paused { by: Side::Ours, reason, .. } if reason == BY_PERSON
-            )
-        };
         let ours = self.transfers_of_plans().into_iter();
         let of_it = ours.filter(|(of, _)| of == name);
         let records = of_it.map(|(_, id)| &self.transfers[&id].record);
-        let held = records.filter(|record| held(&record.state));
+        let held = records.filter(|record| record.state.rests_because(BY_PERSON));
         held.map(|record| record.peer.clone()).collect()
     }
 
