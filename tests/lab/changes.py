@@ -44,19 +44,9 @@ class Room:
         self.running[device.name] = process
         return process
 
-    def file(self, *parts):
-        """Puts a config file in the teacher's place, as editors do."""
-        self.teacher.write_config()
-        new = self.teacher.config_file + ".new"
-        with open(self.teacher.config_file) as file:
-            text = file.read()
-        with open(new, "w") as file:
-            file.write("\n".join([text, *parts]))
-        os.replace(new, self.teacher.config_file)
-
     def reload(self, *parts):
-        """The same while it runs; what the service says of it."""
-        self.file(*parts)
+        """Puts a new config file in the teacher's place while it runs; what the service says of it."""
+        self.teacher.write_config(*parts)
         return self.next("reloaded", "not_reloaded")
 
     def next(self, *names, device=None):
@@ -141,7 +131,7 @@ def the_clock(lab, folder):
     film = write_file(os.path.join(folder, "film.bin"), 15 * MB, "film")
     bell = write_file(os.path.join(folder, "bell.bin"), 10 * MB, "bell")
     # A minute is 7.5 seconds: neither gets through in one.
-    room.file(group(late), group(often, name="often"),
+    room.teacher.write_config(group(late), group(often, name="often"),
               broadcast("film", film, 'rate = "1500kB/s"', 'time_zone = "UTC"', 'hours = "08:00-08:01,08:02-08:10"'),
               broadcast("bell", bell, 'rate = "1MB/s"', 'schedule = "* * * * *"', 'repeat = "always"', to="often"))
     for device in (*room.seats, room.teacher):
@@ -171,7 +161,7 @@ def the_file(lab, folder):
     first, second, third = room.seats
     size = 20 * MB
     old, new, big = (write_file(os.path.join(folder, f"{name}.bin"), n, name) for name, n in (("old", 9000), ("new", 8000), ("big", size)))
-    room.file(group(first), broadcast("film", old))
+    room.teacher.write_config(group(first), broadcast("film", old))
     for device in (first, second, room.teacher):
         room.start(device)
     teacher = room.running["teacher"]
@@ -211,7 +201,7 @@ def the_file(lab, folder):
     assert list(room.report("film", 0)) == [first.id], "whoever was taken out misses nothing"
 
     # Mistakes: the old settings hold. A port needs a restart.
-    room.file(group(first), broadcast("paper", new, 'at_most = "many"'), broadcast("film", old, 'hour = "Mon"'))
+    room.teacher.write_config(group(first), broadcast("paper", new, 'at_most = "many"'), broadcast("film", old, 'hour = "Mon"'))
     said = room.next("reloaded", "not_reloaded")
     text = open(room.teacher.config_file).read().split("\n")
     lines = [text[m["line"] - 1] for m in said["mistakes"]]
@@ -245,7 +235,7 @@ def the_content(lab, folder):
         os.makedirs(tree)
         fill(tree, ["a.bin", "b.bin", "c.bin"], 1)
     versions = [[digest(tree)] for tree in trees]
-    room.file(group(watched, name="watched"), group(other, name="other"),
+    room.teacher.write_config(group(watched, name="watched"), group(other, name="other"),
               broadcast("watched", trees[0], 'rate = "8MB/s"', to="watched"),
               broadcast("other", trees[1], 'rate = "8MB/s"', "watch = false", to="other"))
     for device in (*room.seats, room.teacher):

@@ -40,12 +40,16 @@ class Device:
         assert found, f"`handout id` printed {self.id!r}"
         self.id = found[0]
 
-    def write_config(self):
-        with open(self.config_file, "w") as file:
-            for section, keys in self.config.items():
-                file.write(f"[{section}]\n")
-                for key, value in keys.items():
-                    file.write(f"{key} = {json.dumps(value)}\n")  # a JSON value of these kinds is a TOML value
+    def write_config(self, *more):
+        """Puts a new config file in the place of the old one, as editors do: who watches never sees half of it."""
+        lines = []
+        for section, keys in self.config.items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]  # a JSON value of these kinds is a TOML value
+        new = self.config_file + ".new"
+        with open(new, "w") as file:
+            file.write("\n".join([*lines, *more, ""]))
+        os.replace(new, self.config_file)
 
     def trust(self, *devices):
         """Authorizes other devices, in the config file."""
