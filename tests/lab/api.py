@@ -226,8 +226,7 @@ def driven(lab, folder, size):
     api.ask("POST", "/v1/versions/rollback", {"what": "no such series"}, expect=400)
     api.ask("POST", "/v1/hand-ins", {"paths": ["not/absolute"]}, expect=400)
     assert api.ask("POST", "/v1/reload")["changes"] == []
-    with open(teacher.config_file, "a") as config:
-        config.write("[nonsense]\nkey = 1\n")
+    teacher.write_config("[nonsense]\nkey = 1")
     assert "nonsense" in api.ask("POST", "/v1/reload", expect=400)["detail"]
     teacher.write_config()
     events = api.ask("POST", "/v1/requests", {"request": "peers"})

@@ -131,9 +131,10 @@ def the_clock(lab, folder):
     film = write_file(os.path.join(folder, "film.bin"), 15 * MB, "film")
     bell = write_file(os.path.join(folder, "bell.bin"), 10 * MB, "bell")
     # A minute is 7.5 seconds: neither gets through in one.
-    room.teacher.write_config(group(late), group(often, name="often"),
-              broadcast("film", film, 'rate = "1500kB/s"', 'time_zone = "UTC"', 'hours = "08:00-08:01,08:02-08:10"'),
-              broadcast("bell", bell, 'rate = "1MB/s"', 'schedule = "* * * * *"', 'repeat = "always"', to="often"))
+    room.teacher.write_config(
+        group(late), group(often, name="often"),
+        broadcast("film", film, 'rate = "1500kB/s"', 'time_zone = "UTC"', 'hours = "08:00-08:01,08:02-08:10"'),
+        broadcast("bell", bell, 'rate = "1MB/s"', 'schedule = "* * * * *"', 'repeat = "always"', to="often"))
     for device in (*room.seats, room.teacher):
         room.start(device)
     teacher = room.running["teacher"]
@@ -201,8 +202,7 @@ def the_file(lab, folder):
     assert list(room.report("film", 0)) == [first.id], "whoever was taken out misses nothing"
 
     # Mistakes: the old settings hold. A port needs a restart.
-    room.teacher.write_config(group(first), broadcast("paper", new, 'at_most = "many"'), broadcast("film", old, 'hour = "Mon"'))
-    said = room.next("reloaded", "not_reloaded")
+    said = room.reload(group(first), broadcast("paper", new, 'at_most = "many"'), broadcast("film", old, 'hour = "Mon"'))
     text = open(room.teacher.config_file).read().split("\n")
     lines = [text[m["line"] - 1] for m in said["mistakes"]]
     assert lines == ['at_most = "many"', 'hour = "Mon"'], said
@@ -235,9 +235,10 @@ def the_content(lab, folder):
         os.makedirs(tree)
         fill(tree, ["a.bin", "b.bin", "c.bin"], 1)
     versions = [[digest(tree)] for tree in trees]
-    room.teacher.write_config(group(watched, name="watched"), group(other, name="other"),
-              broadcast("watched", trees[0], 'rate = "8MB/s"', to="watched"),
-              broadcast("other", trees[1], 'rate = "8MB/s"', "watch = false", to="other"))
+    room.teacher.write_config(
+        group(watched, name="watched"), group(other, name="other"),
+        broadcast("watched", trees[0], 'rate = "8MB/s"', to="watched"),
+        broadcast("other", trees[1], 'rate = "8MB/s"', "watch = false", to="other"))
     for device in (*room.seats, room.teacher):
         room.start(device)
     teacher = room.running["teacher"]

@@ -28,9 +28,8 @@ class Room:
         for receiver in self.receivers:
             receiver.trust(self.sender)
         members = json.dumps([r.id for r in self.receivers])
-        with open(self.sender.config_file, "a") as file:
-            file.write(f'[[group]]\nname = "room"\nmembers = {members}\n\n[[broadcast]]\nname = "lesson"\n'
-                       f'path = "{self.lesson}"\nto = ["room"]\nwatch = true\nsettle = "300ms"\nrescan = "5s"\n')
+        self.sender.write_config(f'[[group]]\nname = "room"\nmembers = {members}\n\n[[broadcast]]\nname = "lesson"\n'
+                                 f'path = "{self.lesson}"\nto = ["room"]\nwatch = true\nsettle = "300ms"\nrescan = "5s"')
         self.changes, self.running = 0, {}
 
     def start(self, device, faked=None):

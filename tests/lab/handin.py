@@ -30,10 +30,8 @@ def main():
             pupil.trust(teacher)
             pupil.config["discovery"]["static_peers"] = [f"{teacher.id}@127.0.0.1:{PORT}"]
             pupil.write_config()
-        teacher.write_config()
-        with open(teacher.config_file, "a") as file:
-            # Without names, so that what they call themselves counts.
-            file.write(f'[[group]]\nname = "class"\nroles = ["receive"]\nmembers = {json.dumps([pupil.id for pupil in pupils])}\n')
+        # Without names, so that what they call themselves counts.
+        teacher.write_config(f'[[group]]\nname = "class"\nroles = ["receive"]\nmembers = {json.dumps([pupil.id for pupil in pupils])}')
         running = teacher.start("run", "--json")
         running.until("listening", 60)
         begin = time.monotonic()

@@ -24,8 +24,7 @@ class Service:
 
     def __init__(self, device, more):
         self.device, self.process = device, None
-        with open(device.config_file, "a") as file:
-            file.write(more)
+        device.write_config(more)
         self.state = os.path.join(device.folder, "state")
         self.authorized, self.revoked = set(), set()
 

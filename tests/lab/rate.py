@@ -48,8 +48,7 @@ def measure(folder, name, receivers, rate, size, counted, slack, options=(), rul
     file = write_file(os.path.join(home, "lesson.bin"), size, name)
     with Loopback(logs=home) as lab:
         room = Room(lab, home, receivers, **own)
-        with open(room.sender.config_file, "a") as config:
-            config.write(rules.replace("FIRST", room.receivers[0].id))
+        room.sender.write_config(rules.replace("FIRST", room.receivers[0].id))
         process, result, _ = room.send(file, *options)
         active = [e["_at"] for e in process.events if e["event"] == "transfer" and e["state"]["is"] == "active"]
         done = [e["_at"] for e in process.events if e["event"] == "transfer" and e["state"]["is"] == "complete"]

@@ -88,8 +88,7 @@ def hire(teacher, seats, tree):
         text = text.replace(example, seat.id)
     assert '"~/lessons"' in text
     text = text.replace('"~/lessons"', json.dumps(tree)).replace("~/", teacher.folder + "/")
-    with open(teacher.config_file, "a") as file:  # after what says which interface and port
-        file.write("\n" + text)
+    teacher.write_config(text)  # after what says which interface and port
     teacher.start("config", "check").end(60)
 
 
