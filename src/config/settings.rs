@@ -15,6 +15,7 @@ use super::limits::LimitSettings;
 use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
+use super::rendezvous::RendezvousServe;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
 use super::{Loaded, Setting};
@@ -69,6 +70,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Being a rendezvous.
+    pub rendezvous_serve: RendezvousServe,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -389,6 +392,7 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            rendezvous_serve: RendezvousServe::read(r, &state_dir),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(
