@@ -156,7 +156,7 @@ async fn answer(caller: &Caller, session: &str, query: &SignalsQuery, to: &To) -
 }
 
 /// What helps to a connection.
-pub(super) async fn servers(_: Caller, to: To) -> Answered {
-    let servers: IceServers = to.ice_servers();
+pub(super) async fn servers(caller: Caller, to: To) -> Answered {
+    let servers: IceServers = to.ice_servers(caller.user);
     Ok(HttpResponse::Ok().json(servers))
 }

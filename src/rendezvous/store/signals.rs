@@ -1,8 +1,8 @@
 //! What the two parties of a session say to each other.
 
 use serde::Deserialize;
-use sqlx::Row;
 use sqlx::AnyConnection;
+use sqlx::Row;
 
 use super::{Refused, Store, Terms, now, written};
 use crate::protocol::rendezvous::{ClientType, SignalInfo, SignalPost, SignalType};
