@@ -50,7 +50,8 @@ fn a_session_ends_when_nothing_is_said_any_more_on_sqlite() {
 #[test]
 fn a_session_ends_when_nothing_is_said_any_more_on_postgresql() {
     let database = Database::new();
-    a_session_ends(&Server::start(&[SHORT, &database.setting()]));
+    let server = Server::start(&[SHORT, &database.setting()]);
+    a_session_ends(&server);
     let statuses = "SELECT DISTINCT status FROM ice_sessions";
     let end = Instant::now() + Duration::from_secs(30);
     while database.sql(statuses) != "expired" {
