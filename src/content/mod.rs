@@ -3,6 +3,7 @@
 
 mod cache;
 mod commit;
+pub mod generate;
 mod hashes;
 mod heads;
 mod pages;

@@ -25,6 +25,7 @@ pub mod peers;
 pub mod plan;
 pub mod policy;
 pub mod proof;
+pub mod provider;
 pub mod rate;
 pub mod replay;
 pub mod roles;
