@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod proof;
 pub mod rate;
+pub mod rendezvous;
 pub mod replay;
 pub mod roles;
 pub mod roster;
