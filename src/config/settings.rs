@@ -12,6 +12,7 @@ use super::groups::{self, GroupRule};
 use super::hand_in::HandIn;
 use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
+use super::meeting::Meeting;
 use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Meeting devices of other networks.
+    pub rendezvous: Meeting,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -389,6 +392,7 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            rendezvous: Meeting::read(r),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(

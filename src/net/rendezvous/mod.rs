@@ -1,5 +1,10 @@
 //! The client's side of a rendezvous: where it is, who we are there, and its WebSockets.
 
+pub mod mail;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +24,8 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 const MAX_MESSAGE: usize = 192 * 1024;
 /// How long it may take until a WebSocket is open.
 const OPENING: Duration = Duration::from_secs(15);
+/// Bytes of a file with a token.
+const MAX_TOKEN: u64 = 16 * 1024;
 /// What is shown of an answer that refuses.
 const MAX_REASON: usize = 300;
 
@@ -30,13 +37,13 @@ pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub struct Server {
     /// `http://host:port/path` or `https://…`, without a slash at its end.
     url: Arc<str>,
-    token: Arc<str>,
+    /// Read each time that it is needed: tokens end, and whoever renews one writes the file.
+    token_file: Arc<Path>,
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The token opens everything that its user may do.
         f.debug_struct("Server").field("url", &self.url).finish()
     }
 }
@@ -47,9 +54,15 @@ pub enum ServerError {
     /// Not the address of one.
     #[error("{0:?} is not the address of a rendezvous: it looks like https://host[:port][/path]")]
     Url(String),
-    /// The token cannot stand in a header.
-    #[error("the token of the rendezvous is not one line of visible ASCII characters")]
-    Token,
+    /// There is no token that could be shown.
+    #[error("{} holds no token for the rendezvous: {fault}; whoever runs it makes one with \
+             `handout rendezvous token`", path.display())]
+    Token {
+        /// The file that should hold it.
+        path: PathBuf,
+        /// What is wrong.
+        fault: String,
+    },
     /// The certificates cannot be read.
     #[error("the certificates for the rendezvous cannot be used: {0}")]
     Certificates(String),
@@ -74,12 +87,12 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// A rendezvous at `url` for the holder of `token`. `ca` has certificates in PEM that are
-    /// believed besides those of the public authorities.
+    /// A rendezvous at `url` for the holder of the token in `token_file`. `ca` has certificates in
+    /// PEM that are believed besides those of the public authorities.
     ///
     /// # Errors
-    /// [`ServerError`] for what cannot be an address, a token or certificates.
-    pub fn new(url: &str, token: &str, ca: Option<&[u8]>) -> Result<Self, ServerError> {
+    /// [`ServerError`] for what cannot be an address or certificates.
+    pub fn new(url: &str, token_file: &Path, ca: Option<&[u8]>) -> Result<Self, ServerError> {
         let url = url.trim().trim_end_matches('/');
         let host = (url.strip_prefix("http://")).or_else(|| url.strip_prefix("https://"));
         let fits = |host: &str| {
@@ -92,14 +105,10 @@ impl Server {
         if !host.is_some_and(fits) {
             return Err(ServerError::Url(url.to_owned()));
         }
-        let token = token.trim();
-        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(ServerError::Token);
-        }
         let tls = url.starts_with("https://").then(|| tls(ca)).transpose()?;
         Ok(Self {
             url: url.into(),
-            token: token.into(),
+            token_file: token_file.into(),
             tls: tls.map(Arc::new),
         })
     }
@@ -109,9 +118,26 @@ impl Server {
         &self.url
     }
 
-    /// Who we are there. A secret.
-    pub fn token(&self) -> &str {
-        &self.token
+    /// Who we are there, as the header `Authorization` says it. A secret.
+    ///
+    /// # Errors
+    /// [`ServerError::Token`].
+    pub fn authorization(&self) -> Result<String, ServerError> {
+        let told = |fault: String| ServerError::Token {
+            path: self.token_file.to_path_buf(),
+            fault,
+        };
+        let mut text = String::new();
+        File::open(&self.token_file)
+            .and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text))
+            .map_err(|error| told(error.to_string()))?;
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(told(
+                "it must have one line of visible ASCII characters".to_owned(),
+            ));
+        }
+        Ok(format!("Bearer {token}"))
     }
 
     /// Opens a WebSocket at a path that begins with a slash. Where several servers share the work,
@@ -121,13 +147,22 @@ impl Server {
     /// [`ServerError::Unreachable`] and [`ServerError::Refused`].
     pub async fn socket(&self, path: &str) -> Result<Socket, ServerError> {
         let first = format!("{}{path}", self.url);
-        match self.open(&first).await {
+        let mut bearer = HeaderValue::from_str(&self.authorization()?).map_err(|error| {
+            let path = self.token_file.to_path_buf();
+            let fault = error.to_string();
+            ServerError::Token { path, fault }
+        })?;
+        bearer.set_sensitive(true);
+        match self.open(&first, bearer.clone()).await {
             Err(SocketError::Http(answer)) if answer.status() == StatusCode::TEMPORARY_REDIRECT => {
                 let elsewhere = location(&answer);
                 // The token never leaves an encrypted way for one that is not.
                 let safe = |to: &&str| to.starts_with("https://") || self.tls.is_none();
                 match elsewhere.filter(safe) {
-                    Some(to) => self.open(to).await.map_err(|error| self.told(error)),
+                    Some(to) => self
+                        .open(to, bearer)
+                        .await
+                        .map_err(|error| self.told(error)),
                     None => Err(self.told(SocketError::Http(answer))),
                 }
             }
@@ -135,11 +170,9 @@ impl Server {
         }
     }
 
-    async fn open(&self, url: &str) -> Result<Socket, SocketError> {
+    async fn open(&self, url: &str, bearer: HeaderValue) -> Result<Socket, SocketError> {
         let address = url.replacen("http", "ws", 1);
         let mut request = address.into_client_request()?;
-        let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token))
-            .map_err(|error| SocketError::Io(std::io::Error::other(error)))?;
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
@@ -225,12 +258,15 @@ mod tests {
 
     #[test]
     fn only_what_can_be_an_address_and_a_token_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let server = |url: &str| Server::new(url, &file, None);
         for url in [
             "http://host:8080/",
             "https://host/base",
             "http://[::1]:8080",
         ] {
-            assert!(Server::new(url, "abc.def", None).is_ok(), "{url}");
+            assert!(server(url).is_ok(), "{url}");
         }
         for url in [
             "",
@@ -241,19 +277,30 @@ mod tests {
             "http://u@h",
             "http://h?x",
         ] {
-            let error = Server::new(url, "abc", None).unwrap_err();
+            let error = server(url).unwrap_err();
             assert!(matches!(error, ServerError::Url(_)), "{url}: {error}");
         }
-        for token in ["", " ", "a b", "a\nb", "ä"] {
-            let error = Server::new("http://host", token, None).unwrap_err();
-            assert!(matches!(error, ServerError::Token), "{token:?}");
-        }
-        let error = Server::new(
-            "https://host",
-            "abc",
-            Some(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"),
+        let pem = b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        let error = Server::new("https://host", &file, Some(pem)).unwrap_err();
+        assert!(matches!(error, ServerError::Certificates(_)), "{error}");
+
+        let server = server("http://host").unwrap();
+        let authorization = || server.authorization();
+        assert!(
+            authorization()
+                .unwrap_err()
+                .to_string()
+                .contains("No such file")
         );
-        assert!(matches!(error, Err(ServerError::Certificates(_))));
-        assert!(!format!("{:?}", Server::new("http://host", "secret", None)).contains("secret"));
+        for token in ["", " ", "a b", "a\nb", "ä"] {
+            std::fs::write(&file, token).unwrap();
+            let error = authorization().unwrap_err();
+            assert!(
+                error.to_string().contains("visible ASCII"),
+                "{token:?}: {error}"
+            );
+        }
+        std::fs::write(&file, "abc.def\n").unwrap();
+        assert_eq!(authorization().unwrap(), "Bearer abc.def");
     }
 }
