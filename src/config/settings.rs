@@ -12,7 +12,9 @@ use super::groups::{self, GroupRule};
 use super::hand_in::HandIn;
 use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
+use super::meeting::Meeting;
 use super::notify::Notify;
+use super::providers::{self, ProviderRule};
 use super::reader::Reader;
 use super::receive::Receive;
 use super::surroundings::Surroundings;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Meeting devices of other networks.
+    pub rendezvous: Meeting,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -77,6 +81,8 @@ pub struct Settings {
     pub groups: Vec<GroupRule>,
     /// Broadcasts that the file describes.
     pub broadcasts: Vec<BroadcastRule>,
+    /// What is given to whoever asks for it at the rendezvous.
+    pub providers: Vec<ProviderRule>,
     pub(super) described: Vec<Setting>,
     pub(super) warnings: Vec<Warning>,
     pub(super) loaded: Loaded,
@@ -389,6 +395,7 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            rendezvous: Meeting::read(r),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(
@@ -405,6 +412,7 @@ impl Settings {
             },
             groups: groups::read(r),
             broadcasts: broadcasts::read(r, &state_dir),
+            providers: providers::read(r),
             described: Vec::new(),
             warnings: Vec::new(),
             loaded: Loaded::default(),

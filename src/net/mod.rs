@@ -3,5 +3,6 @@
 pub mod discovery;
 pub mod interfaces;
 pub mod link;
+pub mod rendezvous;
 pub mod runtime;
 pub mod signaling;

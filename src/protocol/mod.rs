@@ -27,6 +27,7 @@ pub mod policy;
 pub mod proof;
 pub mod provider;
 pub mod rate;
+pub mod rendezvous;
 pub mod replay;
 pub mod roles;
 pub mod roster;

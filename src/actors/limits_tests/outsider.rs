@@ -100,7 +100,7 @@ impl Line {
             ice_disconnected: Duration::from_secs(5),
             ice_failed: Duration::from_secs(5),
         };
-        let (link, sdp, mut events) = Link::offer(&options).await.unwrap();
+        let (link, sdp, mut events) = Link::offer(&options, None).await.unwrap();
         let issued = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let terms = Terms {
             to: &other,

@@ -45,7 +45,7 @@ impl Peer {
         match output {
             Output::MakeOffer { generation } => {
                 let options = network::link_options(&self.context.live().settings);
-                let made = self.on_data_plane(async move { Link::offer(&options).await });
+                let made = self.on_data_plane(async move { Link::offer(&options, None).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
                 });
@@ -57,7 +57,8 @@ impl Peer {
                     self.standing = description;
                 }
                 let options = network::link_options(&self.context.live().settings);
-                let made = self.on_data_plane(async move { Link::answer(&options, offer).await });
+                let made =
+                    self.on_data_plane(async move { Link::answer(&options, None, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
                 });

@@ -516,7 +516,7 @@ impl StreamHandler<OnLink> for Peer {
     fn handle(&mut self, OnLink(generation, event): OnLink, ctx: &mut Context<Self>) {
         match event {
             LinkEvent::Open(channel) => self.open(generation, channel, ctx),
-            LinkEvent::Lost(reason) => self.lost(generation, reason.to_owned(), ctx),
+            LinkEvent::Lost(reason) => self.lost(generation, reason.into_owned(), ctx),
         }
     }
 
