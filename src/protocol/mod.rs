@@ -22,6 +22,7 @@ pub mod names;
 pub mod negotiation;
 pub mod pairing;
 pub mod peers;
+pub mod plain;
 pub mod plan;
 pub mod policy;
 pub mod proof;
