@@ -539,6 +539,7 @@ fn peer_context(
         name: settings.device.name.clone(),
         device_type: settings.device.device_type.as_str().to_owned(),
         live: Mutex::new(Arc::new(Live::of(settings))),
+        ice: Mutex::default(),
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),

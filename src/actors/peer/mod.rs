@@ -25,6 +25,7 @@ use crate::dataplane::{Checkpointing, Pacer, Receptions, SessionCommand, Session
 use crate::net::link::{Link, LinkEvent};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Message;
@@ -64,6 +65,8 @@ pub struct PeerContext {
     pub device_type: String,
     /// What the settings say now, for links that are made from now on.
     pub live: Mutex<Arc<Live>>,
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub ice: Mutex<Vec<IceServer>>,
     /// What is being received, from whomever.
     pub receptions: Receptions,
     /// How fast all links together may send.
@@ -145,6 +148,12 @@ impl PeerContext {
         *live = Arc::new(Live::of(settings));
     }
 
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub fn ice_servers(&self) -> Vec<IceServer> {
+        let ice = self.ice.lock().unwrap_or_else(PoisonError::into_inner);
+        ice.clone()
+    }
+
     /// What shows others how we came to our key; nothing where it never changed.
     pub fn change(&self) -> Option<Signal> {
         change_signal(&self.identity.device_id(), &self.rotations)
@@ -205,6 +214,10 @@ struct LiveLink {
     facts: SdpFacts,
     /// Our candidates, for clients that want them one by one; taken when they have been sent.
     candidates: Vec<String>,
+    /// Those that were found after the description was made, until they can be sent.
+    late: Vec<String>,
+    /// Those that are found from now on are sent at once.
+    trickles: bool,
 }
 
 /// The device's addresses, and whether somebody wants a link to it.
@@ -397,7 +410,7 @@ impl Handler<Signaled> for Peer {
         match signal.kind {
             SignalKind::Offer => match self.take_offer(&signal.data) {
                 Ok(asked) => {
-                    let sdp = self.filter(&signal.data);
+                    let sdp = self.filter(&signal.data, &route);
                     self.offer = Some(describe(&signal.data, asked, route));
                     self.step(Input::RemoteOffer(sdp), ctx);
                     self.offer = None;
@@ -422,7 +435,7 @@ impl Handler<Signaled> for Peer {
                 };
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
-                        let sdp = self.filter(&signal.data);
+                        let sdp = self.filter(&signal.data, &route);
                         self.standing = describe(&signal.data, tied, route.clone());
                         self.route = Some(route);
                         self.step(Input::RemoteAnswer(sdp), ctx);
@@ -432,9 +445,9 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Ice => {
                 let ufrag = self.standing.ufrag.as_deref();
-                match network::candidate_policy(&self.context.live().settings)
-                    .read(&signal.data, ufrag)
-                {
+                let reach = self.reach_by(Some(&route));
+                let settings = &self.context.live().settings;
+                match network::candidate_policy(settings, reach).read(&signal.data, ufrag) {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
                         let responder = self
@@ -515,7 +528,14 @@ impl Handler<Panic> for Peer {
 impl StreamHandler<OnLink> for Peer {
     fn handle(&mut self, OnLink(generation, event): OnLink, ctx: &mut Context<Self>) {
         match event {
-            LinkEvent::Open(channel) => self.open(generation, channel, ctx),
+            LinkEvent::Open(channel) => {
+                if let Some(path) = channel.path() {
+                    debug!(device = %self.id, path = path.as_str(), "a link is open");
+                    self.tell(PeerNews::Travels(path), ctx);
+                }
+                self.open(generation, channel, ctx)
+            }
+            LinkEvent::Candidate(line) => self.found_candidate(generation, line),
             LinkEvent::Lost(reason) => self.lost(generation, reason.into_owned(), ctx),
         }
     }
