@@ -38,6 +38,7 @@ pub mod signal;
 pub mod standstill;
 pub mod transfer;
 pub mod trust;
+pub mod turn;
 pub mod turns;
 pub mod vouching;
 pub mod window;
