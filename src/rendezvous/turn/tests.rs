@@ -265,11 +265,6 @@ async fn two_links_that_only_know_each_others_relays_find_a_way_and_say_which() 
             Incoming::Text(_) => panic!("bytes were sent"),
         }
     }
-    let carried = server.totals().bytes - before;
-    assert!(
-        carried > 64 * 16_384,
-        "{carried} bytes went through the server"
-    );
     // Closing gives the addresses back at once.
     first.close().await;
     second.close().await;
