@@ -250,7 +250,7 @@ impl Device {
         let opened = async {
             match events.recv().await {
                 Some(LinkEvent::Open(channel)) => Ok(channel),
-                Some(LinkEvent::Lost(reason)) => Err(reason.to_owned()),
+                Some(LinkEvent::Lost(reason)) => Err(reason.into_owned()),
                 None => Err("the connection is gone".to_owned()),
             }
         };

@@ -44,8 +44,9 @@ impl Peer {
     pub(super) fn act(&mut self, output: Output, ctx: &mut Context<Self>) {
         match output {
             Output::MakeOffer { generation } => {
+                let relay = self.relay();
                 let options = network::link_options(&self.context.live().settings);
-                let made = self.on_data_plane(async move { Link::offer(&options, None).await });
+                let made = self.on_data_plane(async move { Link::offer(&options, relay).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
                 });
@@ -57,8 +58,9 @@ impl Peer {
                     self.standing = description;
                 }
                 let options = network::link_options(&self.context.live().settings);
+                let relay = self.context.relay.clone();
                 let made =
-                    self.on_data_plane(async move { Link::answer(&options, None, offer).await });
+                    self.on_data_plane(async move { Link::answer(&options, relay, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
                 });
@@ -117,6 +119,10 @@ impl Peer {
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
+                let never_up = self.proven.is_none();
+                if never_up && matches!(reason, Failure::NoChannel | Failure::Lost(_)) {
+                    self.change_way();
+                }
                 if reason != Failure::Disconnected {
                     self.failures = self.failures.saturating_add(1);
                     // Not awaited: a stopping actor drops its futures, and a message whose
@@ -213,7 +219,7 @@ impl Peer {
             peer_id: self.context.identity.device_id(),
             data,
         };
-        let route = route.or_else(|| self.introduced_route());
+        let route = route.or_else(|| self.route_without_address());
         if let Some(route) = route.filter(|route| self.write_by(route, &signal)) {
             self.route = Some(route);
             return self.step(Input::Delivered { generation }, ctx);
@@ -227,6 +233,7 @@ impl Peer {
         });
         // Whoever knows us under an earlier key would take us for a stranger.
         let change = self.context.change();
+        let by_mail = signal.clone();
         let delivering = async move {
             let route = dial
                 .await
@@ -247,6 +254,10 @@ impl Peer {
                 let input = match delivered {
                     Ok(route) => {
                         peer.route = Some(Route::Tcp(route));
+                        Input::Delivered { generation }
+                    }
+                    Err(_) if peer.met && peer.write_by(&Route::Mail, &by_mail) => {
+                        peer.route = Some(Route::Mail);
                         Input::Delivered { generation }
                     }
                     Err(reason) => Input::Undeliverable { generation, reason },
