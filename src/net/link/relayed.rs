@@ -1,5 +1,5 @@
 //! A link through a rendezvous, for where WebRTC fails: WebSocket messages that the server passes
-//! on unread, since they are sealed with Noise (PROTOCOL.md §18).
+//! on unread, since they are sealed with Noise (PROTOCOL.md §17).
 //!
 //! Its descriptions are SDP texts like those of WebRTC, with the hash of a fresh Noise key where
 //! the hash of a DTLS certificate stands, and the name of the meeting point. So the proof in them,
