@@ -444,17 +444,4 @@ fn describe(fingerprint: &[u8; 32], setup: &str, name: &str) -> Result<String, L
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_has_the_facts_that_a_proof_signs_and_names_the_meeting_point() {
-        let name = random_name().unwrap();
-        let sdp = describe(&[0xab; 32], "actpass", &name).unwrap();
-        assert_eq!(SdpFacts::read(&sdp).unwrap().fingerprint, [0xab; 32]);
-        assert_eq!(meeting_point(&sdp), Some(name.as_str()));
-        let other = sdp.replace(&name, "../../api/devices/socket?x=12345");
-        assert_eq!(meeting_point(&other), None);
-        assert_eq!(meeting_point(&sdp.replace(ATTRIBUTE, "x")), None);
-    }
-}
+mod tests;
