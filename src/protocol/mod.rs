@@ -12,6 +12,7 @@ pub mod frame;
 pub mod framer;
 pub mod handshake;
 pub mod hours;
+pub mod ice;
 pub mod id;
 pub mod identity;
 pub mod introduction;

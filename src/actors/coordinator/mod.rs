@@ -42,6 +42,7 @@ use tracing::{debug, warn};
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, Standing};
+use crate::net::link::Path;
 use crate::protocol::clones::Clones;
 use crate::protocol::id::{BroadcastId, DeviceId, RunId, TransferId};
 use crate::protocol::identity::Identity;
@@ -156,6 +157,8 @@ struct PeerSlot {
     wanted: bool,
     /// The address that it signaled from when the last link was made.
     from: Option<IpAddr>,
+    /// How the packets of that link travel.
+    path: Option<Path>,
     /// Through whom its actor may signal, as it was last told.
     through: Option<DeviceId>,
 }

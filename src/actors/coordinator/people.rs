@@ -128,6 +128,9 @@ impl Coordinator {
             why,
             expires,
             connected: session.is_some(),
+            path: slot
+                .filter(|_| session.is_some())
+                .and_then(|slot| Some(slot.path?.as_str().to_owned())),
             verified: session.is_some_and(|session| session.verified),
             introduced: self.introducers_of(device),
             error: slot.and_then(|slot| slot.error.clone()),
@@ -222,6 +225,7 @@ impl Coordinator {
                 refused: false,
                 wanted: false,
                 from: None,
+                path: None,
                 through: None,
             }
         }))

@@ -12,10 +12,10 @@ use super::proofs::random;
 use super::{LiveLink, OnLink, OnSession, Peer, Route};
 use crate::actors::coordinator::{FromPeer, PeerNews};
 use crate::actors::discovery::stream_of;
-use crate::actors::network;
 use crate::actors::signaling::Dial;
 use crate::dataplane::{self, SessionError, SessionOptions};
 use crate::net::link::{Channel, Link, LinkError, LinkEvent, NATIVE_LABEL};
+use crate::protocol::candidate::MAX_CANDIDATES;
 use crate::protocol::handshake::{Handshake, Local, Role};
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{Failure, Generation, Input, Output};
@@ -45,7 +45,8 @@ impl Peer {
         match output {
             Output::MakeOffer { generation } => {
                 let relay = self.relay();
-                let options = network::link_options(&self.context.live().settings);
+                let route = self.route_without_address();
+                let options = self.link_options(route.as_ref());
                 let made = self.on_data_plane(async move { Link::offer(&options, relay).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
@@ -57,7 +58,7 @@ impl Peer {
                     self.route = description.route.clone();
                     self.standing = description;
                 }
-                let options = network::link_options(&self.context.live().settings);
+                let options = self.link_options(self.route.as_ref());
                 let relay = self.context.relay.clone();
                 let made =
                     self.on_data_plane(async move { Link::answer(&options, relay, offer).await });
@@ -84,6 +85,7 @@ impl Peer {
                     });
                     ctx.spawn(then);
                     self.send_candidates();
+                    self.trickle(generation);
                 }
             }
             Output::AddCandidate { generation, text } => {
@@ -194,6 +196,8 @@ impl Peer {
             role,
             facts,
             candidates,
+            late: Vec::new(),
+            trickles: false,
         });
         ctx.add_stream(futures::StreamExt::map(stream_of(events), move |event| {
             OnLink(generation, event)
@@ -222,6 +226,9 @@ impl Peer {
         let route = route.or_else(|| self.route_without_address());
         if let Some(route) = route.filter(|route| self.write_by(route, &signal)) {
             self.route = Some(route);
+            if kind == SignalKind::Answer {
+                self.trickle(generation);
+            }
             return self.step(Input::Delivered { generation }, ctx);
         }
         if self.addresses.is_empty() {
@@ -254,6 +261,9 @@ impl Peer {
                 let input = match delivered {
                     Ok(route) => {
                         peer.route = Some(Route::Tcp(route));
+                        if kind == SignalKind::Answer {
+                            peer.trickle(generation);
+                        }
                         Input::Delivered { generation }
                     }
                     Err(_) if peer.met && peer.write_by(&Route::Mail, &by_mail) => {
@@ -283,6 +293,50 @@ impl Peer {
                     return;
                 }
             }
+        }
+    }
+
+    /// From now on the other side can use each candidate of ours as it is found.
+    fn trickle(&mut self, generation: Generation) {
+        let Some(live) = self
+            .link
+            .as_mut()
+            .filter(|live| live.generation == generation)
+        else {
+            return;
+        };
+        live.trickles = true;
+        for line in std::mem::take(&mut live.late) {
+            self.send_candidate(line);
+        }
+    }
+
+    /// A STUN or TURN server has answered after the description was made.
+    pub(super) fn found_candidate(&mut self, generation: Generation, line: String) {
+        let Some(live) = self
+            .link
+            .as_mut()
+            .filter(|live| live.generation == generation)
+        else {
+            return;
+        };
+        match live.trickles {
+            true => self.send_candidate(line),
+            false if live.late.len() < MAX_CANDIDATES => live.late.push(line),
+            false => {}
+        }
+    }
+
+    fn send_candidate(&self, data: String) {
+        let signal = Signal {
+            kind: SignalKind::Ice,
+            peer_id: self.context.identity.device_id(),
+            data,
+        };
+        if let Some(route) = &self.route
+            && !self.write_by(route, &signal)
+        {
+            debug!("a candidate of ours could not be sent");
         }
     }
 

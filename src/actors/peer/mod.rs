@@ -26,6 +26,7 @@ use crate::net::link::{Link, LinkEvent, RelayOptions};
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Message;
@@ -35,7 +36,6 @@ use crate::protocol::negotiation::{
 };
 use crate::protocol::proof::{Expected, OfferHash, Session};
 use crate::protocol::rate::Rate;
-use crate::protocol::rendezvous::IceServers;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::sdp::SdpFacts;
@@ -68,14 +68,14 @@ pub struct PeerContext {
     pub device_type: String,
     /// What the settings say now, for links that are made from now on.
     pub live: Mutex<Arc<Live>>,
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub ice: Mutex<Vec<IceServer>>,
     /// What is being received, from whomever.
     pub receptions: Receptions,
     /// Signaling with devices that are met at a rendezvous.
     pub mail: Option<MailHandle>,
     /// What happens there, until the coordinator listens to it.
     pub mail_events: Mutex<Option<mpsc::Receiver<MailEvent>>>,
-    /// The STUN and TURN servers that the rendezvous names now.
-    pub ice: Mutex<IceServers>,
     /// Through what links go where WebRTC fails.
     pub relay: Option<RelayOptions>,
     /// How fast all links together may send.
@@ -167,8 +167,14 @@ impl PeerContext {
     }
 
     /// The rendezvous names these servers, for links that are not there yet.
-    pub fn take_ice_servers(&self, ice: IceServers) {
-        *self.ice.lock().unwrap_or_else(PoisonError::into_inner) = ice;
+    pub fn take_ice_servers(&self, servers: Vec<IceServer>) {
+        *self.ice.lock().unwrap_or_else(PoisonError::into_inner) = servers;
+    }
+
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub fn ice_servers(&self) -> Vec<IceServer> {
+        let ice = self.ice.lock().unwrap_or_else(PoisonError::into_inner);
+        ice.clone()
     }
 
     /// What shows others how we came to our key; nothing where it never changed.
@@ -235,6 +241,10 @@ struct LiveLink {
     facts: SdpFacts,
     /// Our candidates, for clients that want them one by one; taken when they have been sent.
     candidates: Vec<String>,
+    /// Those that were found after the description was made, until they can be sent.
+    late: Vec<String>,
+    /// Those that are found from now on are sent at once.
+    trickles: bool,
 }
 
 /// The device's addresses, and whether somebody wants a link to it.
@@ -452,7 +462,7 @@ impl Handler<Signaled> for Peer {
         match signal.kind {
             SignalKind::Offer => match self.take_offer(&signal.data) {
                 Ok(asked) => {
-                    let sdp = self.filter(&signal.data);
+                    let sdp = self.filter(&signal.data, &route);
                     self.offer = Some(describe(&signal.data, asked, route));
                     self.step(Input::RemoteOffer(sdp), ctx);
                     self.offer = None;
@@ -477,7 +487,7 @@ impl Handler<Signaled> for Peer {
                 };
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
-                        let sdp = self.filter(&signal.data);
+                        let sdp = self.filter(&signal.data, &route);
                         self.standing = describe(&signal.data, tied, route.clone());
                         self.route = Some(route);
                         self.step(Input::RemoteAnswer(sdp), ctx);
@@ -487,9 +497,9 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Ice => {
                 let ufrag = self.standing.ufrag.as_deref();
-                match network::candidate_policy(&self.context.live().settings)
-                    .read(&signal.data, ufrag)
-                {
+                let reach = self.reach_by(Some(&route));
+                let settings = &self.context.live().settings;
+                match network::candidate_policy(settings, reach).read(&signal.data, ufrag) {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
                         let responder = self
@@ -570,7 +580,14 @@ impl Handler<Panic> for Peer {
 impl StreamHandler<OnLink> for Peer {
     fn handle(&mut self, OnLink(generation, event): OnLink, ctx: &mut Context<Self>) {
         match event {
-            LinkEvent::Open(channel) => self.open(generation, channel, ctx),
+            LinkEvent::Open(channel) => {
+                if let Some(path) = channel.path() {
+                    debug!(device = %self.id, path = path.as_str(), "a link is open");
+                    self.tell(PeerNews::Travels(path), ctx);
+                }
+                self.open(generation, channel, ctx)
+            }
+            LinkEvent::Candidate(line) => self.found_candidate(generation, line),
             LinkEvent::Lost(reason) => self.lost(generation, reason.into_owned(), ctx),
         }
     }

@@ -253,6 +253,7 @@ async fn pass(
 fn options() -> LinkOptions {
     LinkOptions {
         addresses: Vec::new(),
+        ice: Vec::new(),
         loopback: true,
         udp_buffer: 1 << 20,
         mtu: 1400,
