@@ -18,6 +18,7 @@ mod notify;
 mod on_disk;
 mod reader;
 mod receive;
+mod rendezvous;
 mod renewal;
 mod settings;
 mod shapes;
@@ -42,6 +43,7 @@ pub use limits::{LimitRule, LimitSettings};
 pub use meeting::Meeting;
 pub use notify::{Notify, Occasion};
 pub use receive::Receive;
+pub use rendezvous::{Database, RendezvousServe};
 pub use renewal::Change;
 pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,

@@ -16,6 +16,7 @@ use super::meeting::Meeting;
 use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
+use super::rendezvous::RendezvousServe;
 use super::surroundings::Surroundings;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
 use super::{Loaded, Setting};
@@ -73,6 +74,8 @@ pub struct Settings {
     pub api: Api,
     /// Meeting devices of other networks.
     pub rendezvous: Meeting,
+    /// Being a rendezvous.
+    pub rendezvous_serve: RendezvousServe,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -400,6 +403,7 @@ impl Settings {
             },
             api: Api::read(r),
             rendezvous: Meeting::read(r),
+            rendezvous_serve: RendezvousServe::read(r, &state_dir),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(
