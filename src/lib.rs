@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! cli                      the program's verbs
-//! web  rendezvous          HTTP for other programs of this machine; the server where devices meet
+//! web                      HTTP for other programs of this machine
+//! rendezvous               the server on which devices of different networks meet
 //! actors                   the control plane: discovery, signaling, peers, coordinator, store
 //! dataplane                one pump per link: chunks from source to channel, channel to sink
 //! net  content  store  config    sockets and WebRTC; files; sled; settings

@@ -18,6 +18,7 @@ mod peers;
 mod prompt;
 mod receive;
 mod reload;
+mod rendezvous;
 mod report;
 mod run;
 mod screen;
@@ -120,7 +121,10 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
     let settings = settings(&verb, &global, &overrides, screen)?;
-    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    let serves = matches!(
+        verb,
+        Verb::Run | Verb::Receive(_) | Verb::Rendezvous { what: None }
+    );
     log::start(&settings.log, global.verbose, screen, serves);
     // Whoever asks or decides something has not come to hear of the file.
     for warning in settings.warnings().iter().filter(|_| serves) {
@@ -159,6 +163,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Refuse(which) => steer::refuse(&context, which),
         Verb::Reload => steer::reload(&context),
         Verb::Doctor(options) => doctor::run(&context, &options),
+        Verb::Rendezvous { what } => rendezvous::run(&context, what),
         Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

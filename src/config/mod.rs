@@ -18,11 +18,13 @@ mod notify;
 mod on_disk;
 mod reader;
 mod receive;
+mod rendezvous;
 mod renewal;
 mod settings;
 mod shapes;
 mod surroundings;
 mod tables;
+mod turn;
 mod units;
 
 #[cfg(test)]
@@ -42,11 +44,13 @@ pub use limits::{LimitRule, LimitSettings};
 pub use meeting::Meeting;
 pub use notify::{Notify, Occasion};
 pub use receive::Receive;
+pub use rendezvous::{Database, RendezvousServe};
 pub use renewal::Change;
 pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
     Signaling, State, SwarmSettings, Transfer, Trust,
 };
+pub use turn::{Ports, TurnServe};
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};
 

@@ -16,7 +16,9 @@ use super::meeting::Meeting;
 use super::notify::Notify;
 use super::reader::Reader;
 use super::receive::Receive;
+use super::rendezvous::RendezvousServe;
 use super::surroundings::Surroundings;
+use super::turn::TurnServe;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
 use super::{Loaded, Setting};
 use crate::protocol::ice::{IceKind, IceUrl, MAX_SERVERS};
@@ -73,6 +75,10 @@ pub struct Settings {
     pub api: Api,
     /// Meeting devices of other networks.
     pub rendezvous: Meeting,
+    /// Being a rendezvous.
+    pub rendezvous_serve: RendezvousServe,
+    /// A STUN and TURN server beside that.
+    pub turn: TurnServe,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -400,6 +406,8 @@ impl Settings {
             },
             api: Api::read(r),
             rendezvous: Meeting::read(r),
+            rendezvous_serve: RendezvousServe::read(r, &state_dir),
+            turn: TurnServe::read(r),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(

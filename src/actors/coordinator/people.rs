@@ -199,7 +199,7 @@ impl Coordinator {
     }
 
     /// A device has shown itself, or moved.
-    fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
+    pub(super) fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
         let event = Event::Peer(self.peer_info(device));
         self.emit(&event);
         self.show_change(device);
@@ -241,14 +241,16 @@ impl Coordinator {
             Vec::new()
         };
         let through = self.way_through(device);
+        let met = self.is_met(device);
         if let Some(slot) = self.slot(device) {
             slot.wanted = wanted;
             slot.through.clone_from(&through);
             // Without a way there is nothing to try: the device shows itself, or offers.
-            let wanted = wanted && (!addresses.is_empty() || through.is_some());
+            let wanted = wanted && (!addresses.is_empty() || through.is_some() || met);
             slot.actor.do_send(Want {
                 addresses,
                 through,
+                met,
                 wanted,
             });
         }

@@ -44,9 +44,10 @@ impl Peer {
     pub(super) fn act(&mut self, output: Output, ctx: &mut Context<Self>) {
         match output {
             Output::MakeOffer { generation } => {
-                let route = self.introduced_route();
+                let relay = self.relay();
+                let route = self.route_without_address();
                 let options = self.link_options(route.as_ref());
-                let made = self.on_data_plane(async move { Link::offer(&options, None).await });
+                let made = self.on_data_plane(async move { Link::offer(&options, relay).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
                 });
@@ -58,8 +59,9 @@ impl Peer {
                     self.standing = description;
                 }
                 let options = self.link_options(self.route.as_ref());
+                let relay = self.context.relay.clone();
                 let made =
-                    self.on_data_plane(async move { Link::answer(&options, None, offer).await });
+                    self.on_data_plane(async move { Link::answer(&options, relay, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
                 });
@@ -119,6 +121,10 @@ impl Peer {
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
+                let never_up = self.proven.is_none();
+                if never_up && matches!(reason, Failure::NoChannel | Failure::Lost(_)) {
+                    self.change_way();
+                }
                 if reason != Failure::Disconnected {
                     self.failures = self.failures.saturating_add(1);
                     // Not awaited: a stopping actor drops its futures, and a message whose
@@ -217,7 +223,7 @@ impl Peer {
             peer_id: self.context.identity.device_id(),
             data,
         };
-        let route = route.or_else(|| self.introduced_route());
+        let route = route.or_else(|| self.route_without_address());
         if let Some(route) = route.filter(|route| self.write_by(route, &signal)) {
             self.route = Some(route);
             if kind == SignalKind::Answer {
@@ -234,6 +240,7 @@ impl Peer {
         });
         // Whoever knows us under an earlier key would take us for a stranger.
         let change = self.context.change();
+        let by_mail = signal.clone();
         let delivering = async move {
             let route = dial
                 .await
@@ -257,6 +264,10 @@ impl Peer {
                         if kind == SignalKind::Answer {
                             peer.trickle(generation);
                         }
+                        Input::Delivered { generation }
+                    }
+                    Err(_) if peer.met && peer.write_by(&Route::Mail, &by_mail) => {
+                        peer.route = Some(Route::Mail);
                         Input::Delivered { generation }
                     }
                     Err(reason) => Input::Undeliverable { generation, reason },

@@ -18,6 +18,8 @@ pub enum Route {
     Tcp(ConnectionHandle),
     /// The link to the device that introduced this one to us.
     Through(DeviceId),
+    /// A rendezvous where both devices are.
+    Mail,
 }
 
 impl Route {
@@ -26,6 +28,7 @@ impl Route {
         match (self, other) {
             (Self::Tcp(a), Self::Tcp(b)) => a.id() == b.id(),
             (Self::Through(a), Self::Through(b)) => a == b,
+            (Self::Mail, Self::Mail) => true,
             _ => false,
         }
     }
@@ -36,6 +39,9 @@ impl Peer {
     pub(super) fn reach_by(&self, route: Option<&Route>) -> Reach {
         let settings = &self.context.live().settings;
         match route {
+            // The offer to it may take either way.
+            None if self.met => Reach::Anywhere,
+            Some(Route::Mail) => Reach::Anywhere,
             Some(Route::Tcp(connection)) => {
                 network::reach_of(settings, &[connection.remote().ip()])
             }
@@ -71,12 +77,19 @@ impl Peer {
                 });
                 true
             }
+            Route::Mail => {
+                let mail = self.context.mail.as_ref();
+                mail.is_some_and(|mail| mail.try_send(&self.id, signal))
+            }
         }
     }
 
-    /// The way to a device of which no address is known, but an introducer.
-    pub(super) fn introduced_route(&self) -> Option<Route> {
-        let via = self.through.clone().filter(|_| self.addresses.is_empty())?;
-        Some(Route::Through(via))
+    /// The way to a device of which no address is known: by its introducer, or by mail.
+    pub(super) fn route_without_address(&self) -> Option<Route> {
+        match &self.through {
+            _ if !self.addresses.is_empty() => None,
+            Some(via) => Some(Route::Through(via.clone())),
+            None => self.met.then_some(Route::Mail),
+        }
     }
 }
