@@ -11,6 +11,7 @@ use crate::config;
 use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::id::DeviceId;
 use crate::protocol::provider::is_name;
+use crate::protocol::rendezvous::ClientType;
 use crate::protocol::roles::{Roles, UnknownRole};
 
 /// Gives files to a whole room: one device sends, many authorized devices receive.
@@ -136,6 +137,12 @@ pub enum Verb {
     },
     /// What stands in the way on this machine and network, and what to do about it
     Doctor(Doctor),
+    /// Be a server on which devices of different networks, and other programs, meet; until stopped
+    Rendezvous {
+        /// What else there is to do
+        #[command(subcommand)]
+        what: Option<RendezvousVerb>,
+    },
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -310,6 +317,27 @@ pub enum Invites {
         /// Its id, or the beginning of that; or all
         id: String,
     },
+}
+
+/// `rendezvous token`
+#[derive(Debug, Subcommand)]
+pub enum RendezvousVerb {
+    /// Make a token for a user of this rendezvous, on stdout
+    Token(NewToken),
+}
+
+/// `rendezvous token`
+#[derive(Debug, Args)]
+pub struct NewToken {
+    /// Whose it is: a name of at most 128 bytes
+    #[arg(long, value_name = "NAME")]
+    pub subject: String,
+    /// What they may do: 1 provides data, 2 asks for data, device (3) is a Handout device
+    #[arg(long, value_name = "1|2|device", value_parser = client_type)]
+    pub client_type: ClientType,
+    /// For how long
+    #[arg(long = "for", default_value = "12h", value_name = "TIME", value_parser = duration)]
+    pub life: Duration,
 }
 
 /// `send`
@@ -610,6 +638,15 @@ fn parameter(text: &str) -> Result<(String, Json), String> {
         _ => Json::String(value.to_owned()),
     };
     Ok((name.to_owned(), json))
+}
+
+fn client_type(text: &str) -> Result<ClientType, String> {
+    match text {
+        "1" => Ok(ClientType::Provider),
+        "2" => Ok(ClientType::Requester),
+        "3" | "device" => Ok(ClientType::Device),
+        _ => Err("it must be 1, 2 or device".to_owned()),
+    }
 }
 
 fn who_list(text: &str) -> Result<WhoList, String> {

@@ -19,6 +19,7 @@ mod prompt;
 mod provide;
 mod receive;
 mod reload;
+mod rendezvous;
 mod report;
 mod request;
 mod run;
@@ -129,7 +130,10 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         _ => {}
     }
     let settings = settings(&verb, &global, &overrides, screen)?;
-    let serves = matches!(verb, Verb::Run | Verb::Receive(_) | Verb::Provide(_));
+    let serves = matches!(
+        verb,
+        Verb::Run | Verb::Receive(_) | Verb::Provide(_) | Verb::Rendezvous { what: None }
+    );
     log::start(&settings.log, global.verbose, screen, serves);
     // Whoever asks or decides something has not come to hear of the file.
     for warning in settings.warnings().iter().filter(|_| serves) {
@@ -170,6 +174,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Refuse(which) => steer::refuse(&context, which),
         Verb::Reload => steer::reload(&context),
         Verb::Doctor(options) => doctor::run(&context, &options),
+        Verb::Rendezvous { what } => rendezvous::run(&context, what),
         Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

@@ -19,11 +19,13 @@ mod on_disk;
 mod providers;
 mod reader;
 mod receive;
+mod rendezvous;
 mod renewal;
 mod settings;
 mod shapes;
 mod surroundings;
 mod tables;
+mod turn;
 mod units;
 
 #[cfg(test)]
@@ -44,11 +46,13 @@ pub use meeting::Meeting;
 pub use notify::{Notify, Occasion};
 pub use providers::{Origin, ProviderRule};
 pub use receive::Receive;
+pub use rendezvous::{Database, RendezvousServe};
 pub use renewal::Change;
 pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
     Signaling, State, SwarmSettings, Transfer, Trust,
 };
+pub use turn::{Ports, TurnServe};
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};
 

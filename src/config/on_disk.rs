@@ -45,8 +45,14 @@ fn secrets(settings: &Settings, r: &mut Reader<'_>) {
         Some(_) => None,
     };
     type Check<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
-    let (notify, kiosk) = (&settings.notify, &settings.kiosk);
-    let used: [(_, _, _, Check<'_>); 3] = [
+    let (notify, kiosk, meeting) = (&settings.notify, &settings.kiosk, &settings.rendezvous);
+    let used: [(_, _, _, Check<'_>); 4] = [
+        (
+            "rendezvous.token_file",
+            &meeting.token_file,
+            meeting.url.is_some(),
+            &any,
+        ),
         (
             "notify.secret_file",
             &notify.secret_file,

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use self::relayed::Relayed;
 use self::webrtc::WebRtc;
 use super::rendezvous::{Server, ServerError};
-pub use channel::{Channel, Incoming};
+use crate::protocol::ice::IceServer;
+pub use channel::{Channel, Incoming, Path};
 pub use relayed::meeting_point;
 
 /// The label of the native dialect's channel (PROTOCOL.md §5).
@@ -31,6 +32,8 @@ pub struct LinkOptions {
     pub addresses: Vec<IpAddr>,
     /// Offer loopback addresses too.
     pub loopback: bool,
+    /// STUN and TURN servers to ask for further candidates. They never hold up a description.
+    pub ice: Vec<IceServer>,
     /// Bytes for each socket buffer.
     pub udp_buffer: usize,
     /// SCTP packet size in bytes.
@@ -107,6 +110,9 @@ fn doing(doing: &'static str) -> impl FnOnce(::webrtc::error::Error) -> LinkErro
 pub enum LinkEvent {
     /// The data channel is open.
     Open(Channel),
+    /// A STUN or TURN server has told of a candidate that the description does not have: the bare
+    /// `candidate:` line.
+    Candidate(String),
     /// ICE is disconnected or failed, or the other side closed. The link is of no more use.
     Lost(Cow<'static, str>),
 }

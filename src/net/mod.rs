@@ -1,6 +1,7 @@
 //! Sockets, mDNS and WebRTC, turned into typed events.
 
 pub mod discovery;
+pub mod ice;
 pub mod interfaces;
 pub mod link;
 pub mod plain;

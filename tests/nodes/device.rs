@@ -28,6 +28,7 @@ pub fn link_options() -> LinkOptions {
     LinkOptions {
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         loopback: true,
+        ice: Vec::new(),
         udp_buffer: 1 << 20,
         mtu: 1400,
         send_buffer: 1 << 20,
@@ -250,7 +251,8 @@ impl Device {
         let opened = async {
             match events.recv().await {
                 Some(LinkEvent::Open(channel)) => Ok(channel),
-                Some(LinkEvent::Lost(reason)) => Err(reason.to_owned()),
+                Some(LinkEvent::Candidate(line)) => Err(format!("nobody was asked for {line}")),
+                Some(LinkEvent::Lost(reason)) => Err(reason.into_owned()),
                 None => Err("the connection is gone".to_owned()),
             }
         };

@@ -94,6 +94,7 @@ impl Line {
         let options = LinkOptions {
             addresses: vec![Ipv4Addr::LOCALHOST.into()],
             loopback: true,
+            ice: Vec::new(),
             udp_buffer: 1 << 20,
             mtu: 1400,
             send_buffer: 1 << 20,
@@ -117,7 +118,7 @@ impl Line {
         link.apply_answer(answer.data).await.unwrap();
         let channel = match events.recv().await.unwrap() {
             LinkEvent::Open(channel) => channel,
-            LinkEvent::Lost(reason) => panic!("{reason}"),
+            other => panic!("{other:?}"),
         };
         let local = Local {
             role: Role::Offerer,

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
-use webrtc::peer_connection::PeerConnection;
+use webrtc::peer_connection::{PeerConnection, RTCIceCandidateType};
 
 use super::relayed::Pipe;
 use super::{LinkError, NATIVE_LABEL, doing};
@@ -21,6 +21,42 @@ const FLUSH_POLL: Duration = Duration::from_millis(5);
 /// How often it is looked whether anything of it arrives.
 const STILL_POLL: Duration = Duration::from_millis(500);
 
+/// How the packets of a link travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// From one device's address to the other's.
+    Direct,
+    /// Through a NAT of either side, along an address that it has given away.
+    Reflexive,
+    /// Through a TURN server of either side.
+    Relayed,
+    /// Over WebSocket, through a rendezvous.
+    Rendezvous,
+}
+
+impl Path {
+    /// The word that ICE has for it; `rendezvous` where it is none of ICE's.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "host",
+            Self::Reflexive => "srflx",
+            Self::Relayed => "relay",
+            Self::Rendezvous => "rendezvous",
+        }
+    }
+
+    fn of(ends: [RTCIceCandidateType; 2]) -> Self {
+        use RTCIceCandidateType::{Prflx, Relay, Srflx};
+        if ends.contains(&Relay) {
+            Self::Relayed
+        } else if ends.contains(&Srflx) || ends.contains(&Prflx) {
+            Self::Reflexive
+        } else {
+            Self::Direct
+        }
+    }
+}
+
 /// An open channel.
 #[derive(Clone)]
 pub struct Channel {
@@ -28,6 +64,7 @@ pub struct Channel {
     label: Arc<str>,
     max_message: usize,
     peer_certificate: [u8; 32],
+    path: Option<Path>,
     /// Bytes of all messages that were sent.
     sent: Arc<AtomicU64>,
 }
@@ -61,6 +98,9 @@ impl Channel {
         let label = channel.label().await.ok()?;
         let sctp = connection.sctp().await?;
         let max_message = sctp.max_message_size().await.ok()? as usize;
+        let pair = sctp.transport().ice_transport();
+        let pair = pair.get_selected_candidate_pair().await.ok().flatten();
+        let path = pair.map(|pair| Path::of([pair.local().typ, pair.remote().typ]));
         let certificates = sctp.transport().get_remote_certificates().await.ok()?;
         let peer_certificate = Sha256::digest(certificates.first()?).into();
         Some(Self {
@@ -68,6 +108,7 @@ impl Channel {
             label: label.into(),
             max_message,
             peer_certificate,
+            path,
             sent: Arc::default(),
         })
     }
@@ -79,6 +120,7 @@ impl Channel {
             label: NATIVE_LABEL.into(),
             max_message,
             peer_certificate: peer_key,
+            path: Some(Path::Rendezvous),
             sent: Arc::default(),
         }
     }
@@ -91,6 +133,11 @@ impl Channel {
     /// Whether it goes through a rendezvous, and not over WebRTC.
     pub fn is_relayed(&self) -> bool {
         matches!(self.carrier, Carrier::Relay(_))
+    }
+
+    /// How its packets travelled when it was opened, where the stack says so.
+    pub fn path(&self) -> Option<Path> {
+        self.path
     }
 
     /// Bytes of the largest message that the other side takes.

@@ -1,5 +1,5 @@
 //! A link through a rendezvous, for where WebRTC fails: WebSocket messages that the server passes
-//! on unread, since they are sealed with Noise (PROTOCOL.md §18).
+//! on unread, since they are sealed with Noise (PROTOCOL.md §17).
 //!
 //! Its descriptions are SDP texts like those of WebRTC, with the hash of a fresh Noise key where
 //! the hash of a DTLS certificate stands, and the name of the meeting point. So the proof in them,
@@ -444,17 +444,4 @@ fn describe(fingerprint: &[u8; 32], setup: &str, name: &str) -> Result<String, L
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_has_the_facts_that_a_proof_signs_and_names_the_meeting_point() {
-        let name = random_name().unwrap();
-        let sdp = describe(&[0xab; 32], "actpass", &name).unwrap();
-        assert_eq!(SdpFacts::read(&sdp).unwrap().fingerprint, [0xab; 32]);
-        assert_eq!(meeting_point(&sdp), Some(name.as_str()));
-        let other = sdp.replace(&name, "../../api/devices/socket?x=12345");
-        assert_eq!(meeting_point(&other), None);
-        assert_eq!(meeting_point(&sdp.replace(ATTRIBUTE, "x")), None);
-    }
-}
+mod tests;

@@ -12,12 +12,14 @@ use tokio::time::timeout;
 use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelInit};
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionState, RTCSessionDescription,
-    SettingEngineBuilder,
+    RTCIceCandidateInit, RTCIceGatheringState, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+    RTCSessionDescription, SettingEngineBuilder,
 };
 
 use super::{Channel, LinkError, LinkEvent, LinkOptions, doing};
+use crate::net::ice;
 use crate::net::runtime::LinkRuntime;
+use crate::protocol::candidate::{Candidate, MAX_CANDIDATES};
 
 /// Largest message we accept. We never send more than [`crate::protocol::frame::MAX_MESSAGE`].
 const MAX_INCOMING_MESSAGE: u32 = 262_144;
@@ -31,6 +33,9 @@ const PROD_INTERVAL: Duration = Duration::from_millis(2);
 const PROD_LIMIT: Duration = Duration::from_secs(5);
 /// Gathering host candidates is local work; this only bounds a stuck driver.
 pub(super) const GATHER_LIMIT: Duration = Duration::from_secs(2);
+/// With STUN or TURN servers, how long a description waits for the host candidates of all
+/// addresses: one that cannot be bound never comes. What the servers say follows by itself.
+const HOSTS_LIMIT: Duration = Duration::from_millis(300);
 /// Stream of the silent channel through which an answerer prods its driver. It is negotiated
 /// out of band, so that the other side never hears of it, and below Chromium's 1,024 streams.
 const PROD_STREAM: u16 = 1022;
@@ -70,7 +75,7 @@ impl WebRtc {
             .create_offer(None)
             .await
             .map_err(doing("making an offer"))?;
-        let sdp = link.describe(offer, gathered).await?;
+        let sdp = link.describe(offer, options, gathered, &sink).await?;
         prod(Arc::clone(&channel));
         tokio::spawn(wait_open(channel, Arc::clone(&link.connection), sink));
         Ok((link, sdp, events))
@@ -81,7 +86,7 @@ impl WebRtc {
         options: &LinkOptions,
         offer: String,
     ) -> Result<(Self, String, mpsc::Receiver<LinkEvent>), LinkError> {
-        let (link, events, gathered, _) = Self::build(options).await?;
+        let (link, events, gathered, sink) = Self::build(options).await?;
         let offer = RTCSessionDescription::offer(offer).map_err(doing("reading an offer"))?;
         link.connection
             .set_remote_description(offer)
@@ -92,7 +97,7 @@ impl WebRtc {
             .create_answer(None)
             .await
             .map_err(doing("making an answer"))?;
-        let sdp = link.describe(answer, gathered).await?;
+        let sdp = link.describe(answer, options, gathered, &sink).await?;
         let silent = RTCDataChannelInit {
             negotiated: Some(PROD_STREAM),
             ..Default::default()
@@ -140,7 +145,7 @@ impl WebRtc {
         (
             Self,
             mpsc::Receiver<LinkEvent>,
-            watch::Receiver<bool>,
+            watch::Receiver<Gathered>,
             mpsc::Sender<LinkEvent>,
         ),
         LinkError,
@@ -161,8 +166,12 @@ impl WebRtc {
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(MAX_INCOMING_MESSAGE))
             .with_sctp_mtu(options.mtu)
             .build();
+        let servers = ice::resolve(&options.ice).await;
+        let configuration = RTCConfigurationBuilder::default()
+            .with_ice_servers(servers)
+            .build();
         let (events, receiver) = mpsc::channel(8);
-        let (gathered, is_gathered) = watch::channel(false);
+        let (gathered, is_gathered) = watch::channel(Gathered::default());
         let handler = Handler {
             events: events.clone(),
             gathered,
@@ -175,7 +184,7 @@ impl WebRtc {
             .map(|ip| SocketAddr::new(*ip, 0))
             .collect();
         let connection = PeerConnectionBuilder::new()
-            .with_configuration(RTCConfigurationBuilder::default().build())
+            .with_configuration(configuration)
             .with_setting_engine(settings)
             .with_runtime(Arc::new(LinkRuntime {
                 udp_buffer: options.udp_buffer,
@@ -196,26 +205,91 @@ impl WebRtc {
         Ok((link, receiver, is_gathered, events))
     }
 
-    /// Sets the local description and returns it once all host candidates are in.
+    /// Sets the local description and returns it once all host candidates are in. Candidates that
+    /// come later are events.
     async fn describe(
         &self,
         description: RTCSessionDescription,
-        mut gathered: watch::Receiver<bool>,
+        options: &LinkOptions,
+        mut gathered: watch::Receiver<Gathered>,
+        events: &mpsc::Sender<LinkEvent>,
     ) -> Result<String, LinkError> {
         self.connection
             .set_local_description(description)
             .await
             .map_err(doing("setting the local description"))?;
-        timeout(GATHER_LIMIT, gathered.wait_for(|done| *done))
-            .await
-            .map_err(|_| LinkError::NoDescription)?
-            .map_err(|_| LinkError::Closed)?;
+        let hosts = match options.ice.is_empty() {
+            true => usize::MAX,
+            false => options.addresses.len(),
+        };
+        let all = gathered.wait_for(|now| now.complete || now.hosts() >= hosts);
+        let limit = match options.ice.is_empty() {
+            true => GATHER_LIMIT,
+            false => HOSTS_LIMIT,
+        };
+        let waited = timeout(limit, all).await.map(|ended| ended.map(drop));
+        match waited {
+            Ok(ended) => ended.map_err(|_| LinkError::Closed)?,
+            Err(_) if gathered.borrow().hosts() > 0 => {}
+            Err(_) => return Err(LinkError::NoDescription),
+        }
         let local = self
             .connection
             .local_description()
             .await
             .ok_or(LinkError::NoDescription)?;
+        if !options.ice.is_empty() {
+            tokio::spawn(trickle(gathered, local.sdp.clone(), events.clone()));
+        }
         Ok(local.sdp)
+    }
+}
+
+/// The candidates that have been found so far.
+#[derive(Default)]
+struct Gathered {
+    complete: bool,
+    /// Their bare lines.
+    lines: Vec<String>,
+}
+
+impl Gathered {
+    fn hosts(&self) -> usize {
+        let host = |line: &&String| line.contains(" typ host");
+        self.lines.iter().filter(host).count()
+    }
+}
+
+/// Tells of each candidate that the description lacks, until there are no more.
+async fn trickle(
+    mut gathered: watch::Receiver<Gathered>,
+    sdp: String,
+    events: mpsc::Sender<LinkEvent>,
+) {
+    let place = |line: &str| {
+        let candidate = Candidate::parse(line).ok()?;
+        Some((candidate.address, candidate.port, candidate.kind))
+    };
+    let described = sdp.lines().filter(|line| line.starts_with("a=candidate"));
+    let described: Vec<_> = described.map(place).collect();
+    let mut told = 0;
+    loop {
+        let (fresh, complete) = {
+            let now = gathered.borrow_and_update();
+            (now.lines[told..].to_vec(), now.complete)
+        };
+        told += fresh.len();
+        for line in fresh {
+            if described.contains(&place(&line)) {
+                continue;
+            }
+            if events.send(LinkEvent::Candidate(line)).await.is_err() {
+                return;
+            }
+        }
+        if complete || gathered.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -275,7 +349,7 @@ async fn wait_open(
 
 struct Handler {
     events: mpsc::Sender<LinkEvent>,
-    gathered: watch::Sender<bool>,
+    gathered: watch::Sender<Gathered>,
     connection: std::sync::OnceLock<std::sync::Weak<dyn PeerConnection>>,
 }
 
@@ -283,7 +357,21 @@ struct Handler {
 impl PeerConnectionEventHandler for Handler {
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
         if state == RTCIceGatheringState::Complete {
-            let _ = self.gathered.send(true);
+            self.gathered.send_modify(|now| now.complete = true);
+        }
+    }
+
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        let Ok(init) = event.candidate.to_json() else {
+            return;
+        };
+        // Written anew: others need no address of ours beside it.
+        if let Ok(candidate) = Candidate::parse(&init.candidate) {
+            self.gathered.send_modify(|now| {
+                if now.lines.len() < MAX_CANDIDATES {
+                    now.lines.push(candidate.to_string());
+                }
+            });
         }
     }
 

@@ -1,5 +1,5 @@
 //! A device's socket at a rendezvous: who of those that matter to us is there, and signaling with
-//! them (docs/PROTOCOL.md §18). It is opened again and again until it is dropped.
+//! them (docs/PROTOCOL.md §17). It is opened again and again until it is dropped.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
