@@ -71,6 +71,7 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
+pub(super) use meeting::servers_of;
 pub use meeting::{Unvouch, Vouch};
 use plans::Plans;
 pub use plans::is_no_end;

@@ -18,7 +18,6 @@ use crate::protocol::plain::{AnswerData, OfferData};
 use crate::protocol::rendezvous::{SignalInfo, SignalPost, SignalType};
 
 use super::Common;
-use crate::actors::network;
 
 /// How long one question about signals waits for some, in seconds.
 const POLL: u64 = 10;
@@ -166,7 +165,7 @@ async fn add(link: &Link, line: String) {
 impl Direct {
     /// Begins a connection, for the party that provides. Returns the offer's data.
     pub(super) async fn offer(common: &Common) -> Result<(Self, String), LinkError> {
-        let options = network::link_options(&common.settings);
+        let options = common.link_options().await;
         let (link, sdp, events) = Link::offer_plain(&options).await?;
         let direct = Self {
             link,
@@ -178,7 +177,7 @@ impl Direct {
 
     /// Answers an offer, for the party that asks. Returns the answer's data.
     pub(super) async fn answer(common: &Common, offer: &str) -> Result<(Self, String), LinkError> {
-        let options = network::link_options(&common.settings);
+        let options = common.link_options().await;
         let offer = filter_sdp(offer, &common.policy);
         let (link, sdp, events) = Link::answer(&options, None, offer).await?;
         let direct = Self {
@@ -214,6 +213,7 @@ impl Direct {
                 }
                 Ok(Some(LinkEvent::Open(channel))) => return Ok(PlainChannel::Direct(channel)),
                 Ok(Some(LinkEvent::Lost(reason))) => return Err(reason.into_owned()),
+                Ok(Some(LinkEvent::Candidate(line))) => trickle(signals, line),
                 Ok(None) => return Err("the connection is closed".to_owned()),
                 Err(Ok(Ok(signal))) => self.hear(&signal).await?,
                 Err(Ok(Err(error))) => return Err(error.to_string()),
@@ -247,7 +247,7 @@ impl Direct {
         loop {
             match self.events.recv().await {
                 Some(LinkEvent::Lost(reason)) => return reason.into_owned(),
-                Some(LinkEvent::Open(_)) => {}
+                Some(LinkEvent::Open(_) | LinkEvent::Candidate(_)) => {}
                 None => return "the connection is closed".to_owned(),
             }
         }
@@ -256,6 +256,18 @@ impl Direct {
     pub(super) async fn close(&self) {
         self.link.close().await;
     }
+}
+
+/// Tells the other side of a candidate that came after the description.
+fn trickle(signals: &Signals, line: String) {
+    let (server, session) = (signals.server.clone(), signals.session.clone());
+    let data = json!({ "candidate": line, "sdpMid": "0", "sdpMLineIndex": 0 }).to_string();
+    // There are only so many, and the connection waits for none of them.
+    tokio::spawn(async move {
+        if let Err(error) = say(&server, &session, SignalType::Candidate, data).await {
+            debug!(%error, "a candidate was not told");
+        }
+    });
 }
 
 /// What the provider has said in its offer; nothing where that is not understood.

@@ -12,18 +12,21 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use crate::config::{ProviderRule, Settings};
 use crate::dataplane::{Pace, Pacer};
+use crate::net::link::LinkOptions;
 use crate::net::rendezvous::{Server, ServerError};
 use crate::protocol::allowance::{Lane, Limits};
-use crate::protocol::candidate::CandidatePolicy;
+use crate::protocol::candidate::{CandidatePolicy, Reach};
 use crate::protocol::id::DeviceId;
-use crate::protocol::rendezvous::SessionInfo;
+use crate::protocol::rendezvous::{IceServers, SessionInfo};
 
 pub use ask::{AskError, Asking, ask};
 pub use give::{GiveError, Giving, give};
 
+use super::coordinator::servers_of;
 use super::network;
 
 /// Events that wait for whoever shows them.
@@ -183,12 +186,7 @@ impl Common {
         rate: Option<u64>,
         events: mpsc::Sender<ProviderEvent>,
     ) -> Self {
-        let mut policy = network::candidate_policy(&settings);
-        // The rendezvous is for devices of other networks.
-        policy.networks = ["0.0.0.0", "::"]
-            .iter()
-            .filter_map(|all| Some((all.parse().ok()?, 0)))
-            .collect();
+        let policy = network::candidate_policy(&settings, Reach::Anywhere);
         let pacer = Pacer::default();
         pacer.set(Limits {
             whole: rate,
@@ -203,6 +201,19 @@ impl Common {
             pacer,
             events,
         }
+    }
+
+    /// How a connection is made: with the STUN and TURN servers that the settings and the
+    /// rendezvous name.
+    async fn link_options(&self) -> LinkOptions {
+        let told = match self.server.ice_servers().await {
+            Ok(told) => told,
+            Err(error) => {
+                debug!(%error, "the rendezvous names no STUN and TURN servers");
+                IceServers::default()
+            }
+        };
+        network::link_options_to(&self.settings, Reach::Anywhere, &servers_of(told))
     }
 
     async fn tell(&self, event: ProviderEvent) {
