@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use tracing::{error, warn};
 use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
+use crate::net::link::RelayOptions;
+use crate::net::rendezvous::{Server, mail};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
@@ -32,7 +34,7 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, judge_clock,
+    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, Unvouch, Vouch, judge_clock,
 };
 use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
@@ -94,6 +96,12 @@ pub enum StartError {
         /// What is wrong with it.
         fault: String,
     },
+    /// The rendezvous that the settings name cannot be used.
+    #[error("the rendezvous of the settings cannot be used: {fault}")]
+    Rendezvous {
+        /// What is wrong.
+        fault: String,
+    },
     /// The system gave no threads or sockets.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -108,7 +116,7 @@ impl StartError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Secret { .. } => exit::USAGE,
+            Self::Secret { .. } | Self::Rendezvous { .. } => exit::USAGE,
             Self::Store(error) => store::code_of(error),
             _ => exit::ERROR,
         }
@@ -159,6 +167,20 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Lets a device in for one purpose and a time.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn vouch(&self, vouch: Vouch) -> Result<(), String> {
+        let vouched = self.coordinator.send(vouch).await;
+        vouched.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// That purpose is over.
+    pub fn unvouch(&self, device: DeviceId) {
+        self.coordinator.do_send(Unvouch(device));
     }
 
     /// Whether the process does what it is for.
@@ -285,6 +307,10 @@ where
     }
     let store = store::start(opened);
     let metrics = Arc::new(Metrics::new());
+    let server = match mode {
+        Mode::Offline => None,
+        _ => rendezvous(&settings)?,
+    };
     let make_context = signaling.clone().map(|signaling| -> ContextMaker {
         let (settings, identity) = (Arc::clone(&settings), identity.clone());
         let data_plane = data_plane.clone();
@@ -296,6 +322,7 @@ where
                 signaling,
                 port,
                 coordinator,
+                server,
             ))
         })
     });
@@ -513,6 +540,26 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
     })
 }
 
+/// The rendezvous that the settings name.
+///
+/// # Errors
+/// [`StartError::Rendezvous`] where it can be none.
+pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
+    let meeting = &settings.rendezvous;
+    let (Some(url), Some(token_file)) = (&meeting.url, &meeting.token_file) else {
+        return Ok(None);
+    };
+    let told = |path: &Path, error: io::Error| StartError::Rendezvous {
+        fault: format!("{}: {error}", path.display()),
+    };
+    let ca = meeting.ca_file.as_deref();
+    let ca = ca.map(|path| std::fs::read(path).map_err(|error| told(path, error)));
+    let server = Server::new(url, token_file, ca.transpose()?.as_deref());
+    server.map(Some).map_err(|error| StartError::Rendezvous {
+        fault: error.to_string(),
+    })
+}
+
 fn signaling_limits(settings: &Settings) -> Limits {
     let signaling = &settings.signaling;
     Limits {
@@ -531,7 +578,14 @@ fn peer_context(
     signaling: Addr<Signaling>,
     port: u16,
     coordinator: WeakAddr<Coordinator>,
+    server: Option<Server>,
 ) -> PeerContext {
+    let (name, meeting) = (settings.device.name.clone(), &settings.rendezvous);
+    let relay = server.clone().filter(|_| meeting.relay);
+    let relay = relay.map(|server| RelayOptions { server });
+    let registered = server.filter(|_| meeting.register);
+    let registered = registered.map(|at| mail::start(at, identity.clone(), name, &data_plane));
+    let (mail, events) = registered.unzip();
     PeerContext {
         identity,
         rotations,
@@ -542,6 +596,10 @@ fn peer_context(
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),
+        mail_events: Mutex::new(events),
+        mail,
+        relay,
+        ice: Mutex::default(),
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,

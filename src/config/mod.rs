@@ -13,8 +13,10 @@ mod hand_in;
 mod kiosk;
 mod layers;
 mod limits;
+mod meeting;
 mod notify;
 mod on_disk;
+mod providers;
 mod reader;
 mod receive;
 mod rendezvous;
@@ -23,6 +25,7 @@ mod settings;
 mod shapes;
 mod surroundings;
 mod tables;
+mod turn;
 mod units;
 
 #[cfg(test)]
@@ -39,7 +42,9 @@ pub use groups::GroupRule;
 pub use hand_in::HandIn;
 pub use kiosk::{Kiosk, KioskPin};
 pub use limits::{LimitRule, LimitSettings};
+pub use meeting::Meeting;
 pub use notify::{Notify, Occasion};
+pub use providers::{Origin, ProviderRule};
 pub use receive::Receive;
 pub use rendezvous::{Database, RendezvousServe};
 pub use renewal::Change;
@@ -47,6 +52,7 @@ pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
     Signaling, State, SwarmSettings, Transfer, Trust,
 };
+pub use turn::{Ports, TurnServe};
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};
 

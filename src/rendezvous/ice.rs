@@ -157,6 +157,6 @@ async fn answer(caller: &Caller, session: &str, query: &SignalsQuery, to: &To) -
 
 /// What helps to a connection.
 pub(super) async fn servers(caller: Caller, to: To) -> Answered {
-    let servers: IceServers = to.ice_servers(caller.user);
+    let servers: IceServers = to.ice.of(caller.user);
     Ok(HttpResponse::Ok().json(servers))
 }

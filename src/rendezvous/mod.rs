@@ -4,6 +4,7 @@
 mod bus;
 mod devices;
 mod door;
+mod helpers;
 mod ice;
 mod limits;
 mod metrics;
@@ -12,6 +13,7 @@ mod relay;
 mod routes;
 mod store;
 pub mod tokens;
+pub mod turn;
 
 use std::collections::HashMap;
 use std::io;
@@ -28,9 +30,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Database, Network, RendezvousServe, Settings};
 use crate::protocol::names::brief;
-use crate::protocol::rendezvous::{ClientType, IceServers};
+use crate::protocol::rendezvous::ClientType;
 use bus::Bus;
 use devices::Devices;
+use helpers::Helpers;
 use limits::Rates;
 use metrics::Metrics;
 use problem::Problem;
@@ -73,6 +76,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The STUN and TURN server.
+    #[error("the TURN server cannot be started on {address}: {source} (rendezvous.turn)")]
+    Turn {
+        /// Where.
+        address: SocketAddr,
+        /// What is wrong.
+        source: io::Error,
+    },
     /// The state folder cannot be made.
     #[error("the state folder {} cannot be made: {source}", path.display())]
     State {
@@ -105,6 +116,7 @@ struct Shared {
     public_url: String,
     users: Mutex<HashMap<(String, ClientType), i64>>,
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    ice: Helpers,
 }
 
 /// A long poll that waits, for the numbers.
@@ -154,11 +166,6 @@ impl Shared {
         let ok = self.store.answers().await;
         *health = Some((Instant::now(), ok));
         ok
-    }
-
-    /// What helps this user to a connection.
-    fn ice_servers(&self, _user: i64) -> IceServers {
-        IceServers::default()
     }
 }
 
@@ -232,6 +239,7 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         public_url: serve.public_url.clone().unwrap_or_default(),
         users: Mutex::default(),
         health: tokio::sync::Mutex::default(),
+        ice: Helpers::start(settings).await?,
     });
     let ours = &shared.devices.ours;
     let alive = shared.store.alive(ours, &shared.public_url).await;

@@ -298,6 +298,11 @@ pub enum Event {
         /// The file with the token.
         token_file: PathBuf,
     },
+    /// Whether this device is at its rendezvous, or no longer.
+    Rendezvous {
+        /// Why it is not; nothing when it is.
+        reason: Option<String>,
+    },
     /// What a look through the audit log has found.
     AuditChecked {
         /// Files that there are.

@@ -154,7 +154,7 @@ impl Socket {
         caller: &Caller,
         inbox: &mut mpsc::Receiver<ServerSays>,
     ) -> Result<(), Fault> {
-        let welcome = ServerSays::Welcome(self.to.ice_servers(caller.user));
+        let welcome = ServerSays::Welcome(self.to.ice.of(caller.user));
         self.say(&welcome).await?;
         self.talk(device, number, caller, inbox).await
     }

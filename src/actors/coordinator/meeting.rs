@@ -1,0 +1,234 @@
+//! Devices that are met at a rendezvous: who of those that may is there, and mail of theirs.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::net::rendezvous::mail::{MailEvent, MailHandle};
+use crate::protocol::ice::{IceServer, MAX_SERVERS};
+use crate::protocol::id::DeviceId;
+use crate::protocol::rate::Rate;
+use crate::protocol::rendezvous::IceServers;
+use crate::protocol::roles::Roles;
+use crate::protocol::signal::{Signal, SignalKind};
+use crate::protocol::trust::Vouched;
+
+use super::super::api::Event;
+use super::super::discovery::stream_of;
+use super::super::peer::{Route, Signaled, unix_now};
+use super::Coordinator;
+
+/// How often it is looked whose coming matters.
+const LOOK: Duration = Duration::from_secs(1);
+/// Signals that are heard in a while; the rendezvous is not ours.
+const SIGNALS: (u32, Duration) = (512, Duration::from_secs(10));
+
+/// Where we stand at a rendezvous.
+pub(super) struct Meeting {
+    mail: MailHandle,
+    /// Those that are there.
+    present: BTreeSet<DeviceId>,
+    /// Why we are not there; nothing while we are.
+    absence: Option<String>,
+    looked: Option<Instant>,
+    rate: Rate,
+}
+
+impl Meeting {
+    pub(super) fn new(
+        mail: MailHandle,
+        events: mpsc::Receiver<MailEvent>,
+        ctx: &mut Context<Coordinator>,
+    ) -> Self {
+        ctx.add_stream(stream_of(events));
+        Self {
+            mail,
+            present: BTreeSet::new(),
+            absence: Some("not connected yet".to_owned()),
+            looked: None,
+            rate: Rate::new(SIGNALS.0, SIGNALS.1),
+        }
+    }
+}
+
+/// Lets a device in for one purpose and a time; nothing of it is kept on disk.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+pub struct Vouch {
+    /// Which.
+    pub device: DeviceId,
+    /// What it may do.
+    pub roles: Roles,
+    /// For how long at most.
+    pub lasts: Duration,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Takes that back: the purpose is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Unvouch(pub DeviceId);
+
+impl Handler<Vouch> for Coordinator {
+    type Result = Result<(), String>;
+
+    fn handle(&mut self, vouch: Vouch, _: &mut Context<Self>) -> Self::Result {
+        let now = unix_now();
+        let vouched = Vouched {
+            roles: vouch.roles,
+            until: now.saturating_add(vouch.lasts.as_secs()),
+            why: vouch.why,
+        };
+        self.trust.vouch(vouch.device.clone(), vouched, now)?;
+        if let Some(meeting) = &mut self.meeting {
+            meeting.looked = None;
+        }
+        self.watch_who_may();
+        Ok(())
+    }
+}
+
+impl Handler<Unvouch> for Coordinator {
+    type Result = ();
+
+    fn handle(&mut self, Unvouch(device): Unvouch, _: &mut Context<Self>) {
+        self.trust.unvouch(&device);
+    }
+}
+
+impl Coordinator {
+    /// Whether mail reaches a device now.
+    pub(super) fn is_met(&self, device: &DeviceId) -> bool {
+        let meeting = self.meeting.as_ref();
+        meeting.is_some_and(|meeting| meeting.present.contains(device))
+    }
+
+    /// Tells the rendezvous of whom we want to hear.
+    pub(super) fn watch_who_may(&mut self) {
+        let recently = |looked: Instant| looked.elapsed() < LOOK;
+        let Some(meeting) = &mut self.meeting else {
+            return;
+        };
+        if meeting.looked.is_some_and(recently) {
+            return;
+        }
+        meeting.looked = Some(Instant::now());
+        let mail = meeting.mail.clone();
+        let now = unix_now();
+        let mut devices: BTreeSet<_> = self.trust.all_let_in(now).into_iter().collect();
+        devices.extend(self.trust.vouched(now).cloned());
+        devices.retain(|id| id.is_self_certifying() && *id != self.identity.device_id());
+        mail.watch(devices);
+    }
+
+    fn hear_mail(&mut self, signal: Signal) {
+        let device = signal.peer_id.clone();
+        let Some(meeting) = &mut self.meeting else {
+            return;
+        };
+        if device == self.identity.device_id() || !meeting.rate.take(Instant::now()) {
+            return debug!(%device, "mail is left unread");
+        }
+        let mail = meeting.mail.clone();
+        if !self.is_let_in(&device) {
+            if signal.kind == SignalKind::Offer {
+                info!(%device, "a device that is not authorized writes over the rendezvous");
+                let data = format!(
+                    "not authorized there: on that device, run: handout authorize {device}"
+                );
+                let (kind, peer_id) = (SignalKind::Error, self.identity.device_id());
+                mail.try_send(
+                    &device,
+                    &Signal {
+                        kind,
+                        peer_id,
+                        data,
+                    },
+                );
+            }
+            return;
+        }
+        // A change of key is looked at where it is shown: on a network of our own.
+        if signal.kind == SignalKind::Rotation {
+            return;
+        }
+        let route = Route::Mail;
+        if let Some(slot) = self.slot(&device)
+            && let Err(error) = slot.actor.try_send(Signaled { signal, route })
+        {
+            debug!(%error, %device, "mail was dropped");
+        }
+    }
+}
+
+/// The servers of a rendezvous that are of use here.
+pub(in super::super) fn servers_of(told: IceServers) -> Vec<IceServer> {
+    let servers = told.ice_servers.into_iter().flat_map(|server| {
+        let (username, credential) = (server.username, server.credential);
+        let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());
+        urls.map(move |url| IceServer {
+            url,
+            username: username.clone().unwrap_or_default(),
+            credential: credential.clone().unwrap_or_default(),
+        })
+    });
+    servers.take(MAX_SERVERS).collect()
+}
+
+impl StreamHandler<MailEvent> for Coordinator {
+    fn handle(&mut self, event: MailEvent, ctx: &mut Context<Self>) {
+        let Some(meeting) = &mut self.meeting else {
+            return;
+        };
+        match event {
+            MailEvent::Open(ice) => {
+                if meeting.absence.take().is_some() {
+                    info!("at the rendezvous");
+                }
+                if let Some(context) = &self.context {
+                    context.take_ice_servers(servers_of(ice));
+                }
+                let event = Event::Rendezvous { reason: None };
+                self.emit(&event);
+            }
+            MailEvent::Closed(reason) => {
+                if meeting.absence.is_none() {
+                    warn!(%reason, "the rendezvous is lost; it is tried again");
+                }
+                meeting.absence = Some(reason.clone());
+                meeting.present.clear();
+                let event = Event::Rendezvous {
+                    reason: Some(reason),
+                };
+                self.emit(&event);
+            }
+            MailEvent::Present(devices) => {
+                for device in devices {
+                    // The table of peers has its bound; so has who may.
+                    if self.is_let_in(&device) {
+                        if let Some(meeting) = &mut self.meeting {
+                            meeting.present.insert(device.clone());
+                        }
+                        self.seen(&device, ctx);
+                    }
+                }
+            }
+            MailEvent::Absent(devices) => {
+                for device in devices {
+                    meeting.present.remove(&device);
+                }
+            }
+            MailEvent::Undeliverable(device) => {
+                meeting.present.remove(&device);
+            }
+            MailEvent::Signal(signal) => self.hear_mail(signal),
+        }
+    }
+
+    // The default would stop the coordinator.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
