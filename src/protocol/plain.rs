@@ -84,6 +84,9 @@ pub enum OfferData {
     Handout {
         /// Its id; unchecked.
         device_id: String,
+        /// What it is called that comes, once that is known; unchecked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// It does not give that. Other clients do not know this word, and wait until they give up.
     #[serde(rename = "refusal")]

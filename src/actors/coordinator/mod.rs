@@ -72,7 +72,7 @@ pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
 pub(super) use meeting::servers_of;
-pub use meeting::{Unvouch, Vouch};
+pub use meeting::{PathTo, Unvouch, Vouch};
 use plans::Plans;
 pub use plans::is_no_end;
 pub use pulse::{Alive, Pulse};

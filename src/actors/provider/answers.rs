@@ -18,14 +18,14 @@ use tracing::{info, warn};
 use crate::actors::program::{Confined, Program};
 use crate::config::{Origin, ProviderRule};
 use crate::content::generate::{GenerateError, Product};
-use crate::content::{SinkError, check_space};
+use crate::content::{MADE, SinkError, check_space};
 use crate::protocol::names::printable;
 use crate::protocol::provider::{Generator, Values};
 
 /// Most answers of one provider that are kept, whatever their size.
 const MAX_KEPT: usize = 1000;
 /// What the folders of answers are called, in the state folder.
-const FOLDER: &str = "provided";
+const FOLDER: &str = MADE;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -410,7 +410,7 @@ impl Folder {
         })
     }
 
-    fn new_one(&self) -> io::Result<PathBuf> {
+    pub(super) fn new_one(&self) -> io::Result<PathBuf> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(number.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
