@@ -75,6 +75,7 @@ impl AskError {
                 exit::UNAUTHORIZED
             }
             Self::Server(ServerError::Url(_) | ServerError::Token { .. }) => exit::USAGE,
+            Self::Refused { code, .. } if code == "parameters" => exit::USAGE,
             Self::Nobody { .. } => exit::NO_RECEIVER,
             Self::Transfer(PlainFailure::Sink(error)) if error.code() == Code::DiskFull => {
                 exit::DISK
