@@ -228,7 +228,7 @@ def a_stranger_that_dies_leaves_nothing(scene):
     process.until("begun", 60)
     stranger.kill()
     process.end(90, 1)
-    assert "nothing of it was kept" in process.find("error")["message"]
+    assert "nothing of it was kept" in process.find("error")["message"], process.find("error")
     left = [os.path.join(f, n) for f, _, names in os.walk(os.path.join(scene.folder, "received")) for n in names]
     assert left == [], f"left behind: {left}"
 

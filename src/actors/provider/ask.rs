@@ -55,7 +55,7 @@ pub enum AskError {
     #[error("the provider answers by the native dialect, which --plain leaves out")]
     Native,
     /// There is neither a direct way, nor one through the rendezvous.
-    #[error("{direct}; through the rendezvous: {relayed}")]
+    #[error("{direct}; through the rendezvous: {relayed}; nothing was kept")]
     NoWay {
         /// Why there is no direct one.
         direct: String,
@@ -139,6 +139,7 @@ impl Asker {
         let mut signals = Signals::new(common.server.clone(), id.clone());
         let (offer, candidates) = self.offer(&mut signals, wait).await?;
         let until = Instant::now() + common.settings.rendezvous.fallback_after;
+        let relays = common.settings.rendezvous.relay;
         let failure = match self.direct(&mut signals, &offer, &candidates, until).await {
             Err(reason) => reason,
             Ok((mut direct, channel)) => {
@@ -146,7 +147,7 @@ impl Asker {
                 let received = self.receive(channel, Some(&mut direct)).await;
                 direct.close().await;
                 match received {
-                    Err(failure) if failure.is_of_the_way() => failure.to_string(),
+                    Err(failure) if failure.is_of_the_way() && relays => failure.to_string(),
                     received => return Ok(received?),
                 }
             }
@@ -155,7 +156,7 @@ impl Asker {
             direct: brief(&failure),
             relayed: brief(&relayed),
         };
-        if !common.settings.rendezvous.relay {
+        if !relays {
             return Err(no_way("rendezvous.relay is off".to_owned()));
         }
         let fallback = ProviderEvent::Fallback {
