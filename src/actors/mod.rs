@@ -12,6 +12,7 @@ pub mod metrics;
 mod network;
 mod peer;
 mod program;
+pub mod provider;
 pub mod report;
 pub mod service;
 mod signaling;

@@ -16,10 +16,12 @@ mod manner;
 mod pair;
 mod peers;
 mod prompt;
+mod provide;
 mod receive;
 mod reload;
 mod rendezvous;
 mod report;
+mod request;
 mod run;
 mod screen;
 mod send;
@@ -120,10 +122,17 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
+    match &verb {
+        Verb::Provide(options) => overrides.extend(options.at.overrides().map_err(Failure::Usage)?),
+        Verb::Request(options) => {
+            overrides.extend(request::overrides(options).map_err(Failure::Usage)?);
+        }
+        _ => {}
+    }
     let settings = settings(&verb, &global, &overrides, screen)?;
     let serves = matches!(
         verb,
-        Verb::Run | Verb::Receive(_) | Verb::Rendezvous { what: None }
+        Verb::Run | Verb::Receive(_) | Verb::Provide(_) | Verb::Rendezvous { what: None }
     );
     log::start(&settings.log, global.verbose, screen, serves);
     // Whoever asks or decides something has not come to hear of the file.
@@ -138,6 +147,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     match verb {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
+        Verb::Provide(options) => provide::run(&context, &options),
+        Verb::Request(options) => request::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
         Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),

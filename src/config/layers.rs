@@ -14,7 +14,7 @@ use super::limits;
 use super::receive;
 use super::surroundings::Surroundings;
 use super::tables::{ITEMS, List};
-use super::{broadcasts::BROADCASTS, groups::GROUPS};
+use super::{broadcasts::BROADCASTS, groups::GROUPS, providers::PROVIDERS};
 
 /// The defaults, with a comment for every key.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -23,7 +23,7 @@ pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 /// What a value from the command line names as its origin.
 pub(super) const COMMAND_LINE: &str = "the command line";
 /// The lists that stand at the top of a file.
-const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
+const LISTS: [&List; 3] = [&GROUPS, &BROADCASTS, &PROVIDERS];
 /// Lists of tables within sections, which have no default and stand in a file only.
 const RULES: [&List; 2] = [&receive::LIST, &limits::LIST];
 const PREFIX: &str = "HANDOUT_";

@@ -15,6 +15,7 @@ use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
 use super::meeting::Meeting;
 use super::notify::Notify;
+use super::providers::{self, ProviderRule};
 use super::reader::Reader;
 use super::receive::Receive;
 use super::rendezvous::RendezvousServe;
@@ -90,6 +91,8 @@ pub struct Settings {
     pub groups: Vec<GroupRule>,
     /// Broadcasts that the file describes.
     pub broadcasts: Vec<BroadcastRule>,
+    /// What is given to whoever asks for it at the rendezvous.
+    pub providers: Vec<ProviderRule>,
     pub(super) described: Vec<Setting>,
     pub(super) warnings: Vec<Warning>,
     pub(super) loaded: Loaded,
@@ -428,6 +431,7 @@ impl Settings {
             },
             groups: groups::read(r),
             broadcasts: broadcasts::read(r, &state_dir),
+            providers: providers::read(r),
             described: Vec::new(),
             warnings: Vec::new(),
             loaded: Loaded::default(),

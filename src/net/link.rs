@@ -23,6 +23,8 @@ pub use relayed::meeting_point;
 
 /// The label of the native dialect's channel (PROTOCOL.md §5).
 pub const NATIVE_LABEL: &str = "fileshare";
+/// The label of the plain dialect's channel (PROTOCOL.md §20).
+pub const PLAIN_LABEL: &str = "file-transfer";
 /// What a connection is made with.
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
@@ -145,10 +147,16 @@ impl Link {
                 Ok((Self(Way::Relayed(relayed)), sdp, events))
             }
             None => {
-                let (connection, sdp, events) = WebRtc::offer(options).await?;
+                let (connection, sdp, events) = WebRtc::offer(options, NATIVE_LABEL).await?;
                 Ok((Self(Way::WebRtc(connection)), sdp, events))
             }
         }
+    }
+
+    /// Makes a connection for the plain dialect and its offer, host candidates included.
+    pub async fn offer_plain(options: &LinkOptions) -> Result<Made, LinkError> {
+        let (connection, sdp, events) = WebRtc::offer(options, PLAIN_LABEL).await?;
+        Ok((Self(Way::WebRtc(connection)), sdp, events))
     }
 
     /// Makes a connection that answers `offer`, host candidates included. An offer that names a

@@ -5,6 +5,7 @@ pub mod discovery;
 pub mod ice;
 pub mod interfaces;
 pub mod link;
+pub mod plain;
 pub mod rendezvous;
 pub mod runtime;
 pub mod signaling;

@@ -17,12 +17,15 @@ use tracing::Instrument;
 use super::limits::whole;
 use super::problem::{Problem, REQUEST_ID};
 use super::routes::ROUTES;
+use super::tokens::unix_now;
 use super::{REQUEST_LIMIT, Shared};
 use crate::protocol::names::brief;
 use crate::protocol::rendezvous::{ClientType, MAX_BODY};
 
 /// Where answers tell the number of their request, and where a proxy may have said one.
 const ID: HeaderName = HeaderName::from_static("x-request-id");
+/// No socket lasts longer, in seconds.
+const LONGEST: u64 = 30 * 86_400;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Whoever has shown a token.
@@ -32,6 +35,8 @@ pub(super) struct Caller {
     pub(super) user: i64,
     /// What they may do.
     pub(super) kind: ClientType,
+    /// Until when the token holds.
+    pub(super) until: Instant,
 }
 
 impl Caller {
@@ -79,9 +84,12 @@ impl FromRequest for Caller {
                     Problem::too_many("this user asks too often; wait, or use `wait`", wait)
                 })?;
             tracing::Span::current().record("user", user);
+            // Clocks of tokens may count very far.
+            let left = claims.exp.saturating_sub(unix_now()).min(LONGEST);
             Ok(Self {
                 user,
                 kind: claims.client_type,
+                until: Instant::now() + Duration::from_secs(left),
             })
         })
     }

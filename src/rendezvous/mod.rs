@@ -2,12 +2,14 @@
 //! on WebRTC connections. docs/rendezvous-openapi.json says what there is.
 
 mod bus;
+mod devices;
 mod door;
 mod helpers;
 mod ice;
 mod limits;
 mod metrics;
 mod problem;
+mod relay;
 mod routes;
 mod store;
 pub mod tokens;
@@ -22,17 +24,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, middleware, web};
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, middleware, web};
 use tokio::task::JoinHandle;
 
 use crate::config::{Database, Network, RendezvousServe, Settings};
 use crate::protocol::names::brief;
 use crate::protocol::rendezvous::ClientType;
 use bus::Bus;
+use devices::Devices;
 use helpers::Helpers;
 use limits::Rates;
 use metrics::Metrics;
 use problem::Problem;
+use relay::Relays;
 pub use store::DatabaseError;
 use store::{Refused, Store, Terms};
 use tokens::{KeyFault, Keys};
@@ -50,6 +55,8 @@ const SEND_BUFFER: usize = 64 << 10;
 const STOPPING: u64 = 5;
 /// How often what is over is looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How often a server shows others on its database that it is there.
+const ALIVE: Duration = Duration::from_secs(5);
 /// Users whose numbers are remembered.
 const MOST_USERS: usize = 65_536;
 /// How long an answer of the database about its health holds.
@@ -103,6 +110,10 @@ struct Shared {
     users_rate: Rates<i64>,
     addresses_rate: Rates<IpAddr>,
     metrics: Metrics,
+    devices: Devices,
+    relays: Arc<Relays>,
+    max_devices: usize,
+    public_url: String,
     users: Mutex<HashMap<(String, ClientType), i64>>,
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
     ice: Helpers,
@@ -172,6 +183,10 @@ impl Served {
     pub async fn stop(self) {
         self.shared.bus.stop();
         self.handle.stop(true).await;
+        let ours = &self.shared.devices.ours;
+        if let Err(error) = self.shared.store.clear_gone(Some(ours)).await {
+            tracing::warn!(%error, "other servers do not know yet that this one has ended");
+        }
         for task in &self.tasks {
             task.abort();
         }
@@ -218,10 +233,26 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         users_rate: Rates::new(serve.user_rate, now),
         addresses_rate: Rates::new(serve.address_rate, now),
         metrics: Metrics::new(),
+        devices: Devices::new(),
+        relays: relay::relays(serve),
+        max_devices: serve.max_devices,
+        public_url: serve.public_url.clone().unwrap_or_default(),
         users: Mutex::default(),
         health: tokio::sync::Mutex::default(),
         ice: Helpers::start(settings).await?,
     });
+    let ours = &shared.devices.ours;
+    let alive = shared.store.alive(ours, &shared.public_url).await;
+    alive.map_err(|error| match error {
+        Refused::Database(source) => DatabaseError::Database {
+            what: "saying that this server is there",
+            source,
+        },
+        other => DatabaseError::Database {
+            what: "saying that this server is there",
+            source: sqlx::Error::Protocol(other.to_string()),
+        },
+    })?;
     let tasks = background(serve, &shared);
     let server = serve_http(serve, listener, &shared).map_err(listen_error)?;
     let handle = server.handle();
@@ -277,6 +308,18 @@ fn serve_http(
     Ok(server.listen(listener)?.run())
 }
 
+/// Makes a WebSocket of a request.
+fn upgrade(
+    request: &HttpRequest,
+    body: web::Payload,
+) -> Result<(HttpResponse, actix_ws::Session, actix_ws::MessageStream), Problem> {
+    actix_ws::handle(request, body).map_err(|error| {
+        let text = brief(&error.to_string());
+        let text = format!("this is a WebSocket (version 13): {text}");
+        Problem::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", text)
+    })
+}
+
 /// What goes on beside requests.
 fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
@@ -284,6 +327,9 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
     tasks.push(actix_rt::spawn(async move {
         loop {
             tokio::time::sleep(SWEEP).await;
+            if let Err(error) = here.store.forget_days().await {
+                tracing::warn!(%error, "what was relayed on earlier days is still on record");
+            }
             loop {
                 match here.store.sweep(keep).await {
                     Ok(true) => {}
@@ -300,8 +346,23 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
         let (others, mut told) = bus::others();
         let listening = bus::listen(url.clone(), Arc::clone(&shared.bus), others);
         tasks.push(actix_rt::spawn(listening));
+        let here = shared.clone();
         tasks.push(actix_rt::spawn(async move {
-            while told.recv().await.is_some() {}
+            while let Some(word) = told.recv().await {
+                devices::told(&here, &word).await;
+            }
+        }));
+        let here = shared.clone();
+        tasks.push(actix_rt::spawn(async move {
+            loop {
+                tokio::time::sleep(ALIVE).await;
+                let ours = &here.devices.ours;
+                let alive = here.store.alive(ours, &here.public_url).await;
+                let cleared = here.store.clear_gone(None).await;
+                if let Err(error) = alive.and(cleared) {
+                    tracing::warn!(%error, "other servers may believe that this one is gone");
+                }
+            }
         }));
     }
     tasks

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::door::may_see_numbers;
 use super::problem::Problem;
-use super::{Shared, ice};
+use super::{Shared, devices, ice, relay};
 
 pub(super) type Answered = Result<HttpResponse, Problem>;
 pub(super) type To = web::Data<Shared>;
@@ -37,6 +37,9 @@ routes! {
     get "/api/ice/signals" => ice::signals_of,
     get "/api/ice/signals/{session_id}" => ice::signals,
     get "/api/ice/servers" => ice::servers,
+    get "/api/ice/relay/{session_id}" => relay::session,
+    get "/api/devices/socket" => devices::open,
+    get "/api/relay/{relay_id}" => relay::devices,
 }
 
 /// Where there is nothing.

@@ -94,8 +94,13 @@ def apart(lab, *hosts, udp=True):
     """These hosts cannot reach each other: no TCP, and no UDP where that is said."""
     for host in hosts:
         others = ", ".join(lab.address(other) for other in hosts if other != host)
-        what = "" if udp else "ip protocol tcp"
-        rules = f"table inet apart {{ chain input {{ type filter hook input priority 0; ip saddr {{ {others} }} {what} drop; }} }}"
+        what = "" if udp else "meta l4proto tcp"
+        rules = f"""table inet apart {{
+            chain input {{
+                type filter hook input priority 0
+                ip saddr {{ {others} }} {what} drop
+            }}
+        }}"""
         subprocess.run([*lab.enter(host), "nft", "-f", "-"], input=rules, text=True, check=True)
 
 

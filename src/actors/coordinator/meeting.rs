@@ -166,7 +166,7 @@ impl Coordinator {
 }
 
 /// The servers of a rendezvous that are of use here.
-fn servers_of(told: IceServers) -> Vec<IceServer> {
+pub(in super::super) fn servers_of(told: IceServers) -> Vec<IceServer> {
     let servers = told.ice_servers.into_iter().flat_map(|server| {
         let (username, credential) = (server.username, server.credential);
         let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());

@@ -16,7 +16,7 @@ use webrtc::peer_connection::{
     RTCSessionDescription, SettingEngineBuilder,
 };
 
-use super::{Channel, LinkError, LinkEvent, LinkOptions, NATIVE_LABEL, doing};
+use super::{Channel, LinkError, LinkEvent, LinkOptions, doing};
 use crate::net::ice;
 use crate::net::runtime::LinkRuntime;
 use crate::protocol::candidate::{Candidate, MAX_CANDIDATES};
@@ -59,14 +59,15 @@ impl Drop for WebRtc {
 }
 
 impl WebRtc {
-    /// Makes a connection and its offer, host candidates included.
+    /// Makes a connection with a channel of this label, and its offer, host candidates included.
     pub(super) async fn offer(
         options: &LinkOptions,
+        label: &str,
     ) -> Result<(Self, String, mpsc::Receiver<LinkEvent>), LinkError> {
         let (link, events, gathered, sink) = Self::build(options).await?;
         let channel = link
             .connection
-            .create_data_channel(NATIVE_LABEL, None)
+            .create_data_channel(label, None)
             .await
             .map_err(doing("opening a data channel"))?;
         let offer = link

@@ -1,5 +1,6 @@
 //! The client's side of a rendezvous: where it is, who we are there, and its WebSockets.
 
+mod http;
 pub mod mail;
 
 use std::fs::File;
@@ -40,6 +41,7 @@ pub struct Server {
     /// Read each time that it is needed: tokens end, and whoever renews one writes the file.
     token_file: Arc<Path>,
     tls: Option<Arc<ClientConfig>>,
+    agent: ureq::Agent,
 }
 
 impl std::fmt::Debug for Server {
@@ -110,6 +112,7 @@ impl Server {
             url: url.into(),
             token_file: token_file.into(),
             tls: tls.map(Arc::new),
+            agent: http::agent(ca)?,
         })
     }
 

@@ -1,6 +1,8 @@
 //! What a rendezvous keeps: users, sessions, what was said in them, and what became of transfers.
 //! The same queries on SQLite, for one server, and on PostgreSQL, which several may share.
 
+mod instances;
+mod relays;
 mod sessions;
 mod signals;
 mod sweep;
@@ -19,6 +21,8 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Executor, SqlSafeStr};
 
 use crate::config::Database;
+pub(super) use instances::{InstanceId, Mail};
+pub(super) use relays::Meeting;
 pub(super) use sessions::Terms;
 
 /// The channel on which servers that share a database tell each other that there is something.
@@ -31,11 +35,18 @@ const CONNECTIONS: u32 = 16;
 const READERS: u32 = 4;
 
 /// The tables, step by step: for SQLite and for PostgreSQL.
-const STEPS: &[(&str, &str, &str)] = &[(
-    "tables",
-    include_str!("migrations/1-sqlite.sql"),
-    include_str!("migrations/1-postgres.sql"),
-)];
+const STEPS: &[(&str, &str, &str)] = &[
+    (
+        "sessions",
+        include_str!("migrations/1-sqlite.sql"),
+        include_str!("migrations/1-postgres.sql"),
+    ),
+    (
+        "devices and relays",
+        include_str!("migrations/2-sqlite.sql"),
+        include_str!("migrations/2-postgres.sql"),
+    ),
+];
 
 /// Why there is no database to work with.
 #[derive(Debug, thiserror::Error)]

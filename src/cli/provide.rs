@@ -1,0 +1,176 @@
+//! `provide`: gives data to whoever asks for it at a rendezvous.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+
+use super::Failure;
+use super::args::Provide;
+use super::screen::Screen;
+use super::session::{Context, Interrupts};
+use super::text::{bytes, foreign, speed};
+use crate::actors::api::{Event, exit};
+use crate::actors::provider::{self, GiveError, Giving, ProviderEvent};
+use crate::net::rendezvous::ServerError;
+
+/// Characters of somebody else's text.
+const MAX_TEXT: usize = 300;
+/// Characters of a file's name.
+const MAX_NAME: usize = 80;
+
+/// Gives until stopped.
+pub fn run(context: &Context, options: &Provide) -> Result<u8, Failure> {
+    needs_server(context)?;
+    let screen = context.screen.clone();
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let mut interrupts = Interrupts::new()?;
+        let (events, told) = mpsc::channel(provider::EVENTS);
+        let giving = Giving {
+            settings: Arc::new(context.settings.clone()),
+            plain: options.at.plain,
+            events,
+        };
+        let showing = tokio::spawn(follow(told, screen.clone()));
+        let given = provider::give(giving, interrupts.next()).await;
+        // The last words are shown before the end.
+        let shown = showing.await.unwrap_or(Ok(()));
+        let code = match &given {
+            Ok(()) => exit::OK,
+            Err(error) => {
+                screen.error(&crate::protocol::names::printable(&error.to_string()));
+                code_of(error)
+            }
+        };
+        if screen.is_json() {
+            screen.object(&Event::End { code })?;
+        }
+        shown?;
+        Ok::<_, io::Error>(code)
+    })?;
+    // A question to the rendezvous may still wait there.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// An error where no rendezvous is named.
+pub fn needs_server(context: &Context) -> Result<(), Failure> {
+    let meeting = &context.settings.rendezvous;
+    match (&meeting.url, &meeting.token_file) {
+        (Some(_), Some(_)) => Ok(()),
+        (None, _) => Err(Failure::Usage(
+            "no rendezvous is named: --url URL, or rendezvous.url in the config file".to_owned(),
+        )),
+        (_, None) => Err(Failure::Usage(
+            "no token is named: --token-file FILE, or rendezvous.token_file in the config file"
+                .to_owned(),
+        )),
+    }
+}
+
+/// A runtime for links and files.
+pub fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("data")
+        .build()
+        .map_err(|error| Failure::Other(format!("cannot start: {error}")))
+}
+
+fn code_of(error: &GiveError) -> u8 {
+    match error {
+        GiveError::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
+            exit::UNAUTHORIZED
+        }
+        GiveError::Server(ServerError::Refused { .. }) | GiveError::Folder { .. } => exit::ERROR,
+        GiveError::Server(_) | GiveError::Nothing => exit::USAGE,
+    }
+}
+
+async fn follow(mut told: mpsc::Receiver<ProviderEvent>, screen: Screen) -> io::Result<()> {
+    while let Some(event) = told.recv().await {
+        if screen.is_json() {
+            screen.object(&event)?;
+        } else if let Some(line) = line(&event) {
+            screen.note(&line);
+        }
+    }
+    Ok(())
+}
+
+/// An event for people; nothing for what they need not read.
+pub fn line(event: &ProviderEvent) -> Option<String> {
+    let text = |text: &str| foreign(text, MAX_TEXT);
+    let unverified = |verified: &bool| if *verified { "" } else { ", unverified" };
+    let way = |relayed: &bool| match relayed {
+        true => "over the rendezvous, which can read it",
+        false => "directly",
+    };
+    Some(match event {
+        ProviderEvent::Providing { url, types, plain } => {
+            let types = types.join(", ");
+            let plain = match plain {
+                true => "; also to clients that cannot prove who they are (unverified)",
+                false => {
+                    "; clients that cannot prove who they are get nothing (--plain changes that)"
+                }
+            };
+            format!("providing {types} at {}{plain}; Ctrl-C ends it", text(url))
+        }
+        ProviderEvent::Unreachable { reason } => format!("{}; trying again", text(reason)),
+        ProviderEvent::Reachable => "the rendezvous can be reached again".to_owned(),
+        ProviderEvent::Requested {
+            request_type, user, ..
+        } => format!("user {} asks for {}", text(user), text(request_type)),
+        ProviderEvent::Refused { code, reason, .. } => {
+            format!("refused: {} ({})", text(reason), text(code))
+        }
+        ProviderEvent::Asked { request_type, .. } => {
+            format!("asked for {}", text(request_type))
+        }
+        ProviderEvent::Connected {
+            relayed, verified, ..
+        } => format!("connected {}{}", way(relayed), unverified(verified)),
+        ProviderEvent::Fallback { reason, .. } => format!(
+            "no direct way ({}): going over the rendezvous, which can read it: unverified",
+            text(reason)
+        ),
+        ProviderEvent::Begun { name, size, .. } => {
+            format!("{}: {}", foreign(name, MAX_NAME), bytes(*size))
+        }
+        ProviderEvent::Progress { .. } => return None,
+        ProviderEvent::Sent {
+            name,
+            bytes: sent,
+            seconds,
+            relayed,
+            verified,
+            ..
+        } => format!(
+            "sent {} ({}, {}) {}{}",
+            foreign(name, MAX_NAME),
+            bytes(*sent),
+            speed(*sent, *seconds),
+            way(relayed),
+            unverified(verified)
+        ),
+        ProviderEvent::Received {
+            path,
+            bytes: got,
+            seconds,
+            relayed,
+            verified,
+            ..
+        } => {
+            let path = crate::protocol::names::printable(&path.to_string_lossy());
+            let (size, speed) = (bytes(*got), speed(*got, *seconds));
+            let (way, unverified) = (way(relayed), unverified(verified));
+            format!("{path}  {size}, {speed}, {way}{unverified}")
+        }
+        ProviderEvent::Failed { reason, .. } => {
+            format!("a request came to nothing: {}", text(reason))
+        }
+    })
+}
