@@ -71,9 +71,9 @@ impl AskError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-                exit::UNAUTHORIZED
-            }
+            Self::Server(ServerError::Refused {
+                status: 401 | 403, ..
+            }) => exit::UNAUTHORIZED,
             Self::Server(ServerError::Url(_) | ServerError::Token { .. }) => exit::USAGE,
             Self::Refused { code, .. } if code == "parameters" => exit::USAGE,
             Self::Nobody { .. } => exit::NO_RECEIVER,
