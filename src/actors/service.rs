@@ -37,6 +37,7 @@ use super::coordinator::{
     Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, PathTo, Unvouch, Vouch,
     judge_clock,
 };
+use super::dht::{self, Notes};
 use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
@@ -350,6 +351,7 @@ where
             ))
         })
     });
+    let own_identity = identity.clone();
     let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
         changing,
@@ -382,6 +384,14 @@ where
             }));
         }
     }
+    let noting = (settings.dht.enabled && mode != Mode::Offline).then(|| {
+        data_plane.spawn(dht::attend(Notes {
+            identity: own_identity,
+            port,
+            settings: followed.clone(),
+            coordinator: coordinator.downgrade(),
+        }))
+    });
     let vitals = Arc::new(Vitals {
         coordinator: coordinator.clone(),
         store: store.clone(),
@@ -423,6 +433,9 @@ where
             exit::ERROR
         }
     };
+    if let Some(noting) = noting {
+        noting.abort();
+    }
     if let Some(attending) = attending {
         attending.abort();
         manager::stopping();

@@ -240,7 +240,7 @@ pub struct Provide {
 /// `request`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 it is here, 1 it did not come, 4 the rendezvous does not let us, 5 \
+    after_help = "Exit codes: 0 it is here, 1 it did not come, 2 usage or wrong parameters, 4 the rendezvous does not let us, 5 \
                   nobody provides it, 7 disk or policy."
 )]
 pub struct Request {

@@ -133,9 +133,9 @@ pub fn runtime() -> Result<Runtime, Failure> {
 
 fn code_of(error: &GiveError) -> u8 {
     match error {
-        GiveError::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-            exit::UNAUTHORIZED
-        }
+        GiveError::Server(ServerError::Refused {
+            status: 401 | 403, ..
+        }) => exit::UNAUTHORIZED,
         GiveError::Server(ServerError::Refused { .. }) | GiveError::Folder { .. } => exit::ERROR,
         GiveError::Server(_) | GiveError::Nothing => exit::USAGE,
     }

@@ -58,7 +58,7 @@ pub enum AskError {
     #[error("the provider answers by the native dialect, which --plain leaves out")]
     Native,
     /// There is neither a direct way, nor one through the rendezvous.
-    #[error("{direct}; through the rendezvous: {relayed}")]
+    #[error("{direct}; through the rendezvous: {relayed}; nothing was kept")]
     NoWay {
         /// Why there is no direct one.
         direct: String,
@@ -89,10 +89,11 @@ impl AskError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-                exit::UNAUTHORIZED
-            }
+            Self::Server(ServerError::Refused {
+                status: 401 | 403, ..
+            }) => exit::UNAUTHORIZED,
             Self::Server(ServerError::Url(_) | ServerError::Token { .. }) => exit::USAGE,
+            Self::Refused { code, .. } if code == "parameters" => exit::USAGE,
             Self::Nobody { .. } => exit::NO_RECEIVER,
             Self::Transfer(PlainFailure::Sink(error)) if error.code() == Code::DiskFull => {
                 exit::DISK
@@ -193,6 +194,7 @@ impl Asker {
             }
         };
         let until = Instant::now() + common.settings.rendezvous.fallback_after;
+        let relays = common.settings.rendezvous.relay;
         let failure = match self.direct(&mut signals, &offer, &candidates, until).await {
             Err(reason) => reason,
             Ok((mut direct, channel)) => {
@@ -200,7 +202,7 @@ impl Asker {
                 let received = self.receive(channel, Some(&mut direct)).await;
                 direct.close().await;
                 match received {
-                    Err(failure) if failure.is_of_the_way() => failure.to_string(),
+                    Err(failure) if failure.is_of_the_way() && relays => failure.to_string(),
                     received => return Ok(received?),
                 }
             }
@@ -209,7 +211,7 @@ impl Asker {
             direct: brief(&failure),
             relayed: brief(&relayed),
         };
-        if !common.settings.rendezvous.relay {
+        if !relays {
             return Err(no_way("rendezvous.relay is off".to_owned()));
         }
         let fallback = ProviderEvent::Fallback {
