@@ -87,6 +87,9 @@ pub enum OfferData {
         /// What it is called that comes, once that is known; unchecked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
+        /// It has given it, or found that it was there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        done: bool,
     },
     /// It does not give that. Other clients do not know this word, and wait until they give up.
     #[serde(rename = "refusal")]
