@@ -114,6 +114,16 @@ def through(lab, folder, devices, kinds, how, expected, size):
     print(f"{kinds}: {size} MB by way of {', '.join(sorted(paths))}; the server saw {seen / MB:.1f} MB", flush=True)
 
 
+def doctor(device):
+    """`handout doctor` asks the servers that the rendezvous names, and tells what STUN says."""
+    process = device.start("doctor", "--json", "--wait", "1s")
+    process.end(60, expect=None)
+    about = [e for e in process.events if e.get("about") == "stun"]
+    assert len(about) == 2 and all(e["level"] == "fine" for e in about), about
+    assert any(f"203.0.113.{20 + device.host}:" in e["what"] for e in about), about
+    print("; ".join(e["what"] for e in about), flush=True)
+
+
 CONE, SYMMETRIC = "persistent", "random,fully-random"
 
 
@@ -125,6 +135,7 @@ def main():
         for host in (1, 2):
             lab.translate(host, CONE)
         serving, devices = room(lab, folder)
+        doctor(devices[0])
         direct, relayed = {"srflx"}, {"relay"}
         through(lab, folder, devices, "cone-cone", (CONE, CONE), direct, args.size)
         through(lab, folder, devices, "cone-symmetric", (CONE, SYMMETRIC), relayed, args.size)

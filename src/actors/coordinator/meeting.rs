@@ -8,10 +8,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
-use crate::protocol::ice::{IceServer, MAX_SERVERS};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rate::Rate;
-use crate::protocol::rendezvous::IceServers;
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::trust::Vouched;
@@ -165,20 +163,6 @@ impl Coordinator {
     }
 }
 
-/// The servers of a rendezvous that are of use here.
-pub(in super::super) fn servers_of(told: IceServers) -> Vec<IceServer> {
-    let servers = told.ice_servers.into_iter().flat_map(|server| {
-        let (username, credential) = (server.username, server.credential);
-        let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());
-        urls.map(move |url| IceServer {
-            url,
-            username: username.clone().unwrap_or_default(),
-            credential: credential.clone().unwrap_or_default(),
-        })
-    });
-    servers.take(MAX_SERVERS).collect()
-}
-
 impl StreamHandler<MailEvent> for Coordinator {
     fn handle(&mut self, event: MailEvent, ctx: &mut Context<Self>) {
         let Some(meeting) = &mut self.meeting else {
@@ -190,7 +174,7 @@ impl StreamHandler<MailEvent> for Coordinator {
                     info!("at the rendezvous");
                 }
                 if let Some(context) = &self.context {
-                    context.take_ice_servers(servers_of(ice));
+                    context.take_ice_servers(ice.usable());
                 }
                 let event = Event::Rendezvous { reason: None };
                 self.emit(&event);

@@ -72,7 +72,6 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
-pub(super) use meeting::servers_of;
 pub use meeting::{Unvouch, Vouch};
 pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
