@@ -470,6 +470,7 @@ impl Coordinator {
         self.tend_introductions();
         self.tend_clones();
         self.watch_who_may();
+        self.renew_helpers(ctx);
         self.count_what_there_is();
         self.look_around();
         if self.tidied.elapsed() >= TIDY {
