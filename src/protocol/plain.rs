@@ -1,5 +1,5 @@
 //! The plain dialect: one file over the channel `file-transfer`, or over a rendezvous's WebSocket,
-//! without proof of who sends it or that it is whole (PROTOCOL.md §18). A text message says what
+//! without proof of who sends it or that it is whole (PROTOCOL.md §19). A text message says what
 //! comes, binary messages are its bytes.
 
 use serde::{Deserialize, Serialize};

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::turn::TurnTotals;
+
 /// Upper ends of the ranges that durations are counted in, in seconds.
 const RANGES: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
@@ -50,6 +52,9 @@ pub(super) struct Metrics {
     pub(super) relays: Gauge,
     /// Bytes that they have carried.
     pub(super) relayed: Counter,
+    turn_allocations: Gauge,
+    turn_bytes: Gauge,
+    turn_refused: Gauge,
 }
 
 impl Metrics {
@@ -67,6 +72,9 @@ impl Metrics {
             mails: Counter::default(),
             relays: Gauge::default(),
             relayed: Counter::default(),
+            turn_allocations: Gauge::default(),
+            turn_bytes: Gauge::default(),
+            turn_refused: Gauge::default(),
         };
         let to = &mut metrics.registry;
         let help = "Answers, by route and status";
@@ -76,6 +84,12 @@ impl Metrics {
         to.register("sessions", "Sessions begun", metrics.sessions.clone());
         let help = "Sessions that somebody provides for";
         to.register("claims", help, metrics.claims.clone());
+        let help = "Addresses that the TURN server has given away";
+        to.register("turn_allocations", help, metrics.turn_allocations.clone());
+        let help = "Bytes that the TURN server has passed on since its start";
+        to.register("turn_bytes", help, metrics.turn_bytes.clone());
+        let help = "Datagrams that it has not, because of the address at their other end";
+        to.register("turn_refused", help, metrics.turn_refused.clone());
         to.register("signals", "Signals taken", metrics.signals.clone());
         to.register("long_polls", "Requests that wait", metrics.waiting.clone());
         to.register("open_sessions", "Open sessions", metrics.open.clone());
@@ -101,6 +115,14 @@ impl Metrics {
     }
 
     /// All of it, in the format of OpenMetrics.
+    /// What the TURN server has done so far.
+    pub(super) fn set_turn(&self, totals: TurnTotals) {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.turn_allocations.set(number(totals.allocations as u64));
+        self.turn_bytes.set(number(totals.bytes));
+        self.turn_refused.set(number(totals.refused));
+    }
+
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text does not fail.

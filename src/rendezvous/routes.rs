@@ -88,6 +88,9 @@ async fn metrics(request: HttpRequest, to: To) -> Answered {
     if let Ok(open) = to.store.open_sessions().await {
         to.metrics.open.set(open);
     }
+    if let Some(totals) = to.ice.totals() {
+        to.metrics.set_turn(totals);
+    }
     Ok(HttpResponse::Ok()
         .insert_header((
             header::CONTENT_TYPE,

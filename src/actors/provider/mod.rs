@@ -26,7 +26,6 @@ use crate::protocol::rendezvous::{IceServers, SessionInfo};
 pub use ask::{AskError, Asking, ask};
 pub use give::{GiveError, Giving, give};
 
-use super::coordinator::servers_of;
 use super::network;
 
 /// Events that wait for whoever shows them.
@@ -213,7 +212,7 @@ impl Common {
                 IceServers::default()
             }
         };
-        network::link_options_to(&self.settings, Reach::Anywhere, &servers_of(told))
+        network::link_options_to(&self.settings, Reach::Anywhere, &told.usable())
     }
 
     async fn tell(&self, event: ProviderEvent) {
