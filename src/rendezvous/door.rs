@@ -24,6 +24,8 @@ use crate::protocol::rendezvous::{ClientType, MAX_BODY};
 
 /// Where answers tell the number of their request, and where a proxy may have said one.
 const ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long an answer may take: a long poll, and what the database needs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 /// No socket lasts longer, in seconds.
 const LONGEST: u64 = 30 * 86_400;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -183,7 +185,18 @@ pub(super) async fn around(
             None => Ok(()),
         };
         let mut answer = match allowed {
-            Ok(()) => next.call(request).await?.map_into_boxed_body(),
+            Ok(()) => {
+                let kept = request.request().clone();
+                match tokio::time::timeout(ANSWER_LIMIT, next.call(request)).await {
+                    Ok(answer) => answer?.map_into_boxed_body(),
+                    // A database that hangs must not hang those who ask.
+                    Err(_) => {
+                        let problem =
+                            Problem::unavailable("there was no answer in time; try again");
+                        ServiceResponse::new(kept, problem.error_response())
+                    }
+                }
+            }
             Err(wait) => {
                 let text = "too many requests come from this address";
                 request.into_response(Problem::too_many(text, wait).error_response())

@@ -114,15 +114,15 @@ impl Metrics {
         }
     }
 
-    /// All of it, in the format of OpenMetrics.
-    /// What the TURN server has done so far.
-    pub(super) fn set_turn(&self, totals: TurnTotals) {
-        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    /// Takes up what the TURN server has counted.
+    pub(super) fn turn(&self, totals: TurnTotals) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.turn_allocations.set(number(totals.allocations as u64));
         self.turn_bytes.set(number(totals.bytes));
         self.turn_refused.set(number(totals.refused));
     }
 
+    /// All of it, in the format of OpenMetrics.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text does not fail.

@@ -1,12 +1,13 @@
 //! Relayed links: what one end sends comes out at the other, and nobody else comes in between.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handout::protocol::rendezvous::ServerSays;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::postgres::Database;
 use super::server::{DEVICE, PROVIDER, REQUESTER, Server};
-use super::sockets::{Socket, run};
+use super::sockets::{PATIENCE, Socket, run};
 
 const PATH: &str = "/api/relay/abcdefghijklmnopqrstuvwxyz234567";
 
@@ -158,7 +159,8 @@ fn bytes_and_links_are_bounded_and_it_is_said_why() {
 
 #[test]
 fn the_parties_of_a_session_are_joined_and_what_became_of_the_file_is_on_record() {
-    let server = Server::start(&[]);
+    let database = Database::new();
+    let server = Server::start(&[&database.setting()]);
     let (asks, provides) = (
         server.token("asks", REQUESTER),
         server.token("provides", PROVIDER),
@@ -188,4 +190,10 @@ fn the_parties_of_a_session_are_joined_and_what_became_of_the_file_is_on_record(
         provides.close().await;
         assert_eq!(u16::from(asks.ends().await.unwrap().code), 1000);
     });
+    let end = Instant::now() + PATIENCE;
+    let transfers = "SELECT status FROM file_transfers WHERE completed_at IS NOT NULL";
+    while database.sql(transfers) != "relayed" {
+        assert!(Instant::now() < end, "{}", database.sql(transfers));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
 }
