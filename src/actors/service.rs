@@ -18,9 +18,10 @@ use tracing::{error, warn};
 use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
-use crate::net::link::{self, RelayOptions};
+use crate::net::link::{self, LinkOptions, RelayOptions};
 use crate::net::rendezvous::{Server, mail};
 use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
@@ -597,6 +598,28 @@ pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
     server.map(Some).map_err(|error| StartError::Rendezvous {
         fault: error.to_string(),
     })
+}
+
+/// The STUN and TURN servers that a link beyond the LAN would ask now: those of the settings, and
+/// those that the rendezvous names, or why it names none.
+pub async fn path_helpers(settings: &Settings) -> (Vec<IceServer>, Option<String>) {
+    let (told, fault) = match rendezvous(settings) {
+        Ok(None) => (Vec::new(), None),
+        Ok(Some(server)) => match server.ice_servers().await {
+            Ok(told) => (told.usable(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        },
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    (network::ice_servers(settings, &told), fault)
+}
+
+/// What a link that asks only this server is made with.
+pub fn link_options_for(settings: &Settings, server: IceServer) -> LinkOptions {
+    LinkOptions {
+        ice: vec![server],
+        ..network::link_options(settings)
+    }
 }
 
 fn signaling_limits(settings: &Settings) -> Limits {

@@ -1,5 +1,5 @@
 //! Meeting notes: where a device listens, for one other device that knows its id, put down where
-//! anybody may look (PROTOCOL.md §17). Found and read only by who knows both ids; believed only
+//! anybody may look (PROTOCOL.md, "Meeting notes"). Found and read only by who knows both ids; believed only
 //! with the writer's signature.
 
 use std::collections::HashMap;

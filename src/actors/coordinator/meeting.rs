@@ -9,7 +9,6 @@ use tracing::{debug, info, warn};
 
 use crate::net::link::Path;
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
-use crate::protocol::ice::{IceServer, MAX_SERVERS};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
@@ -20,10 +19,13 @@ use crate::protocol::trust::Vouched;
 use super::super::api::Event;
 use super::super::discovery::stream_of;
 use super::super::peer::{Route, Signaled, unix_now};
+use super::super::service;
 use super::Coordinator;
 
 /// How often it is looked whose coming matters.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon the rendezvous is asked again for STUN and TURN servers at most.
+const AGAIN: Duration = Duration::from_secs(15);
 /// Signals that are heard in a while; the rendezvous is not ours.
 const SIGNALS: (u32, Duration) = (512, Duration::from_secs(10));
 
@@ -38,6 +40,8 @@ pub(super) struct Meeting {
     absence: Option<String>,
     looked: Option<Instant>,
     rate: Rate,
+    /// When the rendezvous is asked again for its STUN and TURN servers: their credentials expire.
+    renewal: Option<Instant>,
 }
 
 impl Meeting {
@@ -54,6 +58,7 @@ impl Meeting {
             absence: Some("not connected yet".to_owned()),
             looked: None,
             rate: Rate::new(SIGNALS.0, SIGNALS.1),
+            renewal: None,
         }
     }
 }
@@ -145,6 +150,44 @@ impl Coordinator {
         meeting.mail.watch(devices);
     }
 
+    /// The servers hold for a time; half of it is left when they are asked for anew.
+    fn take_helpers(&mut self, told: IceServers) {
+        if let Some(meeting) = &mut self.meeting {
+            let half = Duration::from_secs(told.ttl / 2).max(AGAIN);
+            meeting.renewal = (told.ttl > 0)
+                .then(|| Instant::now().checked_add(half))
+                .flatten();
+        }
+        if let Some(context) = &self.context {
+            context.take_ice_servers(told.usable());
+        }
+    }
+
+    /// Asks for STUN and TURN servers whose credentials do not expire soon.
+    pub(super) fn renew_helpers(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let Some(meeting) = &mut self.meeting else {
+            return;
+        };
+        if meeting.absence.is_some() || meeting.renewal.is_none_or(|at| now < at) {
+            return;
+        }
+        meeting.renewal = Some(now + AGAIN);
+        let settings = self.settings.clone();
+        let asking = self.data_plane.spawn(async move {
+            match service::rendezvous(&settings) {
+                Ok(Some(server)) => server.ice_servers().await.map_err(|e| e.to_string()),
+                Ok(None) => Err("the settings name no rendezvous any more".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        ctx.spawn(asking.into_actor(self).map(|told, this, _| match told {
+            Ok(Ok(told)) => this.take_helpers(told),
+            Ok(Err(why)) => debug!(%why, "the rendezvous names no STUN and TURN servers now"),
+            Err(failed) => debug!(%failed, "the rendezvous was not asked"),
+        }));
+    }
+
     fn hear_mail(&mut self, signal: Signal) {
         let device = signal.peer_id.clone();
         let Some(meeting) = &mut self.meeting else {
@@ -185,20 +228,6 @@ impl Coordinator {
     }
 }
 
-/// The servers of a rendezvous that are of use here.
-pub(in super::super) fn servers_of(told: IceServers) -> Vec<IceServer> {
-    let servers = told.ice_servers.into_iter().flat_map(|server| {
-        let (username, credential) = (server.username, server.credential);
-        let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());
-        urls.map(move |url| IceServer {
-            url,
-            username: username.clone().unwrap_or_default(),
-            credential: credential.clone().unwrap_or_default(),
-        })
-    });
-    servers.take(MAX_SERVERS).collect()
-}
-
 impl StreamHandler<MailEvent> for Coordinator {
     fn handle(&mut self, event: MailEvent, ctx: &mut Context<Self>) {
         let Some(meeting) = &mut self.meeting else {
@@ -209,9 +238,7 @@ impl StreamHandler<MailEvent> for Coordinator {
                 if meeting.absence.take().is_some() {
                     info!("at the rendezvous");
                 }
-                if let Some(context) = &self.context {
-                    context.take_ice_servers(servers_of(ice));
-                }
+                self.take_helpers(ice);
                 let event = Event::Rendezvous { reason: None };
                 self.emit(&event);
             }

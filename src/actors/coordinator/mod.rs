@@ -72,7 +72,6 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
-pub(super) use meeting::servers_of;
 pub use meeting::{PathTo, Unvouch, Vouch};
 pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
@@ -471,6 +470,7 @@ impl Coordinator {
         self.tend_introductions();
         self.tend_clones();
         self.watch_who_may();
+        self.renew_helpers(ctx);
         self.count_what_there_is();
         self.look_around();
         if self.tidied.elapsed() >= TIDY {

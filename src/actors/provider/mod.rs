@@ -28,7 +28,6 @@ pub use ask::{AskError, Asking, ask};
 pub use give::{GiveError, Giving, give};
 pub use native::{Fetching, fetch};
 
-use super::coordinator::servers_of;
 use super::network;
 
 /// Events that wait for whoever shows them.
@@ -215,7 +214,7 @@ impl Common {
                 IceServers::default()
             }
         };
-        network::link_options_to(&self.settings, Reach::Anywhere, &servers_of(told))
+        network::link_options_to(&self.settings, Reach::Anywhere, &told.usable())
     }
 
     async fn tell(&self, event: ProviderEvent) {
