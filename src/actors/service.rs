@@ -18,7 +18,7 @@ use tracing::{error, warn};
 use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
-use crate::net::link::{LinkOptions, RelayOptions};
+use crate::net::link::{self, LinkOptions, RelayOptions};
 use crate::net::rendezvous::{Server, mail};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::ice::IceServer;
@@ -35,7 +35,8 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, Unvouch, Vouch, judge_clock,
+    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, PathTo, Unvouch, Vouch,
+    judge_clock,
 };
 use super::dht::{self, Notes};
 use super::discovery::{Discovery, Goodbye};
@@ -45,7 +46,7 @@ use super::metrics::Metrics;
 use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
-use super::{network, store};
+use super::{network, provider, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
@@ -128,6 +129,7 @@ impl StartError {
 /// A running node, for whoever asks things of it in this process.
 #[derive(Clone)]
 pub struct Node {
+    id: DeviceId,
     pub(super) coordinator: Addr<Coordinator>,
     settings: watch::Receiver<Arc<Settings>>,
     vitals: Arc<Vitals>,
@@ -155,9 +157,15 @@ impl Node {
 
     /// Passes a request to whoever answers it.
     pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
-        let Request::Health = request else {
-            return self.coordinator.do_send(Ask { request, reply });
-        };
+        match request {
+            Request::Health => {}
+            Request::Fetch(fetching) => {
+                let (node, on) = (self.clone(), self.data_plane());
+                on.spawn(provider::fetch(node, fetching, reply));
+                return;
+            }
+            request => return self.coordinator.do_send(Ask { request, reply }),
+        }
         // Not through the coordinator, which may be what does not answer.
         let vitals = Arc::clone(&self.vitals);
         tokio::spawn(async move {
@@ -169,6 +177,22 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Who we are.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.id
+    }
+
+    /// The runtime of links and files.
+    pub fn data_plane(&self) -> &tokio::runtime::Handle {
+        self.heart.data_plane()
+    }
+
+    /// How the link to a device goes, where there is one.
+    pub async fn path_to(&self, device: &DeviceId) -> Option<link::Path> {
+        let asked = self.coordinator.send(PathTo(device.clone())).await;
+        asked.ok().flatten()
     }
 
     /// Lets a device in for one purpose and a time.
@@ -378,6 +402,7 @@ where
         metrics,
         last: tokio::sync::Mutex::new(None),
     });
+    let id_of_node = ours.clone();
     let receives = settings.receive.enabled && mode != Mode::Offline;
     let listening = Event::Listening {
         device_id: ours,
@@ -388,6 +413,7 @@ where
     let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
     let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
+        id: id_of_node,
         heart,
         coordinator: coordinator.clone(),
         settings: followed,

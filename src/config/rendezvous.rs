@@ -85,7 +85,7 @@ impl RendezvousServe {
             audience: r.shaped("rendezvous.serve.audience", &audience()),
             proxies: r.list(
                 "rendezvous.serve.proxies",
-                "addresses or networks such as 10.0.0.0/8",
+                "networks such as 10.0.0.0/8 or 192.0.2.1/32",
             ),
             session_for: r.duration("rendezvous.serve.session_for", ["10s", "1d"]),
             keep_for: r.duration("rendezvous.serve.keep_for", ["1m", "3650d"]),

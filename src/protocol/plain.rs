@@ -1,5 +1,5 @@
 //! The plain dialect: one file over the channel `file-transfer`, or over a rendezvous's WebSocket,
-//! without proof of who sends it or that it is whole (PROTOCOL.md §20). A text message says what
+//! without proof of who sends it or that it is whole (PROTOCOL.md §18). A text message says what
 //! comes, binary messages are its bytes.
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,9 @@ pub enum OfferData {
     Handout {
         /// Its id; unchecked.
         device_id: String,
+        /// What it is called that comes, once that is known; unchecked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// It does not give that. Other clients do not know this word, and wait until they give up.
     #[serde(rename = "refusal")]

@@ -84,12 +84,6 @@ impl Metrics {
         to.register("sessions", "Sessions begun", metrics.sessions.clone());
         let help = "Sessions that somebody provides for";
         to.register("claims", help, metrics.claims.clone());
-        let help = "Addresses that the TURN server has given away";
-        to.register("turn_allocations", help, metrics.turn_allocations.clone());
-        let help = "Bytes that the TURN server has passed on since its start";
-        to.register("turn_bytes", help, metrics.turn_bytes.clone());
-        let help = "Datagrams that it has not, because of the address at their other end";
-        to.register("turn_refused", help, metrics.turn_refused.clone());
         to.register("signals", "Signals taken", metrics.signals.clone());
         to.register("long_polls", "Requests that wait", metrics.waiting.clone());
         to.register("open_sessions", "Open sessions", metrics.open.clone());
@@ -99,6 +93,12 @@ impl Metrics {
         to.register("relays", "Open relayed links", metrics.relays.clone());
         let help = "Bytes on relayed links";
         to.register("relayed_bytes", help, metrics.relayed.clone());
+        let help = "Addresses that the TURN server has given away";
+        to.register("turn_allocations", help, metrics.turn_allocations.clone());
+        let help = "Bytes that the TURN server has passed on since its start";
+        to.register("turn_bytes", help, metrics.turn_bytes.clone());
+        let help = "Datagrams that the TURN server has not passed on";
+        to.register("turn_refused", help, metrics.turn_refused.clone());
         metrics
     }
 
@@ -114,15 +114,15 @@ impl Metrics {
         }
     }
 
-    /// All of it, in the format of OpenMetrics.
-    /// What the TURN server has done so far.
-    pub(super) fn set_turn(&self, totals: TurnTotals) {
-        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    /// Takes up what the TURN server has counted.
+    pub(super) fn turn(&self, totals: TurnTotals) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.turn_allocations.set(number(totals.allocations as u64));
         self.turn_bytes.set(number(totals.bytes));
         self.turn_refused.set(number(totals.refused));
     }
 
+    /// All of it, in the format of OpenMetrics.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text does not fail.

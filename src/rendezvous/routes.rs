@@ -89,7 +89,7 @@ async fn metrics(request: HttpRequest, to: To) -> Answered {
         to.metrics.open.set(open);
     }
     if let Some(totals) = to.ice.totals() {
-        to.metrics.set_turn(totals);
+        to.metrics.turn(totals);
     }
     Ok(HttpResponse::Ok()
         .insert_header((

@@ -9,6 +9,7 @@ use super::{
     TransferInfo, VersionInfo,
 };
 use crate::actors::health::Health;
+use crate::actors::provider::ProviderEvent;
 use crate::actors::report::{BroadcastInfo, Report};
 use crate::config::Change;
 use crate::protocol::id::{BroadcastId, DeviceId, InviteId, TransferId};
@@ -297,6 +298,11 @@ pub enum Event {
         url: String,
         /// The file with the token.
         token_file: PathBuf,
+    },
+    /// Something on the way to what was asked for at the rendezvous.
+    Fetching {
+        /// What.
+        what: ProviderEvent,
     },
     /// Whether this device is at its rendezvous, or no longer.
     Rendezvous {

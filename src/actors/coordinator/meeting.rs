@@ -7,6 +7,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use crate::net::link::Path;
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rate::Rate;
@@ -31,7 +32,9 @@ const SIGNALS: (u32, Duration) = (512, Duration::from_secs(10));
 /// Where we stand at a rendezvous.
 pub(super) struct Meeting {
     mail: MailHandle,
-    /// Those that are there.
+    /// Whose coming and going we asked to hear of.
+    watched: BTreeSet<DeviceId>,
+    /// Those of them that are there, let in or not: who is let in next may be there already.
     present: BTreeSet<DeviceId>,
     /// Why we are not there; nothing while we are.
     absence: Option<String>,
@@ -50,6 +53,7 @@ impl Meeting {
         ctx.add_stream(stream_of(events));
         Self {
             mail,
+            watched: BTreeSet::new(),
             present: BTreeSet::new(),
             absence: Some("not connected yet".to_owned()),
             looked: None,
@@ -77,6 +81,20 @@ pub struct Vouch {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Unvouch(pub DeviceId);
+
+/// Asks how the link to a device goes, where there is one.
+#[derive(Message)]
+#[rtype(result = "Option<Path>")]
+pub struct PathTo(pub DeviceId);
+
+impl Handler<PathTo> for Coordinator {
+    type Result = Option<Path>;
+
+    fn handle(&mut self, PathTo(device): PathTo, _: &mut Context<Self>) -> Self::Result {
+        let slot = self.peers.get(&device)?;
+        slot.session.as_ref().and(slot.path)
+    }
+}
 
 impl Handler<Vouch> for Coordinator {
     type Result = Result<(), String>;
@@ -122,12 +140,14 @@ impl Coordinator {
             return;
         }
         meeting.looked = Some(Instant::now());
-        let mail = meeting.mail.clone();
         let now = unix_now();
         let mut devices: BTreeSet<_> = self.trust.all_let_in(now).into_iter().collect();
         devices.extend(self.trust.vouched(now).cloned());
         devices.retain(|id| id.is_self_certifying() && *id != self.identity.device_id());
-        mail.watch(devices);
+        // Of the others nothing is heard any more.
+        meeting.present.retain(|device| devices.contains(device));
+        meeting.watched.clone_from(&devices);
+        meeting.mail.watch(devices);
     }
 
     /// The servers hold for a time; half of it is left when they are asked for anew.
@@ -234,12 +254,11 @@ impl StreamHandler<MailEvent> for Coordinator {
                 self.emit(&event);
             }
             MailEvent::Present(devices) => {
+                let mut devices = devices;
+                devices.retain(|device| meeting.watched.contains(device));
+                meeting.present.extend(devices.iter().cloned());
                 for device in devices {
-                    // The table of peers has its bound; so has who may.
                     if self.is_let_in(&device) {
-                        if let Some(meeting) = &mut self.meeting {
-                            meeting.present.insert(device.clone());
-                        }
                         self.seen(&device, ctx);
                     }
                 }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
 
+use crate::actors::service::Node;
 use crate::config::Settings;
 use crate::dataplane::{PlainFailure, Progress, send_no, send_plain};
 use crate::net::plain::PlainChannel;
@@ -65,6 +66,8 @@ pub struct Giving {
     pub settings: Arc<Settings>,
     /// Clients that cannot prove who they are get answers, whatever the settings say.
     pub plain: bool,
+    /// In whose name devices get answers; nothing where only plain clients do.
+    pub node: Option<Node>,
     /// What happens.
     pub events: mpsc::Sender<ProviderEvent>,
 }
@@ -90,11 +93,12 @@ pub async fn give(giving: Giving, ends: impl Future<Output = ()>) -> Result<(), 
     outcome
 }
 
-struct Provider {
-    common: Common,
+pub(super) struct Provider {
+    pub(super) common: Common,
     plain: bool,
+    node: Option<Node>,
     answers: HashMap<String, Arc<Answers>>,
-    folder: Arc<Folder>,
+    pub(super) folder: Arc<Folder>,
 }
 
 impl Provider {
@@ -102,6 +106,7 @@ impl Provider {
         let Giving {
             settings,
             plain,
+            node,
             events,
         } = giving;
         let server = server(&settings)?;
@@ -127,6 +132,7 @@ impl Provider {
         Ok(Self {
             answers: answers.collect(),
             plain: plain || settings.trust.plain_peers,
+            node,
             common: Common::new(settings, server, rate, events),
             folder,
         })
@@ -223,11 +229,22 @@ impl Provider {
                 );
                 None
             }
-            // The native dialect, by which a device is answered, is spoken elsewhere.
-            Requester::Device(device) => {
-                debug!(session = %brief(id), %device, "a device asks");
-                None
-            }
+            Requester::Device(device) => match &self.node {
+                Some(node) if *node.device_id() == device => {
+                    warn!(
+                        session = %brief(id),
+                        "this very device asks itself for {kind}: one of the two needs another state \
+                         folder (--state)"
+                    );
+                    None
+                }
+                Some(_) => Some(Arc::clone(answers)),
+                None if self.takes_plain(answers) => Some(Arc::clone(answers)),
+                None => {
+                    debug!(session = %brief(id), %device, "a device asks");
+                    None
+                }
+            },
         }
     }
 
@@ -250,7 +267,14 @@ impl Provider {
                 return self.refuse(&id, &error).await;
             }
         };
-        if let Err(reason) = self.answer(&session, &answers, &values, requested).await {
+        let given = match (Requester::of(&session), &self.node) {
+            (Requester::Device(device), Some(node)) => {
+                self.give_device(node, &session, &device, &answers, &values, requested)
+                    .await
+            }
+            _ => self.answer(&session, &answers, &values, requested).await,
+        };
+        if let Err(reason) = given {
             let reason = brief(&reason);
             info!(session = %id, %reason, "a session came to nothing");
             let failed = ProviderEvent::Failed {
@@ -262,7 +286,7 @@ impl Provider {
     }
 
     /// Says why there is no answer, in place of an offer.
-    async fn refuse(&self, session: &str, error: &AnswerError) {
+    pub(super) async fn refuse(&self, session: &str, error: &AnswerError) {
         let (code, reason) = (error.code().to_owned(), error.to_string());
         let refusal = OfferData::Refusal {
             code: code.clone(),

@@ -5,12 +5,13 @@ mod answers;
 mod ask;
 mod connect;
 mod give;
+mod native;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -25,6 +26,7 @@ use crate::protocol::rendezvous::{IceServers, SessionInfo};
 
 pub use ask::{AskError, Asking, ask};
 pub use give::{GiveError, Giving, give};
+pub use native::{Fetching, fetch};
 
 use super::network;
 
@@ -34,7 +36,7 @@ pub const EVENTS: usize = 256;
 const MAX_CA: u64 = 1 << 20;
 
 /// What happens while data is given or asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ProviderEvent {
     /// Requests are answered from now on.

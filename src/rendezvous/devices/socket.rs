@@ -129,13 +129,11 @@ impl Socket {
 
     async fn serve(&mut self, device: &DeviceId, caller: &Caller) -> Result<(), Fault> {
         let (queue, mut inbox) = mpsc::channel(ROOM);
-        let welcome = ServerSays::Welcome(self.to.ice.of(caller.user));
-        self.say(&welcome).await?;
         let number = self.to.devices.arrive(device, queue);
         tracing::info!(%device, "a device is here");
         let ours = &self.to.devices.ours;
         let ended = match self.to.store.device_is_here(ours, device).await {
-            Ok(()) => self.talk(device, number, caller, &mut inbox).await,
+            Ok(()) => self.welcome(device, number, caller, &mut inbox).await,
             Err(error) => Err(Fault("unavailable", error.to_string())),
         };
         // One that came back meanwhile is still here.
@@ -147,6 +145,18 @@ impl Socket {
         }
         tracing::info!(%device, "a device has gone");
         ended
+    }
+
+    async fn welcome(
+        &mut self,
+        device: &DeviceId,
+        number: u64,
+        caller: &Caller,
+        inbox: &mut mpsc::Receiver<ServerSays>,
+    ) -> Result<(), Fault> {
+        let welcome = ServerSays::Welcome(self.to.ice.of(caller.user));
+        self.say(&welcome).await?;
+        self.talk(device, number, caller, inbox).await
     }
 
     async fn talk(

@@ -1,7 +1,7 @@
 //! Where the two ends of relayed links find each other, and what a link has carried.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use actix_web::http::StatusCode;
@@ -62,6 +62,8 @@ pub(super) struct Link {
     key: String,
     relays: Arc<Relays>,
     users: Mutex<Vec<i64>>,
+    /// Its place is another's to take.
+    released: AtomicBool,
     carried: AtomicU64,
     counted: AtomicU64,
     over: watch::Sender<Option<Over>>,
@@ -97,10 +99,13 @@ impl Relays {
         apart: bool,
     ) -> Result<(Arc<Link>, Found), Problem> {
         loop {
-            // A link must not be dropped while the places are locked: it looks for its own.
-            let mut dropped = Vec::new();
-            let come = self.come_once(key, user, outlet, apart, &mut dropped);
+            // No link may end while the places are locked: it gives back its own.
+            let (mut replaced, mut dropped) = (Vec::new(), Vec::new());
+            let come = self.come_once(key, user, outlet, apart, &mut replaced, &mut dropped);
             drop(dropped);
+            for link in replaced {
+                link.end(Over::Refused("this user has come again".to_owned()));
+            }
             if let Some(come) = come {
                 return come;
             }
@@ -114,6 +119,7 @@ impl Relays {
         user: i64,
         outlet: &mpsc::Sender<Frame>,
         apart: bool,
+        replaced: &mut Vec<Arc<Link>>,
         dropped: &mut Vec<Arc<Link>>,
     ) -> Option<Result<(Arc<Link>, Found), Problem>> {
         let mut inner = self.inner();
@@ -121,9 +127,7 @@ impl Relays {
             && let Some(link) = place.link.upgrade()
         {
             if apart && place.first == user && place.join.is_some() {
-                link.end(Over::Refused("this user has come again".to_owned()));
-                inner.places.remove(key);
-                dropped.push(link);
+                replaced.push(link);
                 return None;
             }
             let (first, other) = (place.first, place.outlet.clone());
@@ -165,6 +169,7 @@ impl Relays {
             key: key.to_owned(),
             relays: Arc::clone(self),
             users: Mutex::default(),
+            released: AtomicBool::new(false),
             carried: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             over: watch::Sender::new(None),
@@ -215,7 +220,7 @@ impl Link {
         users.clone()
     }
 
-    /// Ends it, unless it has ended.
+    /// Ends it, unless it has ended. Its place is free at once.
     pub(super) fn end(&self, over: Over) {
         self.over.send_if_modified(|now| {
             let first = now.is_none();
@@ -224,6 +229,27 @@ impl Link {
             }
             first
         });
+        self.release();
+    }
+
+    fn release(&self) {
+        let mut inner = self.relays.inner();
+        if self.released.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Another link may have the place by now.
+        let ours = |place: &Place| std::ptr::eq(place.link.as_ptr(), self);
+        if inner.places.get(&self.key).is_some_and(ours) {
+            inner.places.remove(&self.key);
+        }
+        for user in self.users() {
+            if let Some(count) = inner.of_users.get_mut(&user) {
+                *count -= 1;
+                if *count == 0 {
+                    inner.of_users.remove(&user);
+                }
+            }
+        }
     }
 
     pub(super) fn over(&self) -> watch::Receiver<Option<Over>> {
@@ -252,21 +278,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let users = self.users();
-        let mut inner = self.relays.inner();
-        // Another link may have the place by now.
-        let ours = |place: &Place| std::ptr::eq(place.link.as_ptr(), self);
-        if inner.places.get(&self.key).is_some_and(ours) {
-            inner.places.remove(&self.key);
-        }
-        for user in users {
-            if let Some(count) = inner.of_users.get_mut(&user) {
-                *count -= 1;
-                if *count == 0 {
-                    inner.of_users.remove(&user);
-                }
-            }
-        }
+        self.release();
     }
 }
 
@@ -309,11 +321,11 @@ mod tests {
     fn who_comes_again_takes_the_own_place() {
         let relays = relays();
         let (old, _) = come(&relays, "a", 1).unwrap();
-        // The earlier one still counts, so this user needs room for two here.
-        assert!(matches!(come(&relays, "a", 1), Err(_)));
+        let new = come(&relays, "a", 1);
+        assert!(matches!(new, Ok((_, Found::Nobody(_)))));
         assert!(matches!(*old.over().borrow(), Some(Over::Refused(_))));
         drop(old);
-        assert!(matches!(come(&relays, "a", 1), Ok((_, Found::Nobody(_)))));
+        assert_eq!(relays.count(), 1, "the place is the new one's");
     }
 
     #[test]
