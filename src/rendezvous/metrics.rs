@@ -84,12 +84,6 @@ impl Metrics {
         to.register("sessions", "Sessions begun", metrics.sessions.clone());
         let help = "Sessions that somebody provides for";
         to.register("claims", help, metrics.claims.clone());
-        let help = "Addresses that the TURN server has given away";
-        to.register("turn_allocations", help, metrics.turn_allocations.clone());
-        let help = "Bytes that the TURN server has passed on since its start";
-        to.register("turn_bytes", help, metrics.turn_bytes.clone());
-        let help = "Datagrams that it has not, because of the address at their other end";
-        to.register("turn_refused", help, metrics.turn_refused.clone());
         to.register("signals", "Signals taken", metrics.signals.clone());
         to.register("long_polls", "Requests that wait", metrics.waiting.clone());
         to.register("open_sessions", "Open sessions", metrics.open.clone());

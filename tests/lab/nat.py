@@ -9,7 +9,7 @@ import subprocess
 
 from handout import Device, everyone_trusts_everyone, same, script, scratch, summary, write_file
 from lab import Lab, sh
-from relayed import path_of, until
+from relayed import until
 
 MB = 1_000_000
 WEB, TURN = 8080, 3478
@@ -89,6 +89,13 @@ def room(lab, folder):
     return serving, devices
 
 
+def told(services, devices):
+    """The path that each of the two has told when their link came up; nothing until both have."""
+    paths = [[e["path"] for e in service.events if e.get("event") == "peer" and e["device_id"] == other.id and e["connected"]]
+             for service, other in zip(services, reversed(devices))]
+    return {path for found in paths for path in found} if all(paths) else None
+
+
 def through(lab, folder, devices, kinds, how, expected, size):
     """A file from one to the other; how the link went, and what the server saw of it."""
     for host, way in zip((1, 2), how):
@@ -98,8 +105,8 @@ def through(lab, folder, devices, kinds, how, expected, size):
     file = write_file(os.path.join(folder, f"{kinds}.bin"), size * MB, kinds)
     before = lab.received(0)
     sending = sender.send(file, to=[receiver])
-    until(lambda: path_of(receiver, sender), "a link", sending)
-    paths = {path_of(receiver, sender), path_of(sender, receiver)}
+    until(lambda: told(services, devices), "a link whose path both tell", sending)
+    paths = told(services, devices)
     result = summary(sending)
     assert result[receiver.id]["state"] == "complete", result
     same(file, receiver)
