@@ -12,6 +12,7 @@ use crate::net::rendezvous::mail::{MailEvent, MailHandle};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
+use crate::protocol::rendezvous::MAX_WATCHED;
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::trust::Vouched;
@@ -144,8 +145,12 @@ impl Coordinator {
         let mut devices: BTreeSet<_> = self.trust.all_let_in(now).into_iter().collect();
         devices.extend(self.trust.vouched(now).cloned());
         devices.retain(|id| id.is_self_certifying() && *id != self.identity.device_id());
-        // Of the others nothing is heard any more.
-        meeting.present.retain(|device| devices.contains(device));
+        // Who is let in again within a moment has never left the list that the rendezvous has, and
+        // it tells of changes alone. Of the others nothing is heard any more: whoever writes to
+        // one that has gone is told so.
+        if meeting.present.len() > 2 * MAX_WATCHED {
+            meeting.present.retain(|device| devices.contains(device));
+        }
         meeting.watched.clone_from(&devices);
         meeting.mail.watch(devices);
     }

@@ -348,7 +348,10 @@ impl Provider {
                             .send(session, channel, &answer, Some(&mut direct))
                             .await;
                         match sent {
-                            Ok(()) => return Ok(direct.close().await),
+                            Ok(()) => {
+                                direct.close().await;
+                                return Ok(());
+                            }
                             Err(failure) if failure.is_of_the_way() => {
                                 making = async move { answer }.boxed();
                                 failure.to_string()
