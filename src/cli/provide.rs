@@ -15,6 +15,7 @@ use crate::actors::api::{Event, exit};
 use crate::actors::control::Client;
 use crate::actors::provider::{self, GiveError, Giving, ProviderEvent};
 use crate::actors::service::{Mode, Node};
+use crate::config::Settings;
 use crate::net::rendezvous::ServerError;
 use crate::protocol::names::printable;
 
@@ -45,6 +46,34 @@ pub fn run(context: &Context, options: &Provide) -> Result<u8, Failure> {
     // A question to the rendezvous may still wait there.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// Answers requests beside everything else that a service does, as its config file says. What
+/// happens is in its log.
+pub fn beside(node: &Node, settings: Settings) {
+    let (events, mut told) = mpsc::channel(provider::EVENTS);
+    let giving = Giving {
+        settings: Arc::new(settings),
+        plain: false,
+        node: Some(node.clone()),
+        events,
+    };
+    node.data_plane().spawn(async move {
+        let giving = provider::give(giving, std::future::pending());
+        let logging = async {
+            while let Some(event) = told.recv().await {
+                if let Some(line) = line(&event) {
+                    tracing::info!("{line}");
+                }
+            }
+        };
+        if let (Err(error), ()) = tokio::join!(giving, logging) {
+            tracing::error!(
+                "nothing is provided any more: {}",
+                printable(&error.to_string())
+            );
+        }
+    });
 }
 
 /// Whether another process has the state folder.

@@ -1,4 +1,4 @@
-//! One file by the plain dialect (PROTOCOL.md §18), in either direction. Nothing here is verified:
+//! One file by the plain dialect (PROTOCOL.md §19), in either direction. Nothing here is verified:
 //! whoever shows what came of it says so.
 
 use std::fs::File;

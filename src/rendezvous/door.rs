@@ -24,6 +24,8 @@ use crate::protocol::rendezvous::{ClientType, MAX_BODY};
 
 /// Where answers tell the number of their request, and where a proxy may have said one.
 const ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long an answer may take: a long poll, and what the database needs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 /// No socket lasts longer, in seconds.
 const LONGEST: u64 = 30 * 86_400;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -183,7 +185,17 @@ pub(super) async fn around(
             None => Ok(()),
         };
         let mut answer = match allowed {
-            Ok(()) => next.call(request).await?.map_into_boxed_body(),
+            Ok(()) => {
+                // A database that hangs must not hang those who ask.
+                let answer = tokio::time::timeout(ANSWER_LIMIT, next.call(request)).await;
+                let Ok(answer) = answer else {
+                    tracing::error!("there was no answer in time");
+                    return Err(
+                        Problem::unavailable("there was no answer in time; try again").into(),
+                    );
+                };
+                answer?.map_into_boxed_body()
+            }
             Err(wait) => {
                 let text = "too many requests come from this address";
                 request.into_response(Problem::too_many(text, wait).error_response())

@@ -251,15 +251,26 @@ def requested(lab, folder):
     asking = asker.start(*ask, "--from", asker.id)
     asking.end(120, 4)
     asking = asker.start(*ask[:-1], "--param", "sample_rate=-1", "--json")
-    asking.end(120, 1)
+    asking.end(120, 2)
     assert "sample_rate" in json.dumps(asking.events), asking.events
     # Nothing of it lasts.
     for device, other in ((provider, asker), (asker, provider)):
         assert path_of(device, other) is None
         known = json.dumps([json.loads(line) for line in device.ask("peers", "--json", "--wait", "0s").splitlines()])
         assert '"authorized": true' not in known, known
+    # A service provides by itself what its config file says, and asks for what a person wants.
     providing.kill()
-    room.process.kill()
+    provider.write_config('[[provider]]', 'name = "greeting"', 'command = ["/bin/sh", "-c", "printf hello > $0", "{output}"]')
+    service, other = provider.start("run", "--json"), asker.start("run", "--json")
+    for process in (service, other):
+        process.until("listening", 30)
+    asking = asker.start("request", "greeting", "--json")
+    asking.end(120)
+    got = asking.find("received")
+    assert got["verified"] and open(got["path"]).read() == "hello", got
+    for process in (service, other, room.process):
+        process.kill()
+    print("two services: one provides what its config file says, the other asks for a person", flush=True)
     print("what was let in for one request is out again; another device than --from, and parameters that do not fit, are refused", flush=True)
 
 

@@ -5,6 +5,7 @@ meet the program in both directions."""
 import json
 import os
 import sys
+import time
 
 import numpy
 
@@ -188,6 +189,26 @@ text = {{ type = "text", max_length = 100 }}
     provider.kill()
 
 
+def a_provider_that_is_stopped_takes_its_commands_along(scene):
+    provider = scene.provide("""[[provider]]
+name = "slow"
+command = ["/bin/sh", "-c", "trap '' TERM; sleep 617 & sleep 617", "{output}"]
+plain = true
+""")
+    process = scene.request("slow", {}, expect=None)
+    process.until("connected")
+    running = lambda: sh("pgrep", "-x", "-f", "sleep 617", check=False).split()
+    end = time.monotonic() + 20
+    while len(running()) < 2:
+        assert time.monotonic() < end, "the command was not started"
+        time.sleep(0.1)
+    os.kill(provider.pid, 15)
+    provider.end(30, 0)
+    assert not running(), "the command is still there"
+    process.kill(2)
+    assert process.process.returncode == 130, process.process.returncode
+
+
 def a_stranger_receives_from_us(scene):
     provider = scene.provide()
     into = os.path.join(scene.folder, "stranger")
@@ -271,7 +292,8 @@ def many_at_once_get_one_answer_and_a_server_that_was_gone_is_found_again(scene)
 
 CASES = [spectrum_and_signal_come_by_three_processes, wrong_parameters_are_refused_and_both_sides_are_told,
          a_provider_that_is_absent_is_said, who_cannot_prove_itself_gets_nothing_unless_that_is_allowed,
-         a_command_answers_and_no_shell_reads_what_is_asked, a_stranger_receives_from_us, we_receive_from_a_stranger,
+         a_command_answers_and_no_shell_reads_what_is_asked, a_provider_that_is_stopped_takes_its_commands_along,
+         a_stranger_receives_from_us, we_receive_from_a_stranger,
          a_stranger_that_dies_leaves_nothing, without_udp_it_goes_over_the_rendezvous_and_that_is_said,
          many_at_once_get_one_answer_and_a_server_that_was_gone_is_found_again]
 

@@ -17,6 +17,7 @@ fn two_clients_come_to_each_other_on_sqlite() {
     only_the_two_parties_have_a_session(&server);
     a_long_poll_ends_when_something_comes(&server);
     what_cannot_be_is_refused(&server);
+    one_of_many_has_a_session(&server);
 }
 
 #[test]
@@ -27,6 +28,7 @@ fn two_clients_come_to_each_other_on_postgresql() {
     only_the_two_parties_have_a_session(&server);
     a_long_poll_ends_when_something_comes(&server);
     what_cannot_be_is_refused(&server);
+    one_of_many_has_a_session(&server);
     let rows = database.sql("SELECT status, request_type FROM file_transfers ORDER BY id LIMIT 1");
     assert_eq!(rows, "connecting|spectrum");
 }
@@ -287,4 +289,29 @@ fn a_session_ends(server: &Server) {
     }
     server.signal(&provides, &id, "candidate", "x").expect(404);
     server.signal(&provides, &other, "offer", "x").expect(404);
+}
+
+/// Many providers at once want the same session: one of them has it.
+fn one_of_many_has_a_session(server: &Server) {
+    let asks = server.token("asks", REQUESTER);
+    let providers: Vec<String> = (0..8)
+        .map(|number| server.token(&format!("provider-{number}"), PROVIDER))
+        .collect();
+    for _ in 0..5 {
+        let id = server.initiate(&asks);
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let claims = providers.iter().map(|token| {
+                let id = &id;
+                scope.spawn(move || server.signal(token, id, "offer", "mine").status)
+            });
+            let claims: Vec<_> = claims.collect();
+            claims
+                .into_iter()
+                .map(|claim| claim.join().unwrap())
+                .collect()
+        });
+        let of = |status: u16| statuses.iter().filter(|there| **there == status).count();
+        assert_eq!((of(200), of(409)), (1, 7), "{statuses:?}");
+        assert_eq!(server.signals(&asks, &id).len(), 1);
+    }
 }

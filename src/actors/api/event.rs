@@ -242,6 +242,20 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A bundle is offered that has arrived before and is unchanged here, as far as can be told
+    /// without its content.
+    Here {
+        /// The transfer that brought it.
+        transfer: TransferId,
+        /// Who offers it.
+        device_id: DeviceId,
+        /// What it is called.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Bytes in all.
+        bytes: u64,
+    },
     /// A program that was run after an arrival has ended.
     Ran {
         /// The transfer that arrived.

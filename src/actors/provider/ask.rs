@@ -240,12 +240,12 @@ impl Asker {
             let signal = signal?;
             match offer_data(&signal) {
                 Some(OfferData::Offer { sdp }) => return Ok(Offered::Plain(sdp, candidates)),
-                Some(OfferData::Handout { device_id, name }) => {
-                    match device_id.parse::<DeviceId>() {
-                        Ok(id) if id.is_self_certifying() => return Ok(Offered::Device(id, name)),
-                        _ => debug!("somebody offers under what is no id of a device"),
-                    }
-                }
+                Some(OfferData::Handout {
+                    device_id, name, ..
+                }) => match device_id.parse::<DeviceId>() {
+                    Ok(id) if id.is_self_certifying() => return Ok(Offered::Device(id, name)),
+                    _ => debug!("somebody offers under what is no id of a device"),
+                },
                 Some(OfferData::Refusal { code, message }) => {
                     return Err(AskError::Refused {
                         code: brief(&code),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -328,39 +330,38 @@ impl Provider {
             // It goes on, and is kept, also where this requester goes away.
             tokio::spawn(async move { answers.get(&values).await })
         };
+        let mut making = async move { making.await.unwrap_or(Err(AnswerError::Here)) }.boxed();
         let mut signals = Signals::new(common.server.clone(), id.clone());
         let until = Instant::now() + common.settings.rendezvous.fallback_after;
-        let opened = direct.open(&mut signals, until).await;
-        let mut failure = match opened {
+        let failure = match direct.open(&mut signals, until).await {
             Err(reason) => reason,
             Ok(channel) => {
                 self.connected(id, false).await;
-                let answer = wait_for(making, &mut direct).await;
-                let made = match answer {
-                    Ok(made) => made,
-                    Err(reason) => return Err(reason),
+                let made = tokio::select! {
+                    made = &mut making => Ok(made),
+                    reason = direct.lost() => Err(reason),
                 };
-                let sent = self.send(session, channel, &made, Some(&mut direct)).await;
-                direct.close().await;
-                match (sent, made) {
-                    (Ok(()), _) => return Ok(()),
-                    (Err(failure), Ok(answer)) if failure.is_of_the_way() => {
-                        return self.relay(session, Ok(answer), &failure.to_string()).await;
+                match made {
+                    Err(reason) => reason,
+                    Ok(answer) => {
+                        let sent = self
+                            .send(session, channel, &answer, Some(&mut direct))
+                            .await;
+                        match sent {
+                            Ok(()) => return Ok(direct.close().await),
+                            Err(failure) if failure.is_of_the_way() => {
+                                making = async move { answer }.boxed();
+                                failure.to_string()
+                            }
+                            Err(failure) => return Err(failure.to_string()),
+                        }
                     }
-                    (Err(failure), _) => return Err(failure.to_string()),
                 }
             }
         };
         direct.close().await;
         drop(direct);
-        let answer = match making.await {
-            Ok(answer) => answer,
-            Err(error) => {
-                failure = format!("{failure}; {error}");
-                Err(AnswerError::Here)
-            }
-        };
-        self.relay(session, answer, &failure).await
+        self.relay(session, making, &failure).await
     }
 
     async fn connected(&self, session: &str, relayed: bool) {
@@ -376,7 +377,7 @@ impl Provider {
     async fn relay(
         &self,
         session: &SessionInfo,
-        answer: Result<Arc<Answer>, AnswerError>,
+        mut making: Making,
         reason: &str,
     ) -> Result<(), String> {
         let (common, id) = (&self.common, &session.session_id);
@@ -388,10 +389,22 @@ impl Provider {
             reason: brief(reason),
         };
         common.tell(fallback).await;
-        let channel = PlainChannel::relayed(&common.server, id)
+        // Before the answer is there: the other side does not wait for ever.
+        let mut channel = PlainChannel::relayed(&common.server, id)
             .await
             .map_err(|error| error.to_string())?;
         self.connected(id, true).await;
+        let answer = loop {
+            // Reading keeps the way alive.
+            tokio::select! {
+                answer = &mut making => break answer,
+                said = channel.receive() => match said {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err("the other side has gone".to_owned()),
+                    Err(error) => return Err(error.to_string()),
+                },
+            }
+        };
         let sent = self.send(session, channel, &answer, None).await;
         sent.map_err(|error| error.to_string())
     }
@@ -471,16 +484,8 @@ impl Provider {
     }
 }
 
-/// The answer, while the connection is there.
-async fn wait_for(
-    making: tokio::task::JoinHandle<Result<Arc<Answer>, AnswerError>>,
-    direct: &mut Direct,
-) -> Result<Result<Arc<Answer>, AnswerError>, String> {
-    tokio::select! {
-        made = making => Ok(made.unwrap_or(Err(AnswerError::Here))),
-        reason = direct.lost() => Err(format!("{reason} before the answer was made")),
-    }
-}
+/// An answer that is made, or will be.
+type Making = BoxFuture<'static, Result<Arc<Answer>, AnswerError>>;
 
 /// Sessions that have been looked at.
 #[derive(Default)]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +39,6 @@ const LASTS: Duration = Duration::from_secs(24 * 3600);
 const COMING: Duration = Duration::from_secs(120);
 /// How long the making of what is asked for may take.
 const MAKING: Duration = Duration::from_secs(3600);
-/// A transfer that is complete tells where its file is within this time, unless it was there.
-const PLACING: Duration = Duration::from_secs(5);
 /// How long nothing may move before a request is given up.
 const STANDING: Duration = Duration::from_secs(600);
 /// Transfers of one provider that are kept in mind.
@@ -129,11 +127,15 @@ impl Provider {
         );
         let let_in = LetIn::new(node, device, Roles::RECEIVE, why).await?;
         let ours = node.device_id().to_string();
-        let claim = |name: Option<String>| {
-            let device_id = ours.clone();
-            serde_json::to_string(&OfferData::Handout { device_id, name }).unwrap_or_default()
+        let claim = |name: Option<String>, done| {
+            let offered = OfferData::Handout {
+                device_id: ours.clone(),
+                name,
+                done,
+            };
+            serde_json::to_string(&offered).unwrap_or_default()
         };
-        let said = say(&common.server, id, SignalType::Offer, claim(None)).await;
+        let said = say(&common.server, id, SignalType::Offer, claim(None, false)).await;
         if let Err(ServerError::Refused { status: 409, .. }) = said {
             debug!(session = %id, "another provider was first");
             return Ok(());
@@ -153,7 +155,7 @@ impl Provider {
             let made = making.await.map_err(|error| error.to_string())?;
             made.map_err(|error| format!("the answer cannot be shown: {error}"))?
         };
-        let named = claim(Some(answer.name.clone()));
+        let named = claim(Some(answer.name.clone()), false);
         say(&common.server, id, SignalType::Offer, named)
             .await
             .map_err(|error| error.to_string())?;
@@ -188,6 +190,10 @@ impl Provider {
                     reason = said.or(reason);
                 }
                 Event::End { code: exit::OK } => {
+                    let done = claim(Some(answer.name.clone()), true);
+                    if let Err(error) = say(&common.server, id, SignalType::Offer, done).await {
+                        debug!(%error, "that it is done was not delivered");
+                    }
                     let sent = ProviderEvent::Sent {
                         session: id.clone(),
                         name: answer.name.clone(),
@@ -305,10 +311,7 @@ pub(super) async fn take(
             match done {
                 Outcome::Failed(reason) => return Err(AskError::Device(brief(&reason))),
                 Outcome::Here(arrival) => {
-                    let destination = &common.settings.receive.policy.defaults.destination;
-                    let path = arrival.path.clone().unwrap_or_else(|| {
-                        destination.join(Path::new(name.as_deref().unwrap_or_default()))
-                    });
+                    let path = arrival.path.clone().unwrap_or_default();
                     let received = ProviderEvent::Received {
                         session: id.clone(),
                         path: path.clone(),
@@ -322,11 +325,11 @@ pub(super) async fn take(
                 }
             }
         }
-        let placing = name.as_deref().and_then(|name| coming.placed_by(name));
         tokio::select! {
             signal = signals.next() => match offer_data(&signal?) {
-                Some(OfferData::Handout { name: Some(said), .. }) => {
+                Some(OfferData::Handout { name: Some(said), done, .. }) => {
                     name = Some(said);
+                    coming.done |= done;
                     deadline = Instant::now() + COMING;
                 }
                 Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
@@ -350,11 +353,6 @@ pub(super) async fn take(
                     }
                 }
             }
-            () = sleep_until(placing.unwrap_or(deadline)), if placing.is_some() => {
-                if let Some(name) = &name {
-                    coming.was_there(name);
-                }
-            }
             () = sleep_until(deadline) => return Err(AskError::Nobody {
                 request_type: session.request_type.clone(),
                 waited: MAKING,
@@ -365,21 +363,23 @@ pub(super) async fn take(
 
 /// What comes from the provider while we wait.
 #[derive(Default)]
-struct Coming(HashMap<TransferId, Arrival>);
+struct Coming {
+    all: HashMap<TransferId, Arrival>,
+    /// The provider says that it has given what was asked for.
+    done: bool,
+}
 
 struct Arrival {
     name: String,
     size: u64,
     state: TransferState,
     began: Instant,
-    /// When it was complete.
-    ended: Option<Instant>,
     path: Option<PathBuf>,
+    /// It was here before, as far as can be told without its content.
+    seems_here: bool,
     /// It has been told of.
     told: bool,
     relayed: bool,
-    /// It was here before.
-    there: bool,
 }
 
 enum Outcome<'a> {
@@ -395,32 +395,51 @@ impl Coming {
             Event::Transfer(info)
                 if info.device_id == *provider && info.direction == Direction::Incoming =>
             {
-                if self.0.len() >= MAX_TRANSFERS && !self.0.contains_key(&info.transfer) {
+                if self.all.len() >= MAX_TRANSFERS && !self.all.contains_key(&info.transfer) {
                     return None;
                 }
-                let arrival = self.0.entry(info.transfer).or_insert_with(|| Arrival {
+                let arrival = self.all.entry(info.transfer).or_insert_with(|| Arrival {
                     name: info.name.clone(),
                     size: info.size,
                     state: info.state.clone(),
                     began: Instant::now(),
-                    ended: None,
                     path: None,
+                    seems_here: false,
                     told: false,
                     relayed: false,
-                    there: false,
                 });
-                if info.state == TransferState::Complete {
-                    arrival.ended.get_or_insert_with(Instant::now);
-                }
                 (arrival.state, arrival.size) = (info.state, info.size);
                 Some((info.transfer, 0))
             }
             Event::Progress {
                 transfer, bytes, ..
-            } => self.0.contains_key(&transfer).then_some((transfer, bytes)),
+            } => self
+                .all
+                .contains_key(&transfer)
+                .then_some((transfer, bytes)),
+            Event::Here {
+                transfer,
+                device_id,
+                name,
+                path,
+                bytes,
+            } if device_id == *provider && self.all.len() < MAX_TRANSFERS => {
+                let arrival = Arrival {
+                    name,
+                    size: bytes,
+                    state: TransferState::Complete,
+                    began: Instant::now(),
+                    path: Some(path),
+                    seems_here: true,
+                    told: true,
+                    relayed: false,
+                };
+                self.all.insert(transfer, arrival);
+                Some((transfer, 0))
+            }
             Event::Received { transfer, path, .. } => {
-                let arrival = self.0.get_mut(&transfer)?;
-                arrival.path = Some(path);
+                let arrival = self.all.get_mut(&transfer)?;
+                (arrival.path, arrival.seems_here) = (Some(path), false);
                 Some((transfer, 0))
             }
             _ => None,
@@ -428,12 +447,12 @@ impl Coming {
     }
 
     fn is_new(&self, transfer: TransferId) -> bool {
-        let arrival = self.0.get(&transfer);
+        let arrival = self.all.get(&transfer);
         arrival.is_some_and(|arrival| !arrival.told && arrival.state == TransferState::Active)
     }
 
     async fn begin(&mut self, transfer: TransferId, relayed: bool, common: &Common, id: &str) {
-        let Some(arrival) = self.0.get_mut(&transfer) else {
+        let Some(arrival) = self.all.get_mut(&transfer) else {
             return;
         };
         (arrival.told, arrival.relayed) = (true, relayed);
@@ -452,11 +471,14 @@ impl Coming {
     }
 
     fn of(&self, name: &str) -> impl Iterator<Item = &Arrival> {
-        self.0.values().filter(move |arrival| arrival.name == name)
+        self.all
+            .values()
+            .filter(move |arrival| arrival.name == name)
     }
 
     fn outcome(&self, name: &str) -> Option<Outcome<'_>> {
-        if let Some(here) = self.of(name).find(|one| one.path.is_some() || one.there) {
+        let here = |one: &&Arrival| one.path.is_some() && (self.done || !one.seems_here);
+        if let Some(here) = self.of(name).find(here) {
             return Some(Outcome::Here(here));
         }
         self.of(name).find_map(|arrival| match &arrival.state {
@@ -466,19 +488,5 @@ impl Coming {
             }
             _ => None,
         })
-    }
-
-    /// Until when a complete one may take to say where it is.
-    fn placed_by(&self, name: &str) -> Option<Instant> {
-        self.of(name)
-            .filter_map(|one| Some(one.ended? + PLACING))
-            .min()
-    }
-
-    /// It does not say: so it had been here.
-    fn was_there(&mut self, name: &str) {
-        for arrival in self.0.values_mut().filter(|one| one.name == name) {
-            arrival.there |= arrival.ended.is_some();
-        }
     }
 }

@@ -86,8 +86,9 @@ impl Inner {
 
 /// What became of a signal.
 #[derive(Debug, PartialEq, Eq)]
-enum Given {
-    Given,
+enum Delivery {
+    /// It is in the device's queue.
+    Done,
     /// The device does not take more.
     Full,
     /// It is not here.
@@ -158,12 +159,12 @@ impl Devices {
         here.collect()
     }
 
-    fn give(&self, to: &DeviceId, says: ServerSays) -> Given {
+    fn give(&self, to: &DeviceId, says: ServerSays) -> Delivery {
         let inner = self.inner();
         match inner.here.get(to).map(|place| place.queue.try_send(says)) {
-            None => Given::NotHere,
-            Some(Ok(())) => Given::Given,
-            Some(Err(_)) => Given::Full,
+            None => Delivery::NotHere,
+            Some(Ok(())) => Delivery::Done,
+            Some(Err(_)) => Delivery::Full,
         }
     }
 
@@ -187,9 +188,9 @@ async fn send(shared: &Shared, from: &DeviceId, to: DeviceId, signal: serde_json
         },
     );
     let arrived = match here {
-        Given::Given => Ok(true),
-        Given::Full => Ok(false),
-        Given::NotHere => {
+        Delivery::Done => Ok(true),
+        Delivery::Full => Ok(false),
+        Delivery::NotHere => {
             let mail = Mail {
                 to: to.clone(),
                 from: from.clone(),
@@ -287,7 +288,7 @@ async fn mails(shared: &Shared) -> Result<(), Refused> {
             from: from.clone(),
             signal,
         };
-        if shared.devices.give(&to, says) != Given::Given {
+        if shared.devices.give(&to, says) != Delivery::Done {
             // It has just gone. Its sender is told on the way back.
             let back = Mail {
                 to: from,

@@ -112,7 +112,6 @@ impl Relays {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the steps of `come`")]
     fn come_once(
         self: &Arc<Self>,
         key: &str,
