@@ -201,9 +201,13 @@ fn link_options(ice: Vec<IceServer>) -> LinkOptions {
     }
 }
 
-/// A description without candidates, as if none of the addresses could be reached.
+/// A description without the device's own addresses, as if none of them could be reached. Where the
+/// server was quick it has relays already.
 fn bare(sdp: &str) -> String {
-    let keeps = |line: &&str| !line.starts_with("a=candidate") && !line.starts_with("a=end-of");
+    let keeps = |line: &&str| {
+        let relay = line.contains("typ relay");
+        relay || (!line.starts_with("a=candidate") && !line.starts_with("a=end-of"))
+    };
     let lines = sdp.lines().filter(keeps);
     lines.map(|line| format!("{line}\r\n")).collect()
 }
@@ -232,10 +236,6 @@ async fn two_links_that_only_know_each_others_relays_find_a_way_and_say_which() 
     let server = start(options(true)).await.unwrap();
     let ice = |user| link_options(servers(&server, &credential(user)));
     let (first, offer, first_events) = Link::offer(&ice("ada"), None).await.unwrap();
-    assert!(
-        !offer.contains("typ relay"),
-        "the description does not wait"
-    );
     let answered = Link::answer(&ice("bob"), None, bare(&offer)).await;
     let (second, answer, second_events) = answered.unwrap();
     first.apply_answer(bare(&answer)).await.unwrap();
