@@ -4,6 +4,7 @@
 pub mod api;
 pub mod control;
 mod coordinator;
+mod dht;
 mod discovery;
 pub mod health;
 pub mod manager;

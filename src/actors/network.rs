@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::config::{Interface, Settings};
 use crate::net::interfaces::{self, InterfaceAddress, Selection};
 use crate::net::link::LinkOptions;
-use crate::protocol::candidate::{CandidatePolicy, Reach};
+use crate::protocol::candidate::{CandidateError, CandidatePolicy, Reach};
 use crate::protocol::ice::{IceKind, IceServer, MAX_SERVERS};
 
 /// Host candidates in one description: more only make the search for a path longer.
@@ -165,8 +165,39 @@ fn read_credential(path: &Path) -> std::io::Result<String> {
 /// How far a device may be that we signal with at one of these addresses: off our networks are
 /// only those that the DHT has led to us or us to.
 pub fn reach_of(settings: &Settings, addresses: &[IpAddr]) -> Reach {
-    let _ = (settings, addresses);
-    Reach::Link
+    if !settings.dht.enabled {
+        return Reach::Link;
+    }
+    let here = candidate_policy(settings, Reach::Link);
+    let far = |ip: &IpAddr| here.check_address(*ip, 1) == Err(CandidateError::ElsewhereOnTheNet);
+    match addresses.iter().any(far) {
+        true => Reach::Anywhere,
+        false => Reach::Link,
+    }
+}
+
+/// What of a note's addresses is worth a try: any host, as for candidates.
+pub fn worth_dialling(settings: &Settings, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let policy = candidate_policy(settings, Reach::Anywhere);
+    let fits = |at: &&SocketAddr| policy.check_address(at.ip(), at.port()).is_ok();
+    addresses.iter().filter(fits).copied().collect()
+}
+
+/// Where a device on another network may reach the signaling listener at this port: first what the
+/// settings say, then as the DHT sees us, then our own addresses.
+pub fn reachable_from_afar(
+    settings: &Settings,
+    port: u16,
+    seen_at: Option<IpAddr>,
+) -> Vec<SocketAddr> {
+    let mut all = settings.dht.addresses.clone();
+    all.extend(seen_at.map(|ip| SocketAddr::new(ip, port)));
+    for at in reachable(settings, port) {
+        if !all.contains(&at) {
+            all.push(at);
+        }
+    }
+    worth_dialling(settings, &all)
 }
 
 /// Link-local IPv6 needs a scope, which candidates do not carry; IPv6 loopback adds nothing to

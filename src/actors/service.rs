@@ -18,9 +18,10 @@ use tracing::{error, warn};
 use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
-use crate::net::link::RelayOptions;
+use crate::net::link::{self, LinkOptions, RelayOptions};
 use crate::net::rendezvous::{Server, mail};
 use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
@@ -34,8 +35,10 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, Unvouch, Vouch, judge_clock,
+    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, PathTo, Unvouch, Vouch,
+    judge_clock,
 };
+use super::dht::{self, Notes};
 use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
@@ -43,7 +46,7 @@ use super::metrics::Metrics;
 use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
-use super::{network, store};
+use super::{network, provider, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
@@ -126,6 +129,7 @@ impl StartError {
 /// A running node, for whoever asks things of it in this process.
 #[derive(Clone)]
 pub struct Node {
+    id: DeviceId,
     pub(super) coordinator: Addr<Coordinator>,
     settings: watch::Receiver<Arc<Settings>>,
     vitals: Arc<Vitals>,
@@ -153,9 +157,15 @@ impl Node {
 
     /// Passes a request to whoever answers it.
     pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
-        let Request::Health = request else {
-            return self.coordinator.do_send(Ask { request, reply });
-        };
+        match request {
+            Request::Health => {}
+            Request::Fetch(fetching) => {
+                let (node, on) = (self.clone(), self.data_plane());
+                on.spawn(provider::fetch(node, fetching, reply));
+                return;
+            }
+            request => return self.coordinator.do_send(Ask { request, reply }),
+        }
         // Not through the coordinator, which may be what does not answer.
         let vitals = Arc::clone(&self.vitals);
         tokio::spawn(async move {
@@ -167,6 +177,22 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Who we are.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.id
+    }
+
+    /// The runtime of links and files.
+    pub fn data_plane(&self) -> &tokio::runtime::Handle {
+        self.heart.data_plane()
+    }
+
+    /// How the link to a device goes, where there is one.
+    pub async fn path_to(&self, device: &DeviceId) -> Option<link::Path> {
+        let asked = self.coordinator.send(PathTo(device.clone())).await;
+        asked.ok().flatten()
     }
 
     /// Lets a device in for one purpose and a time.
@@ -326,6 +352,7 @@ where
             ))
         })
     });
+    let own_identity = identity.clone();
     let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
         changing,
@@ -358,6 +385,14 @@ where
             }));
         }
     }
+    let noting = (settings.dht.enabled && mode != Mode::Offline).then(|| {
+        data_plane.spawn(dht::attend(Notes {
+            identity: own_identity,
+            port,
+            settings: followed.clone(),
+            coordinator: coordinator.downgrade(),
+        }))
+    });
     let vitals = Arc::new(Vitals {
         coordinator: coordinator.clone(),
         store: store.clone(),
@@ -367,6 +402,7 @@ where
         metrics,
         last: tokio::sync::Mutex::new(None),
     });
+    let id_of_node = ours.clone();
     let receives = settings.receive.enabled && mode != Mode::Offline;
     let listening = Event::Listening {
         device_id: ours,
@@ -377,6 +413,7 @@ where
     let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
     let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
+        id: id_of_node,
         heart,
         coordinator: coordinator.clone(),
         settings: followed,
@@ -397,6 +434,9 @@ where
             exit::ERROR
         }
     };
+    if let Some(noting) = noting {
+        noting.abort();
+    }
     if let Some(attending) = attending {
         attending.abort();
         manager::stopping();
@@ -558,6 +598,28 @@ pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
     server.map(Some).map_err(|error| StartError::Rendezvous {
         fault: error.to_string(),
     })
+}
+
+/// The STUN and TURN servers that a link beyond the LAN would ask now: those of the settings, and
+/// those that the rendezvous names, or why it names none.
+pub async fn path_helpers(settings: &Settings) -> (Vec<IceServer>, Option<String>) {
+    let (told, fault) = match rendezvous(settings) {
+        Ok(None) => (Vec::new(), None),
+        Ok(Some(server)) => match server.ice_servers().await {
+            Ok(told) => (told.usable(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        },
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    (network::ice_servers(settings, &told), fault)
+}
+
+/// What a link that asks only this server is made with.
+pub fn link_options_for(settings: &Settings, server: IceServer) -> LinkOptions {
+    LinkOptions {
+        ice: vec![server],
+        ..network::link_options(settings)
+    }
 }
 
 fn signaling_limits(settings: &Settings) -> Limits {

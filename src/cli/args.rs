@@ -206,6 +206,11 @@ pub struct At {
 }
 
 impl At {
+    /// Whether they name a rendezvous, or who we are there.
+    pub fn is_given(&self) -> bool {
+        self.url.is_some() || self.token_file.is_some()
+    }
+
     /// What these options change in the settings.
     pub fn overrides(&self) -> Result<Vec<(String, String)>, String> {
         let mut overrides = Vec::new();
@@ -235,7 +240,7 @@ pub struct Provide {
 /// `request`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 it is here, 1 it did not come, 4 the rendezvous does not let us, 5 \
+    after_help = "Exit codes: 0 it is here, 1 it did not come, 2 usage or wrong parameters, 4 the rendezvous does not let us, 5 \
                   nobody provides it, 7 disk or policy."
 )]
 pub struct Request {
@@ -251,6 +256,9 @@ pub struct Request {
     /// The folder that it goes into, instead of the one where all goes
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
+    /// Take it from this device alone
+    #[arg(long, value_name = "DEVICE_ID")]
+    pub from: Option<DeviceId>,
     /// At which rendezvous, and as whom
     #[command(flatten)]
     pub at: At,

@@ -3,56 +3,137 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
 use super::args::Provide;
 use super::screen::Screen;
-use super::session::{Context, Interrupts};
+use super::session::{Context, Interrupts, client_runtime, node, unread};
 use super::text::{bytes, foreign, speed};
 use crate::actors::api::{Event, exit};
+use crate::actors::control::Client;
 use crate::actors::provider::{self, GiveError, Giving, ProviderEvent};
+use crate::actors::service::{Mode, Node};
+use crate::config::Settings;
 use crate::net::rendezvous::ServerError;
+use crate::protocol::names::printable;
 
 /// Characters of somebody else's text.
 const MAX_TEXT: usize = 300;
 /// Characters of a file's name.
 const MAX_NAME: usize = 80;
 
-/// Gives until stopped.
+/// Gives until stopped. Where a service has the state folder, it answers devices itself; this
+/// process then answers plain clients alone.
 pub fn run(context: &Context, options: &Provide) -> Result<u8, Failure> {
     needs_server(context)?;
-    let screen = context.screen.clone();
+    let (here, plain) = (context.clone(), options.at.plain);
+    if !is_in_use(context)? {
+        return node(context, Mode::Send, move |node| async move {
+            given(&here, plain, Some(node)).await
+        });
+    }
+    if !plain && !context.settings.trust.plain_peers {
+        return Err(Failure::Other(format!(
+            "a service runs on the state folder {} and answers by itself what the [[provider]] of its \
+             config file say; to provide beside it, choose another folder with --state",
+            context.settings.state.dir.display()
+        )));
+    }
     let runtime = runtime()?;
-    let code = runtime.block_on(async {
-        let mut interrupts = Interrupts::new()?;
-        let (events, told) = mpsc::channel(provider::EVENTS);
-        let giving = Giving {
-            settings: Arc::new(context.settings.clone()),
-            plain: options.at.plain,
-            events,
-        };
-        let showing = tokio::spawn(follow(told, screen.clone()));
-        let given = provider::give(giving, interrupts.next()).await;
-        // The last words are shown before the end.
-        let shown = showing.await.unwrap_or(Ok(()));
-        let code = match &given {
-            Ok(()) => exit::OK,
-            Err(error) => {
-                screen.error(&crate::protocol::names::printable(&error.to_string()));
-                code_of(error)
-            }
-        };
-        if screen.is_json() {
-            screen.object(&Event::End { code })?;
-        }
-        shown?;
-        Ok::<_, io::Error>(code)
-    })?;
+    let code = runtime.block_on(given(&here, plain, None));
     // A question to the rendezvous may still wait there.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// Answers requests beside everything else that a service does, as its config file says. What
+/// happens is in its log.
+pub fn beside(node: &Node, settings: Settings) {
+    let (events, mut told) = mpsc::channel(provider::EVENTS);
+    let giving = Giving {
+        settings: Arc::new(settings),
+        plain: false,
+        node: Some(node.clone()),
+        events,
+    };
+    node.data_plane().spawn(async move {
+        let giving = provider::give(giving, std::future::pending());
+        let logging = async {
+            while let Some(event) = told.recv().await {
+                if let Some(line) = line(&event) {
+                    tracing::info!("{line}");
+                }
+            }
+        };
+        if let (Err(error), ()) = tokio::join!(giving, logging) {
+            tracing::error!(
+                "nothing is provided any more: {}",
+                printable(&error.to_string())
+            );
+        }
+    });
+}
+
+/// Whether another process has the state folder.
+pub fn is_in_use(context: &Context) -> Result<bool, Failure> {
+    let connecting = Client::connect(&context.settings.state.dir);
+    Ok(client_runtime()?.block_on(connecting).is_some())
+}
+
+async fn given(context: &Context, plain: bool, node: Option<Node>) -> u8 {
+    let screen = &context.screen;
+    let mut interrupts = match Interrupts::new() {
+        Ok(interrupts) => interrupts,
+        Err(error) => {
+            screen.error(&format!("cannot listen for Ctrl-C: {error}"));
+            return exit::ERROR;
+        }
+    };
+    let (events, told) = mpsc::channel(provider::EVENTS);
+    let giving = Giving {
+        settings: Arc::new(context.settings.clone()),
+        plain,
+        node: node.clone(),
+        events,
+    };
+    let showing = tokio::spawn(follow(told, screen.clone()));
+    let (end, ended) = oneshot::channel::<()>();
+    let ends = async {
+        let _ = ended.await;
+    };
+    // Sockets belong to the runtime of links.
+    let on = node.map_or_else(Handle::current, |node| node.data_plane().clone());
+    let mut giving = on.spawn(provider::give(giving, ends));
+    let given = tokio::select! {
+        given = &mut giving => given,
+        () = interrupts.next() => {
+            let _ = end.send(());
+            giving.await
+        }
+    };
+    let mut code = match given {
+        Ok(Ok(())) => exit::OK,
+        Ok(Err(error)) => {
+            screen.error(&printable(&error.to_string()));
+            code_of(&error)
+        }
+        Err(error) => {
+            screen.error(&format!("providing failed: {error}"));
+            exit::ERROR
+        }
+    };
+    // The last words are shown before the end.
+    let shown = showing.await.unwrap_or(Ok(()));
+    let shown = shown.and_then(|()| match screen.is_json() {
+        true => screen.object(&Event::End { code }),
+        false => Ok(()),
+    });
+    if let Err(error) = shown {
+        code = unread(&error, screen, code);
+    }
+    code
 }
 
 /// An error where no rendezvous is named.
@@ -81,9 +162,9 @@ pub fn runtime() -> Result<Runtime, Failure> {
 
 fn code_of(error: &GiveError) -> u8 {
     match error {
-        GiveError::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-            exit::UNAUTHORIZED
-        }
+        GiveError::Server(ServerError::Refused {
+            status: 401 | 403, ..
+        }) => exit::UNAUTHORIZED,
         GiveError::Server(ServerError::Refused { .. }) | GiveError::Folder { .. } => exit::ERROR,
         GiveError::Server(_) | GiveError::Nothing => exit::USAGE,
     }

@@ -5,6 +5,7 @@
 
 mod api;
 mod broadcasts;
+mod dht;
 mod document;
 mod doubts;
 mod error;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 
 pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
+pub use dht::{DhtSettings, HostPort};
 pub use error::{ConfigError, Place, Warning};
 pub use groups::GroupRule;
 pub use hand_in::HandIn;

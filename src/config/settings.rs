@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::api::ApiAddress;
 use super::broadcasts::{self, BroadcastRule};
+use super::dht::DhtSettings;
 use super::error::Warning;
 use super::groups::{self, GroupRule};
 use super::hand_in::HandIn;
@@ -80,6 +81,8 @@ pub struct Settings {
     pub rendezvous_serve: RendezvousServe,
     /// A STUN and TURN server beside that.
     pub turn: TurnServe,
+    /// Finding devices of other networks without a server.
+    pub dht: DhtSettings,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -411,6 +414,7 @@ impl Settings {
             rendezvous: Meeting::read(r),
             rendezvous_serve: RendezvousServe::read(r, &state_dir),
             turn: TurnServe::read(r),
+            dht: DhtSettings::read(r),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(
@@ -509,6 +513,9 @@ impl Api {
 
 impl NetworkSettings {
     fn read(r: &mut Reader<'_>) -> Self {
+        let addresses = r.list("network.addresses", "IPv4 or IPv6 addresses");
+        let loopback = r.boolean("network.loopback");
+        let networks = r.list("network.networks", "networks such as 10.20.0.0/16");
         let ice_servers: Vec<IceUrl> = r.list(
             "network.ice_servers",
             "\"stun:host:port\" or \"turn:host:port\" (over UDP)",
@@ -531,9 +538,9 @@ impl NetworkSettings {
             r.warn_of("network.ice_servers", text);
         }
         Self {
-            addresses: r.list("network.addresses", "IPv4 or IPv6 addresses"),
-            loopback: r.boolean("network.loopback"),
-            networks: r.list("network.networks", "networks such as 10.20.0.0/16"),
+            addresses,
+            loopback,
+            networks,
             ice_servers,
             ice_username,
             ice_credential_file,

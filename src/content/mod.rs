@@ -38,4 +38,4 @@ pub use versions::{
     takes_place,
 };
 pub use watch::{NotTaken, Watch, look, take};
-pub use withheld::Withheld;
+pub use withheld::{MADE, Withheld};

@@ -1,10 +1,10 @@
-//! One file by the plain dialect (PROTOCOL.md §20), in either direction. Nothing here is verified:
+//! One file by the plain dialect (PROTOCOL.md §19), in either direction. Nothing here is verified:
 //! whoever shows what came of it says so.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -162,7 +162,7 @@ pub async fn receive_plain(
     begun: &mut (dyn FnMut(Begun) + Send),
 ) -> Result<(PathBuf, u64), PlainFailure> {
     let mut reception = Reception::default();
-    let mut coming: Option<Download> = None;
+    let coming = Coming::default();
     let mut block = Vec::new();
     progress.restart(0);
     loop {
@@ -184,7 +184,7 @@ pub async fn receive_plain(
                         name: download.name().to_owned(),
                         size,
                     });
-                    coming = Some(download);
+                    coming.put(download);
                 }
             }
             Some(Incoming::Binary(bytes)) => {
@@ -195,24 +195,43 @@ pub async fn receive_plain(
                 progress.advance(count);
             }
         }
-        if (block.len() >= BLOCK || reception.is_complete())
-            && let Some(mut download) = coming.take()
-        {
-            let bytes = std::mem::take(&mut block);
-            let whole = reception.is_complete();
+        let whole = reception.is_complete();
+        if block.len() >= BLOCK || whole {
+            let (bytes, slot) = (std::mem::take(&mut block), Arc::clone(&coming.0));
             let only = terms.terms.collision == Collision::Refuse;
-            let written = blocking(move || -> Result<_, SinkError> {
+            let written = blocking(move || {
+                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                // It is gone where nobody waits for it any more.
+                let Some(download) = slot.as_mut() else {
+                    return Ok(None);
+                };
                 download.write(&bytes)?;
                 match whole {
-                    true => Ok((None, Some(download.finish(only)?))),
-                    false => Ok((Some(download), None)),
+                    true => slot.take().map(|whole| whole.finish(only)).transpose(),
+                    false => Ok(None),
                 }
             });
-            match written.await?? {
-                (_, Some(path)) => return Ok((path, reception.got())),
-                (download, None) => coming = download,
+            if let Some(path) = written.await?? {
+                return Ok((path, reception.got()));
             }
         }
+    }
+}
+
+/// The file that comes. When nobody waits for it any more, what is there of it is removed before
+/// that is told, also where a thread is just writing to it.
+#[derive(Default)]
+struct Coming(Arc<Mutex<Option<Download>>>);
+
+impl Coming {
+    fn put(&self, download: Download) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(download);
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

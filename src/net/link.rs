@@ -23,7 +23,7 @@ pub use relayed::meeting_point;
 
 /// The label of the native dialect's channel (PROTOCOL.md §5).
 pub const NATIVE_LABEL: &str = "fileshare";
-/// The label of the plain dialect's channel (PROTOCOL.md §20).
+/// The label of the plain dialect's channel (PROTOCOL.md §19).
 pub const PLAIN_LABEL: &str = "file-transfer";
 /// What a connection is made with.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! Sockets, mDNS and WebRTC, turned into typed events.
 
+pub mod dht;
 pub mod discovery;
 pub mod ice;
 pub mod interfaces;

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod message;
 pub mod names;
 pub mod negotiation;
+pub mod note;
 pub mod pairing;
 pub mod peers;
 pub mod plain;

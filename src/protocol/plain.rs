@@ -1,5 +1,5 @@
 //! The plain dialect: one file over the channel `file-transfer`, or over a rendezvous's WebSocket,
-//! without proof of who sends it or that it is whole (PROTOCOL.md §20). A text message says what
+//! without proof of who sends it or that it is whole (PROTOCOL.md §19). A text message says what
 //! comes, binary messages are its bytes.
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,12 @@ pub enum OfferData {
     Handout {
         /// Its id; unchecked.
         device_id: String,
+        /// What it is called that comes, once that is known; unchecked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// It has given it, or found that it was there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        done: bool,
     },
     /// It does not give that. Other clients do not know this word, and wait until they give up.
     #[serde(rename = "refusal")]
@@ -307,7 +313,9 @@ mod tests {
         let refused = Reception::default().text(error).unwrap_err().to_string();
         assert!(refused.contains("busy") && !refused.contains('\u{1b}'));
         let mut babbled = Reception::default();
-        let end = (0..=MAX_IGNORED).map(|_| babbled.text(b"?")).next_back();
-        assert_eq!(end, Some(Err(PlainError::Babble)));
+        for _ in 0..MAX_IGNORED {
+            assert_eq!(babbled.text(b"?"), Ok(Step::Wait));
+        }
+        assert_eq!(babbled.text(b"?"), Err(PlainError::Babble));
     }
 }

@@ -2,6 +2,7 @@
 //! it, from a person's decisions, the config file, groups, rosters and changed keys. What a
 //! person revoked stays out whatever else says that it may in, until a person authorizes it again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
@@ -296,7 +297,8 @@ pub struct TrustBook {
     declared: BTreeMap<String, Group>,
     rosters: BTreeMap<RosterKey, Roster>,
     floors: BTreeMap<RosterKey, Floor>,
-    vouched: HashMap<DeviceId, Vouched>,
+    /// With the number of purposes that each is let in for.
+    vouched: HashMap<DeviceId, (Vouched, usize)>,
     /// From an id that is no longer used to the one after it, and back.
     next: HashMap<DeviceId, DeviceId>,
     earlier: HashMap<DeviceId, DeviceId>,
@@ -428,31 +430,50 @@ impl TrustBook {
         if self.is_shut_out(&device) {
             return Err(self.why_not(&device, now));
         }
-        self.vouched.retain(|_, vouched| now < vouched.until);
+        self.vouched.retain(|_, (vouched, _)| now < vouched.until);
         if self.vouched.len() >= MAX_VOUCHED && !self.vouched.contains_key(&device) {
             return Err(format!(
                 "{MAX_VOUCHED} devices are let in for one purpose already"
             ));
         }
-        self.vouched.insert(device, vouched);
+        match self.vouched.entry(device) {
+            Entry::Vacant(entry) => {
+                entry.insert((vouched, 1));
+            }
+            Entry::Occupied(mut entry) => {
+                let (before, purposes) = entry.get_mut();
+                let roles = before.roles.union(vouched.roles);
+                let until = before.until.max(vouched.until);
+                *before = Vouched {
+                    roles,
+                    until,
+                    ..vouched
+                };
+                *purposes += 1;
+            }
+        }
         Ok(())
     }
 
-    /// That purpose is over.
+    /// That purpose is over; another one may still hold.
     pub fn unvouch(&mut self, device: &DeviceId) {
-        self.vouched.remove(device);
+        if let Some((_, purposes)) = self.vouched.get_mut(device) {
+            *purposes -= 1;
+            if *purposes == 0 {
+                self.vouched.remove(device);
+            }
+        }
     }
 
     /// The devices that are let in for one purpose.
     pub fn vouched(&self, now: u64) -> impl Iterator<Item = &DeviceId> {
-        let valid = self.vouched.iter().filter(move |(_, v)| now < v.until);
+        let valid = self.vouched.iter().filter(move |(_, (v, _))| now < v.until);
         valid.map(|(device, _)| device)
     }
 
     fn vouched_for(&self, device: &DeviceId, now: u64) -> Option<&Vouched> {
-        self.vouched
-            .get(device)
-            .filter(|vouched| now < vouched.until)
+        let (vouched, _) = self.vouched.get(device)?;
+        Some(vouched).filter(|vouched| now < vouched.until)
     }
 
     /// True when a device may exchange bundles with us at all.

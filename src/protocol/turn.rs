@@ -1,7 +1,7 @@
 //! What a TURN server of ours holds its clients to: credentials that expire, and whom it sends
 //! datagrams to. Nothing here knows a socket or a clock.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use data_encoding::BASE64;
 use ring::hmac;
@@ -117,6 +117,7 @@ pub const BINDING: u16 = 1;
 pub const ALLOCATE: u16 = 3;
 const SEND: u16 = 6;
 const XOR_PEER_ADDRESS: u16 = 0x0012;
+const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const MAGIC: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 impl Heading {
@@ -154,6 +155,48 @@ impl Heading {
         }
         Self::Request { method, peers }
     }
+}
+
+/// Asks a STUN server how we look from there. The id must be random.
+pub fn binding_request(id: [u8; 12]) -> [u8; 20] {
+    let mut request = [0; 20];
+    request[1] = 1;
+    request[4..8].copy_from_slice(&MAGIC);
+    request[8..].copy_from_slice(&id);
+    request
+}
+
+/// What a STUN server answers to that.
+pub fn binding_answer(datagram: &[u8], id: [u8; 12]) -> Option<SocketAddr> {
+    let head = datagram.first_chunk::<20>()?;
+    let fits = head[..2] == [1, 1] && head[4..8] == MAGIC && head[8..] == id;
+    let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+    let mut rest = datagram.get(20..20 + length).filter(|_| fits)?;
+    while let Some(&[t1, t2, l1, l2]) = rest.first_chunk() {
+        let length = usize::from(u16::from_be_bytes([l1, l2]));
+        let value = rest.get(4..4 + length)?;
+        if u16::from_be_bytes([t1, t2]) == XOR_MAPPED_ADDRESS {
+            return unmasked(value, &id);
+        }
+        rest = rest
+            .get(4 + length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    None
+}
+
+/// RFC 8489 §14.2.
+fn unmasked(value: &[u8], id: &[u8; 12]) -> Option<SocketAddr> {
+    let (&[_, family, p1, p2], ip) = value.split_first_chunk()?;
+    let port = u16::from_be_bytes([p1 ^ MAGIC[0], p2 ^ MAGIC[1]]);
+    let mask = MAGIC.iter().chain(id);
+    let ip: Vec<u8> = ip.iter().zip(mask).map(|(a, b)| a ^ b).collect();
+    let ip: IpAddr = match family {
+        1 => <[u8; 4]>::try_from(ip).ok()?.into(),
+        2 => <[u8; 16]>::try_from(ip).ok()?.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -272,9 +315,38 @@ mod tests {
         assert_eq!(Heading::of(&stun(0x0001, &[peer])[..24]), Heading::Other);
     }
 
+    #[test]
+    fn what_a_stun_server_sees_is_read_from_its_answer_to_us_alone() {
+        // RFC 5769 §2.2: 192.0.2.1:32853.
+        let id = *b"\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae";
+        let mapped: (u16, &[u8]) = (
+            XOR_MAPPED_ADDRESS,
+            &[0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43],
+        );
+        let software: (u16, &[u8]) = (0x8022, b"test vector");
+        let mut answer = stun(0x0101, &[software, mapped]);
+        answer[8..20].copy_from_slice(&id);
+        let seen = Some("192.0.2.1:32853".parse().unwrap());
+        assert_eq!(binding_answer(&answer, id), seen);
+        assert_eq!(binding_answer(&answer, [1; 12]), None);
+        assert_eq!(binding_answer(&answer[..answer.len() - 1], id), None);
+        assert_eq!(
+            Heading::of(&binding_request(id)),
+            Heading::Request {
+                method: BINDING,
+                peers: 0
+            }
+        );
+    }
+
     proptest! {
         #[test]
         fn no_datagram_panics(datagram: Vec<u8>, attributes: Vec<u8>) {
+            binding_answer(&datagram, [7; 12]);
+            let mut answer = stun(0x0101, &[]);
+            answer[2..4].copy_from_slice(&(attributes.len() as u16).to_be_bytes());
+            answer.extend(&attributes);
+            binding_answer(&answer, [7; 12]);
             Heading::of(&datagram);
             let mut framed = stun(0x0008, &[]);
             framed[2..4].copy_from_slice(&(attributes.len() as u16).to_be_bytes());

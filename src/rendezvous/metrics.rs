@@ -93,12 +93,6 @@ impl Metrics {
         to.register("relays", "Open relayed links", metrics.relays.clone());
         let help = "Bytes on relayed links";
         to.register("relayed_bytes", help, metrics.relayed.clone());
-        let help = "Addresses that the TURN server has given away";
-        to.register("turn_allocations", help, metrics.turn_allocations.clone());
-        let help = "Bytes that the TURN server has passed on since its start";
-        to.register("turn_bytes", help, metrics.turn_bytes.clone());
-        let help = "Datagrams that the TURN server has not passed on";
-        to.register("turn_refused", help, metrics.turn_refused.clone());
         metrics
     }
 

@@ -69,7 +69,7 @@ def marked_file(path, size):
 class Room:
     """A rendezvous on host 0, and devices on the others which can reach only that."""
 
-    def __init__(self, lab, folder, devices=2, serve=None, **sections):
+    def __init__(self, lab, folder, devices=2, serve=None, trusted=True, kinds=("device", "device"), **sections):
         self.lab = lab
         self.server = Device(lab, 0, folder, "rendezvous", discovery={"enabled": False, "interfaces": ["eth0"]},
                              **{"rendezvous.serve": {"bind": f"{lab.address(0)}:{WEB}", **(serve or {})}})
@@ -77,11 +77,12 @@ class Room:
         for host in range(1, devices + 1):
             token = os.path.join(folder, f"token{host}")
             with open(token, "w") as file:
-                file.write(self.server.ask("rendezvous", "token", "--subject", f"user{host}", "--client-type", "device", "--for", "1h"))
+                file.write(self.server.ask("rendezvous", "token", "--subject", f"user{host}", "--client-type", kinds[host - 1], "--for", "1h"))
             rendezvous = {"url": f"http://{lab.address(0)}:{WEB}", "token_file": token, "fallback_after": "4s"}
             self.devices.append(Device(lab, host, folder, discovery={"enabled": False, "interfaces": ["eth0"]},
                                        rendezvous=rendezvous, receive={"reserve": 0}, log={"level": "info"}, **sections))
-        everyone_trusts_everyone(self.devices)
+        if trusted:
+            everyone_trusts_everyone(self.devices)
         self.process = None
         self.serve()
 
@@ -181,7 +182,7 @@ def blocked(lab, folder):
 
 def broken(lab, folder):
     """The rendezvous is killed in the middle, then the receiver."""
-    room = Room(lab, folder, limits={"upload": "8MB/s"})
+    room = Room(lab, folder, limits={"rate": "8MB/s"})
     sender, receiver = room.devices
     apart(lab, 1, 2)
     size = 60 * MB
@@ -225,8 +226,56 @@ def limited(lab, folder):
     print("a rendezvous that relays 4 MiB a link and 9 MiB a day: the rest does not arrive, and the sender is told why", flush=True)
 
 
+def requested(lab, folder):
+    """One device provides, another asks: neither has heard of the other, and what comes is verified."""
+    room = Room(lab, folder, trusted=False, kinds=("1", "2"))
+    provider, asker = room.devices
+    providing = provider.start("provide", "--json")
+    providing.until("providing", 30)
+    ask = ["request", "signal", "--param", "duration=2", "--param", "frequency=1000", "--param", "sample_rate=1000000", "--json"]
+    for way in ("directly", "through the rendezvous"):
+        if way != "directly":
+            apart(lab, 1, 2)
+        asking = asker.start(*ask, "--param", f"seed={len(way)}")
+        asking.end(120)
+        got = asking.find("received") or asking.fail("received nothing")
+        assert got["verified"] and got["relayed"] == (way != "directly"), got
+        assert os.path.getsize(got["path"]) == got["bytes"] > 16 * MB, got
+        print(f"a request between devices, answered {way}: {got['bytes']} bytes, verified, {got['seconds']:.1f} s", flush=True)
+    together(lab, 1, 2)
+    # Once more the same: it is here.
+    asking = asker.start(*ask, "--param", f"seed={len(way)}")
+    asking.end(120)
+    assert asking.find("received")["path"] == got["path"], "the same file again"
+    # Another one than the person wants; and what the provider refuses.
+    asking = asker.start(*ask, "--from", asker.id)
+    asking.end(120, 4)
+    asking = asker.start(*ask[:-1], "--param", "sample_rate=-1", "--json")
+    asking.end(120, 2)
+    assert "sample_rate" in json.dumps(asking.events), asking.events
+    # Nothing of it lasts.
+    for device, other in ((provider, asker), (asker, provider)):
+        assert path_of(device, other) is None
+        known = json.dumps([json.loads(line) for line in device.ask("peers", "--json", "--wait", "0s").splitlines()])
+        assert '"authorized": true' not in known, known
+    # A service provides by itself what its config file says, and asks for what a person wants.
+    providing.kill()
+    provider.write_config('[[provider]]', 'name = "greeting"', 'command = ["/bin/sh", "-c", "printf hello > $0", "{output}"]')
+    service, other = provider.start("run", "--json"), asker.start("run", "--json")
+    for process in (service, other):
+        process.until("listening", 30)
+    asking = asker.start("request", "greeting", "--json")
+    asking.end(120)
+    got = asking.find("received")
+    assert got["verified"] and open(got["path"]).read() == "hello", got
+    for process in (service, other, room.process):
+        process.kill()
+    print("two services: one provides what its config file says, the other asks for a person", flush=True)
+    print("what was let in for one request is out again; another device than --from, and parameters that do not fit, are refused", flush=True)
+
+
 def main():
-    scenes = {"mail": by_mail, "blocked": blocked, "broken": broken, "limited": limited}
+    scenes = {"mail": by_mail, "blocked": blocked, "broken": broken, "limited": limited, "requested": requested}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="*", choices=[*scenes, []], help="only these")
     args = parser.parse_args()

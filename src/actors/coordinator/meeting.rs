@@ -7,11 +7,12 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use crate::net::link::Path;
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
-use crate::protocol::ice::{IceServer, MAX_SERVERS};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
+use crate::protocol::rendezvous::MAX_WATCHED;
 use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
 use crate::protocol::trust::Vouched;
@@ -19,22 +20,29 @@ use crate::protocol::trust::Vouched;
 use super::super::api::Event;
 use super::super::discovery::stream_of;
 use super::super::peer::{Route, Signaled, unix_now};
+use super::super::service;
 use super::Coordinator;
 
 /// How often it is looked whose coming matters.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon the rendezvous is asked again for STUN and TURN servers at most.
+const AGAIN: Duration = Duration::from_secs(15);
 /// Signals that are heard in a while; the rendezvous is not ours.
 const SIGNALS: (u32, Duration) = (512, Duration::from_secs(10));
 
 /// Where we stand at a rendezvous.
 pub(super) struct Meeting {
     mail: MailHandle,
-    /// Those that are there.
+    /// Whose coming and going we asked to hear of.
+    watched: BTreeSet<DeviceId>,
+    /// Those of them that are there, let in or not: who is let in next may be there already.
     present: BTreeSet<DeviceId>,
     /// Why we are not there; nothing while we are.
     absence: Option<String>,
     looked: Option<Instant>,
     rate: Rate,
+    /// When the rendezvous is asked again for its STUN and TURN servers: their credentials expire.
+    renewal: Option<Instant>,
 }
 
 impl Meeting {
@@ -46,10 +54,12 @@ impl Meeting {
         ctx.add_stream(stream_of(events));
         Self {
             mail,
+            watched: BTreeSet::new(),
             present: BTreeSet::new(),
             absence: Some("not connected yet".to_owned()),
             looked: None,
             rate: Rate::new(SIGNALS.0, SIGNALS.1),
+            renewal: None,
         }
     }
 }
@@ -72,6 +82,20 @@ pub struct Vouch {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Unvouch(pub DeviceId);
+
+/// Asks how the link to a device goes, where there is one.
+#[derive(Message)]
+#[rtype(result = "Option<Path>")]
+pub struct PathTo(pub DeviceId);
+
+impl Handler<PathTo> for Coordinator {
+    type Result = Option<Path>;
+
+    fn handle(&mut self, PathTo(device): PathTo, _: &mut Context<Self>) -> Self::Result {
+        let slot = self.peers.get(&device)?;
+        slot.session.as_ref().and(slot.path)
+    }
+}
 
 impl Handler<Vouch> for Coordinator {
     type Result = Result<(), String>;
@@ -117,12 +141,56 @@ impl Coordinator {
             return;
         }
         meeting.looked = Some(Instant::now());
-        let mail = meeting.mail.clone();
         let now = unix_now();
         let mut devices: BTreeSet<_> = self.trust.all_let_in(now).into_iter().collect();
         devices.extend(self.trust.vouched(now).cloned());
         devices.retain(|id| id.is_self_certifying() && *id != self.identity.device_id());
-        mail.watch(devices);
+        // Who is let in again within a moment has never left the list that the rendezvous has, and
+        // it tells of changes alone. Of the others nothing is heard any more: whoever writes to
+        // one that has gone is told so.
+        if meeting.present.len() > 2 * MAX_WATCHED {
+            meeting.present.retain(|device| devices.contains(device));
+        }
+        meeting.watched.clone_from(&devices);
+        meeting.mail.watch(devices);
+    }
+
+    /// The servers hold for a time; half of it is left when they are asked for anew.
+    fn take_helpers(&mut self, told: IceServers) {
+        if let Some(meeting) = &mut self.meeting {
+            let half = Duration::from_secs(told.ttl / 2).max(AGAIN);
+            meeting.renewal = (told.ttl > 0)
+                .then(|| Instant::now().checked_add(half))
+                .flatten();
+        }
+        if let Some(context) = &self.context {
+            context.take_ice_servers(told.usable());
+        }
+    }
+
+    /// Asks for STUN and TURN servers whose credentials do not expire soon.
+    pub(super) fn renew_helpers(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let Some(meeting) = &mut self.meeting else {
+            return;
+        };
+        if meeting.absence.is_some() || meeting.renewal.is_none_or(|at| now < at) {
+            return;
+        }
+        meeting.renewal = Some(now + AGAIN);
+        let settings = self.settings.clone();
+        let asking = self.data_plane.spawn(async move {
+            match service::rendezvous(&settings) {
+                Ok(Some(server)) => server.ice_servers().await.map_err(|e| e.to_string()),
+                Ok(None) => Err("the settings name no rendezvous any more".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        ctx.spawn(asking.into_actor(self).map(|told, this, _| match told {
+            Ok(Ok(told)) => this.take_helpers(told),
+            Ok(Err(why)) => debug!(%why, "the rendezvous names no STUN and TURN servers now"),
+            Err(failed) => debug!(%failed, "the rendezvous was not asked"),
+        }));
     }
 
     fn hear_mail(&mut self, signal: Signal) {
@@ -165,20 +233,6 @@ impl Coordinator {
     }
 }
 
-/// The servers of a rendezvous that are of use here.
-pub(in super::super) fn servers_of(told: IceServers) -> Vec<IceServer> {
-    let servers = told.ice_servers.into_iter().flat_map(|server| {
-        let (username, credential) = (server.username, server.credential);
-        let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());
-        urls.map(move |url| IceServer {
-            url,
-            username: username.clone().unwrap_or_default(),
-            credential: credential.clone().unwrap_or_default(),
-        })
-    });
-    servers.take(MAX_SERVERS).collect()
-}
-
 impl StreamHandler<MailEvent> for Coordinator {
     fn handle(&mut self, event: MailEvent, ctx: &mut Context<Self>) {
         let Some(meeting) = &mut self.meeting else {
@@ -189,9 +243,7 @@ impl StreamHandler<MailEvent> for Coordinator {
                 if meeting.absence.take().is_some() {
                     info!("at the rendezvous");
                 }
-                if let Some(context) = &self.context {
-                    context.take_ice_servers(servers_of(ice));
-                }
+                self.take_helpers(ice);
                 let event = Event::Rendezvous { reason: None };
                 self.emit(&event);
             }
@@ -207,12 +259,11 @@ impl StreamHandler<MailEvent> for Coordinator {
                 self.emit(&event);
             }
             MailEvent::Present(devices) => {
+                let mut devices = devices;
+                devices.retain(|device| meeting.watched.contains(device));
+                meeting.present.extend(devices.iter().cloned());
                 for device in devices {
-                    // The table of peers has its bound; so has who may.
                     if self.is_let_in(&device) {
-                        if let Some(meeting) = &mut self.meeting {
-                            meeting.present.insert(device.clone());
-                        }
                         self.seen(&device, ctx);
                     }
                 }

@@ -15,6 +15,7 @@ mod kiosk;
 mod leftovers;
 mod links;
 mod meeting;
+mod notes;
 mod pairing;
 mod people;
 mod plans;
@@ -71,8 +72,8 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
-pub(super) use meeting::servers_of;
-pub use meeting::{Unvouch, Vouch};
+pub use meeting::{PathTo, Unvouch, Vouch};
+pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
 pub use plans::is_no_end;
 pub use pulse::{Alive, Pulse};
@@ -469,6 +470,7 @@ impl Coordinator {
         self.tend_introductions();
         self.tend_clones();
         self.watch_who_may();
+        self.renew_helpers(ctx);
         self.count_what_there_is();
         self.look_around();
         if self.tidied.elapsed() >= TIDY {

@@ -18,14 +18,14 @@ use tracing::{info, warn};
 use crate::actors::program::{Confined, Program};
 use crate::config::{Origin, ProviderRule};
 use crate::content::generate::{GenerateError, Product};
-use crate::content::{SinkError, check_space};
+use crate::content::{MADE, SinkError, check_space};
 use crate::protocol::names::printable;
 use crate::protocol::provider::{Generator, Values};
 
 /// Most answers of one provider that are kept, whatever their size.
 const MAX_KEPT: usize = 1000;
 /// What the folders of answers are called, in the state folder.
-const FOLDER: &str = "provided";
+const FOLDER: &str = MADE;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -71,7 +71,10 @@ pub(super) struct Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
+        // At the end all of them are removed at once.
+        if let Err(error) = fs::remove_dir_all(&self.folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             warn!(%error, "an answer could not be removed: {}", self.folder.display());
         }
     }
@@ -410,7 +413,7 @@ impl Folder {
         })
     }
 
-    fn new_one(&self) -> io::Result<PathBuf> {
+    pub(super) fn new_one(&self) -> io::Result<PathBuf> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(number.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -509,12 +512,12 @@ mod tests {
         assert_eq!((bench.runs(), bench.files()), (1, 1));
         bench.get("other").await.unwrap();
         assert_eq!((bench.runs(), bench.files()), (2, 2));
-        let state = bench.state.path().join(FOLDER);
         let held = bench.get("other").await.unwrap();
-        drop(Arc::into_inner(bench).map(|bench| {
-            drop(bench.answers);
-            assert!(held.path.exists() || fs::read_dir(&state).unwrap().count() == 0);
-        }));
+        assert!(held.path.exists());
+        let bench = Arc::into_inner(bench).unwrap();
+        let state = bench.state.path().join(FOLDER);
+        drop(bench.answers);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

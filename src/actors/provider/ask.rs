@@ -9,11 +9,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tracing::debug;
 
 use crate::actors::api::exit;
+use crate::actors::service::Node;
 use crate::config::Settings;
 use crate::dataplane::{Begun, PlainFailure, PlainTerms, Progress, receive_plain};
 use crate::net::link::LinkError;
 use crate::net::plain::PlainChannel;
 use crate::net::rendezvous::ServerError;
+use crate::protocol::id::DeviceId;
 use crate::protocol::message::Code;
 use crate::protocol::names::brief;
 use crate::protocol::plain::OfferData;
@@ -21,6 +23,7 @@ use crate::protocol::policy::Whom;
 use crate::protocol::rendezvous::{Initiate, SessionInfo, SignalType};
 
 use super::connect::{Direct, Signals, offer_data, say};
+use super::native::take;
 use super::{Common, ProviderEvent, server};
 
 /// How often progress is told.
@@ -55,13 +58,28 @@ pub enum AskError {
     #[error("the provider answers by the native dialect, which --plain leaves out")]
     Native,
     /// There is neither a direct way, nor one through the rendezvous.
-    #[error("{direct}; through the rendezvous: {relayed}")]
+    #[error("{direct}; through the rendezvous: {relayed}; nothing was kept")]
     NoWay {
         /// Why there is no direct one.
         direct: String,
         /// Why there is no other.
         relayed: String,
     },
+    /// Nothing of what comes would be verified.
+    #[error(
+        "whoever provides this cannot prove who it is, and nothing of what comes would be verified: \
+         --plain, or trust.plain_peers in the config file, allows that"
+    )]
+    Unverified,
+    /// Another device than the one that is wanted.
+    #[error("the device {0} provides this, and not the one that --from names")]
+    Other(DeviceId),
+    /// The device that provides it may not send to us.
+    #[error("the device that provides this is not let in: {0}")]
+    NotLetIn(String),
+    /// A device was to send it.
+    #[error("the file did not come: {0}")]
+    Device(String),
     /// It broke off.
     #[error("the file did not come: {0}; nothing of it was kept")]
     Transfer(#[from] PlainFailure),
@@ -71,10 +89,11 @@ impl AskError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Server(ServerError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-                exit::UNAUTHORIZED
-            }
+            Self::Server(ServerError::Refused {
+                status: 401 | 403, ..
+            }) => exit::UNAUTHORIZED,
             Self::Server(ServerError::Url(_) | ServerError::Token { .. }) => exit::USAGE,
+            Self::Refused { code, .. } if code == "parameters" => exit::USAGE,
             Self::Nobody { .. } => exit::NO_RECEIVER,
             Self::Transfer(PlainFailure::Sink(error)) if error.code() == Code::DiskFull => {
                 exit::DISK
@@ -82,6 +101,7 @@ impl AskError {
             Self::Transfer(PlainFailure::Policy(refusal)) if refusal.code == Code::Quota => {
                 exit::DISK
             }
+            Self::Unverified | Self::Other(_) | Self::NotLetIn(_) => exit::UNAUTHORIZED,
             _ => exit::ERROR,
         }
     }
@@ -97,12 +117,18 @@ pub struct Asking {
     pub parameters: String,
     /// How long to wait for somebody who provides it.
     pub wait: Duration,
+    /// Providers that cannot prove who they are may answer.
+    pub plain: bool,
+    /// Only this device may.
+    pub from: Option<DeviceId>,
+    /// In whose name a device may answer; nothing where only plain answers are taken.
+    pub node: Option<Node>,
     /// What happens.
     pub events: mpsc::Sender<ProviderEvent>,
 }
 
-/// Asks, and takes what comes into the folder of the receive policy. Nobody proves anything: it is
-/// unverified.
+/// Asks, and takes what comes into the folder of the receive policy. What a device sends is
+/// verified; what a plain client sends is not.
 ///
 /// # Errors
 /// [`AskError`]
@@ -116,7 +142,7 @@ pub async fn ask(asking: Asking) -> Result<PathBuf, AskError> {
         parameters: asking.parameters,
         file_size: 0,
         file_type: "application/octet-stream".to_owned(),
-        device_id: None,
+        device_id: asking.node.as_ref().map(|node| node.device_id().clone()),
     };
     let session = common.server.initiate(&initiate).await?;
     let asked = ProviderEvent::Asked {
@@ -124,20 +150,51 @@ pub async fn ask(asking: Asking) -> Result<PathBuf, AskError> {
         request_type: initiate.request_type.clone(),
     };
     common.tell(asked).await;
-    Asker { common, session }.run(asking.wait).await
+    let asker = Asker {
+        common,
+        session,
+        plain: asking.plain,
+        from: asking.from,
+        node: asking.node,
+    };
+    asker.run(asking.wait).await
 }
 
 struct Asker {
     common: Common,
     session: SessionInfo,
+    plain: bool,
+    from: Option<DeviceId>,
+    node: Option<Node>,
+}
+
+/// Who answers, and how.
+enum Offered {
+    /// A client that proves nothing: its SDP, and the candidates that came before.
+    Plain(String, Vec<String>),
+    /// A device, and what it calls the file where it knows that already.
+    Device(DeviceId, Option<String>),
 }
 
 impl Asker {
     async fn run(self, wait: Duration) -> Result<PathBuf, AskError> {
         let (common, id) = (&self.common, &self.session.session_id);
         let mut signals = Signals::new(common.server.clone(), id.clone());
-        let (offer, candidates) = self.offer(&mut signals, wait).await?;
+        let (offer, candidates) = match self.offer(&mut signals, wait).await? {
+            Offered::Plain(..) if !self.plain || self.from.is_some() => {
+                return Err(AskError::Unverified);
+            }
+            Offered::Plain(offer, candidates) => (offer, candidates),
+            Offered::Device(device, name) => {
+                let node = self.node.as_ref().ok_or(AskError::Native)?;
+                if self.from.as_ref().is_some_and(|from| *from != device) {
+                    return Err(AskError::Other(device));
+                }
+                return take(common, node, &self.session, &mut signals, &device, name).await;
+            }
+        };
         let until = Instant::now() + common.settings.rendezvous.fallback_after;
+        let relays = common.settings.rendezvous.relay;
         let failure = match self.direct(&mut signals, &offer, &candidates, until).await {
             Err(reason) => reason,
             Ok((mut direct, channel)) => {
@@ -145,7 +202,7 @@ impl Asker {
                 let received = self.receive(channel, Some(&mut direct)).await;
                 direct.close().await;
                 match received {
-                    Err(failure) if failure.is_of_the_way() => failure.to_string(),
+                    Err(failure) if failure.is_of_the_way() && relays => failure.to_string(),
                     received => return Ok(received?),
                 }
             }
@@ -154,7 +211,7 @@ impl Asker {
             direct: brief(&failure),
             relayed: brief(&relayed),
         };
-        if !common.settings.rendezvous.relay {
+        if !relays {
             return Err(no_way("rendezvous.relay is off".to_owned()));
         }
         let fallback = ProviderEvent::Fallback {
@@ -170,11 +227,7 @@ impl Asker {
     }
 
     /// Waits for an offer. Returns it, and the candidates that came before.
-    async fn offer(
-        &self,
-        signals: &mut Signals,
-        wait: Duration,
-    ) -> Result<(String, Vec<String>), AskError> {
+    async fn offer(&self, signals: &mut Signals, wait: Duration) -> Result<Offered, AskError> {
         let end = Instant::now() + wait;
         let mut candidates = Vec::new();
         loop {
@@ -186,8 +239,13 @@ impl Asker {
             };
             let signal = signal?;
             match offer_data(&signal) {
-                Some(OfferData::Offer { sdp }) => return Ok((sdp, candidates)),
-                Some(OfferData::Handout { .. }) => return Err(AskError::Native),
+                Some(OfferData::Offer { sdp }) => return Ok(Offered::Plain(sdp, candidates)),
+                Some(OfferData::Handout {
+                    device_id, name, ..
+                }) => match device_id.parse::<DeviceId>() {
+                    Ok(id) if id.is_self_certifying() => return Ok(Offered::Device(id, name)),
+                    _ => debug!("somebody offers under what is no id of a device"),
+                },
                 Some(OfferData::Refusal { code, message }) => {
                     return Err(AskError::Refused {
                         code: brief(&code),

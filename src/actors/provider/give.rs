@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
 
+use crate::actors::service::Node;
 use crate::config::Settings;
 use crate::dataplane::{PlainFailure, Progress, send_no, send_plain};
 use crate::net::plain::PlainChannel;
@@ -65,6 +68,8 @@ pub struct Giving {
     pub settings: Arc<Settings>,
     /// Clients that cannot prove who they are get answers, whatever the settings say.
     pub plain: bool,
+    /// In whose name devices get answers; nothing where only plain clients do.
+    pub node: Option<Node>,
     /// What happens.
     pub events: mpsc::Sender<ProviderEvent>,
 }
@@ -90,11 +95,12 @@ pub async fn give(giving: Giving, ends: impl Future<Output = ()>) -> Result<(), 
     outcome
 }
 
-struct Provider {
-    common: Common,
+pub(super) struct Provider {
+    pub(super) common: Common,
     plain: bool,
+    node: Option<Node>,
     answers: HashMap<String, Arc<Answers>>,
-    folder: Arc<Folder>,
+    pub(super) folder: Arc<Folder>,
 }
 
 impl Provider {
@@ -102,6 +108,7 @@ impl Provider {
         let Giving {
             settings,
             plain,
+            node,
             events,
         } = giving;
         let server = server(&settings)?;
@@ -127,6 +134,7 @@ impl Provider {
         Ok(Self {
             answers: answers.collect(),
             plain: plain || settings.trust.plain_peers,
+            node,
             common: Common::new(settings, server, rate, events),
             folder,
         })
@@ -223,11 +231,22 @@ impl Provider {
                 );
                 None
             }
-            // The native dialect, by which a device is answered, is spoken elsewhere.
-            Requester::Device(device) => {
-                debug!(session = %brief(id), %device, "a device asks");
-                None
-            }
+            Requester::Device(device) => match &self.node {
+                Some(node) if *node.device_id() == device => {
+                    warn!(
+                        session = %brief(id),
+                        "this very device asks itself for {kind}: one of the two needs another state \
+                         folder (--state)"
+                    );
+                    None
+                }
+                Some(_) => Some(Arc::clone(answers)),
+                None if self.takes_plain(answers) => Some(Arc::clone(answers)),
+                None => {
+                    debug!(session = %brief(id), %device, "a device asks");
+                    None
+                }
+            },
         }
     }
 
@@ -250,7 +269,14 @@ impl Provider {
                 return self.refuse(&id, &error).await;
             }
         };
-        if let Err(reason) = self.answer(&session, &answers, &values, requested).await {
+        let given = match (Requester::of(&session), &self.node) {
+            (Requester::Device(device), Some(node)) => {
+                self.give_device(node, &session, &device, &answers, &values, requested)
+                    .await
+            }
+            _ => self.answer(&session, &answers, &values, requested).await,
+        };
+        if let Err(reason) = given {
             let reason = brief(&reason);
             info!(session = %id, %reason, "a session came to nothing");
             let failed = ProviderEvent::Failed {
@@ -262,7 +288,7 @@ impl Provider {
     }
 
     /// Says why there is no answer, in place of an offer.
-    async fn refuse(&self, session: &str, error: &AnswerError) {
+    pub(super) async fn refuse(&self, session: &str, error: &AnswerError) {
         let (code, reason) = (error.code().to_owned(), error.to_string());
         let refusal = OfferData::Refusal {
             code: code.clone(),
@@ -304,39 +330,41 @@ impl Provider {
             // It goes on, and is kept, also where this requester goes away.
             tokio::spawn(async move { answers.get(&values).await })
         };
+        let mut making = async move { making.await.unwrap_or(Err(AnswerError::Here)) }.boxed();
         let mut signals = Signals::new(common.server.clone(), id.clone());
         let until = Instant::now() + common.settings.rendezvous.fallback_after;
-        let opened = direct.open(&mut signals, until).await;
-        let mut failure = match opened {
+        let failure = match direct.open(&mut signals, until).await {
             Err(reason) => reason,
             Ok(channel) => {
                 self.connected(id, false).await;
-                let answer = wait_for(making, &mut direct).await;
-                let made = match answer {
-                    Ok(made) => made,
-                    Err(reason) => return Err(reason),
+                let made = tokio::select! {
+                    made = &mut making => Ok(made),
+                    reason = direct.lost() => Err(reason),
                 };
-                let sent = self.send(session, channel, &made, Some(&mut direct)).await;
-                direct.close().await;
-                match (sent, made) {
-                    (Ok(()), _) => return Ok(()),
-                    (Err(failure), Ok(answer)) if failure.is_of_the_way() => {
-                        return self.relay(session, Ok(answer), &failure.to_string()).await;
+                match made {
+                    Err(reason) => reason,
+                    Ok(answer) => {
+                        let sent = self
+                            .send(session, channel, &answer, Some(&mut direct))
+                            .await;
+                        match sent {
+                            Ok(()) => {
+                                direct.close().await;
+                                return Ok(());
+                            }
+                            Err(failure) if failure.is_of_the_way() => {
+                                making = async move { answer }.boxed();
+                                failure.to_string()
+                            }
+                            Err(failure) => return Err(failure.to_string()),
+                        }
                     }
-                    (Err(failure), _) => return Err(failure.to_string()),
                 }
             }
         };
         direct.close().await;
         drop(direct);
-        let answer = match making.await {
-            Ok(answer) => answer,
-            Err(error) => {
-                failure = format!("{failure}; {error}");
-                Err(AnswerError::Here)
-            }
-        };
-        self.relay(session, answer, &failure).await
+        self.relay(session, making, &failure).await
     }
 
     async fn connected(&self, session: &str, relayed: bool) {
@@ -352,7 +380,7 @@ impl Provider {
     async fn relay(
         &self,
         session: &SessionInfo,
-        answer: Result<Arc<Answer>, AnswerError>,
+        mut making: Making,
         reason: &str,
     ) -> Result<(), String> {
         let (common, id) = (&self.common, &session.session_id);
@@ -364,10 +392,22 @@ impl Provider {
             reason: brief(reason),
         };
         common.tell(fallback).await;
-        let channel = PlainChannel::relayed(&common.server, id)
+        // Before the answer is there: the other side does not wait for ever.
+        let mut channel = PlainChannel::relayed(&common.server, id)
             .await
             .map_err(|error| error.to_string())?;
         self.connected(id, true).await;
+        let answer = loop {
+            // Reading keeps the way alive.
+            tokio::select! {
+                answer = &mut making => break answer,
+                said = channel.receive() => match said {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err("the other side has gone".to_owned()),
+                    Err(error) => return Err(error.to_string()),
+                },
+            }
+        };
         let sent = self.send(session, channel, &answer, None).await;
         sent.map_err(|error| error.to_string())
     }
@@ -447,16 +487,8 @@ impl Provider {
     }
 }
 
-/// The answer, while the connection is there.
-async fn wait_for(
-    making: tokio::task::JoinHandle<Result<Arc<Answer>, AnswerError>>,
-    direct: &mut Direct,
-) -> Result<Result<Arc<Answer>, AnswerError>, String> {
-    tokio::select! {
-        made = making => Ok(made.unwrap_or(Err(AnswerError::Here))),
-        reason = direct.lost() => Err(format!("{reason} before the answer was made")),
-    }
-}
+/// An answer that is made, or will be.
+type Making = BoxFuture<'static, Result<Arc<Answer>, AnswerError>>;
 
 /// Sessions that have been looked at.
 #[derive(Default)]

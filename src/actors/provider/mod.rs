@@ -5,12 +5,13 @@ mod answers;
 mod ask;
 mod connect;
 mod give;
+mod native;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -25,8 +26,8 @@ use crate::protocol::rendezvous::{IceServers, SessionInfo};
 
 pub use ask::{AskError, Asking, ask};
 pub use give::{GiveError, Giving, give};
+pub use native::{Fetching, fetch};
 
-use super::coordinator::servers_of;
 use super::network;
 
 /// Events that wait for whoever shows them.
@@ -35,7 +36,7 @@ pub const EVENTS: usize = 256;
 const MAX_CA: u64 = 1 << 20;
 
 /// What happens while data is given or asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ProviderEvent {
     /// Requests are answered from now on.
@@ -213,7 +214,7 @@ impl Common {
                 IceServers::default()
             }
         };
-        network::link_options_to(&self.settings, Reach::Anywhere, &servers_of(told))
+        network::link_options_to(&self.settings, Reach::Anywhere, &told.usable())
     }
 
     async fn tell(&self, event: ProviderEvent) {

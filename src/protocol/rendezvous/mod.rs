@@ -6,6 +6,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+use super::ice::{self, MAX_SERVERS};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -330,6 +331,22 @@ pub struct IceServers {
     pub ice_servers: Vec<IceServer>,
     /// How long the credentials hold, in seconds.
     pub ttl: u64,
+}
+
+impl IceServers {
+    /// Those that are of use here: over UDP, at most [`MAX_SERVERS`].
+    pub fn usable(self) -> Vec<ice::IceServer> {
+        let servers = self.ice_servers.into_iter().flat_map(|server| {
+            let (username, credential) = (server.username, server.credential);
+            let urls = server.urls.into_iter().filter_map(|url| url.parse().ok());
+            urls.map(move |url| ice::IceServer {
+                url,
+                username: username.clone().unwrap_or_default(),
+                credential: credential.clone().unwrap_or_default(),
+            })
+        });
+        servers.take(MAX_SERVERS).collect()
+    }
 }
 
 /// A STUN or TURN server, as WebRTC's own API writes it.

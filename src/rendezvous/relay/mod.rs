@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, ProtocolError};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
@@ -277,12 +277,12 @@ impl End {
                             link.end(Over::Closed);
                             return;
                         }
-                        Some(Err(_)) => {
+                        Some(Err(ProtocolError::Overflow)) => {
                             let text = format!("a message may have {MAX_RELAYED} bytes at most");
                             link.end(Over::Refused(text));
                             return;
                         }
-                        None => {
+                        Some(Err(_)) | None => {
                             link.end(Over::Lost);
                             return;
                         }
