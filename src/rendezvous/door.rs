@@ -186,16 +186,15 @@ pub(super) async fn around(
         };
         let mut answer = match allowed {
             Ok(()) => {
-                let kept = request.request().clone();
-                match tokio::time::timeout(ANSWER_LIMIT, next.call(request)).await {
-                    Ok(answer) => answer?.map_into_boxed_body(),
-                    // A database that hangs must not hang those who ask.
-                    Err(_) => {
-                        let problem =
-                            Problem::unavailable("there was no answer in time; try again");
-                        ServiceResponse::new(kept, problem.error_response())
-                    }
-                }
+                // A database that hangs must not hang those who ask.
+                let answer = tokio::time::timeout(ANSWER_LIMIT, next.call(request)).await;
+                let Ok(answer) = answer else {
+                    tracing::error!("there was no answer in time");
+                    return Err(
+                        Problem::unavailable("there was no answer in time; try again").into(),
+                    );
+                };
+                answer?.map_into_boxed_body()
             }
             Err(wait) => {
                 let text = "too many requests come from this address";

@@ -24,6 +24,7 @@ pub(super) struct Problem {
     message: String,
     retry_after: Option<Duration>,
     allow: Option<String>,
+    request_id: String,
 }
 
 impl Problem {
@@ -34,6 +35,7 @@ impl Problem {
             message: message.into(),
             retry_after: None,
             allow: None,
+            request_id: REQUEST_ID.try_with(Clone::clone).unwrap_or_default(),
         }
     }
 
@@ -131,7 +133,7 @@ impl ResponseError for Problem {
                 code: self.code.to_owned(),
                 message: self.message.clone(),
             },
-            request_id: REQUEST_ID.try_with(Clone::clone).unwrap_or_default(),
+            request_id: self.request_id.clone(),
         };
         let body = serde_json::to_string(&body).unwrap_or_default();
         answer.content_type("application/json").body(body)

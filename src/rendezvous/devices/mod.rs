@@ -18,6 +18,9 @@ pub(super) use socket::{UNREAD, open, pings};
 /// Messages that may wait for a device.
 pub(super) const ROOM: usize = 256;
 
+/// How often is looked who is present, while devices come and go.
+const ROUNDS: u32 = 5;
+
 /// The devices whose sockets are open at this server.
 #[derive(Debug)]
 pub(super) struct Devices {
@@ -32,36 +35,52 @@ struct Inner {
     /// Whom to tell of a device.
     watchers: HashMap<DeviceId, HashSet<DeviceId>>,
     last: u64,
+    /// How often somebody came or went.
+    moves: u64,
 }
 
 #[derive(Debug)]
 struct Place {
     /// Tells one socket of a device from its next.
     number: u64,
-    queue: mpsc::Sender<ServerSays>,
+    /// Nothing once the device has left too much unread: its socket ends then.
+    queue: Option<mpsc::Sender<ServerSays>>,
     watched: Vec<DeviceId>,
+    /// Which of them it believes to be there.
+    told: HashSet<DeviceId>,
+}
+
+impl Place {
+    fn tell(&mut self, says: ServerSays) {
+        let sent = self.queue.as_ref().map(|queue| queue.try_send(says));
+        if matches!(sent, Some(Err(_))) {
+            self.queue = None;
+        }
+    }
 }
 
 impl Inner {
     /// Puts a message into a device's queue. A device that does not read loses its socket: what it
     /// misses it would never hear of.
     fn tell(&mut self, device: &DeviceId, says: ServerSays) {
-        let full = |place: &Place| place.queue.try_send(says).is_err();
-        if self.here.get(device).is_some_and(full) {
-            self.remove(device);
+        if let Some(place) = self.here.get_mut(device) {
+            place.tell(says);
         }
     }
 
+    /// Tells those who want to know of a device, and do not yet, that it came or went.
     fn tell_watchers(&mut self, of: &DeviceId, present: bool) {
-        let watchers = self.watchers.get(of);
-        let watchers: Vec<_> = watchers.into_iter().flatten().cloned().collect();
-        for watcher in watchers {
-            let device_ids = vec![of.clone()];
-            let says = match present {
-                true => ServerSays::Present { device_ids },
-                false => ServerSays::Absent { device_ids },
+        self.moves = self.moves.wrapping_add(1);
+        for watcher in self.watchers.get(of).into_iter().flatten() {
+            let Some(place) = self.here.get_mut(watcher) else {
+                continue;
             };
-            self.tell(&watcher, says);
+            let device_ids = vec![of.clone()];
+            if present && place.told.insert(of.clone()) {
+                place.tell(ServerSays::Present { device_ids });
+            } else if !present && place.told.remove(of) {
+                place.tell(ServerSays::Absent { device_ids });
+            }
         }
     }
 
@@ -115,8 +134,9 @@ impl Devices {
         let number = inner.last;
         let place = Place {
             number,
-            queue,
+            queue: Some(queue),
             watched: Vec::new(),
+            told: HashSet::new(),
         };
         inner.here.insert(device.clone(), place);
         if !again {
@@ -125,11 +145,12 @@ impl Devices {
         number
     }
 
-    /// A socket has ended. True where the device has no newer one here.
+    /// A socket has ended. True where the device has no newer one.
     fn leave(&self, device: &DeviceId, number: u64) -> bool {
         let mut inner = self.inner();
-        let newer = |place: &Place| place.number != number;
-        if inner.here.get(device).is_some_and(newer) {
+        let ours = |place: &Place| place.number == number;
+        // It may have a newer one, here or at another server.
+        if !inner.here.get(device).is_some_and(ours) {
             return false;
         }
         inner.remove(device);
@@ -137,34 +158,41 @@ impl Devices {
         true
     }
 
-    /// From now on a device is told of these. Those of them that are here.
-    fn watch(&self, device: &DeviceId, number: u64, ids: Vec<DeviceId>) -> BTreeSet<DeviceId> {
+    /// From now on a device is told of these.
+    fn watch(&self, device: &DeviceId, number: u64, ids: &[DeviceId]) {
         let mut inner = self.inner();
         let ours = |place: &Place| place.number == number;
         if !inner.here.get(device).is_some_and(ours) {
-            return BTreeSet::new();
+            return;
         }
-        let before = inner
-            .here
-            .get_mut(device)
-            .map(|place| std::mem::replace(&mut place.watched, ids.clone()));
+        let before = inner.here.get_mut(device).map(|place| {
+            place.told.clear();
+            std::mem::replace(&mut place.watched, ids.to_vec())
+        });
         for watched in before.iter().flatten() {
             inner.unwatch(watched, device);
         }
-        for id in &ids {
+        for id in ids {
             let watchers = inner.watchers.entry(id.clone()).or_default();
             watchers.insert(device.clone());
         }
-        let here = ids.into_iter().filter(|id| inner.here.contains_key(id));
-        here.collect()
+    }
+
+    /// Those of some devices that are here, and how often somebody has come or gone.
+    fn here(&self, ids: &[DeviceId]) -> (BTreeSet<DeviceId>, u64) {
+        let inner = self.inner();
+        let here = ids.iter().filter(|id| inner.here.contains_key(id));
+        (here.cloned().collect(), inner.moves)
     }
 
     fn give(&self, to: &DeviceId, says: ServerSays) -> Delivery {
         let inner = self.inner();
-        match inner.here.get(to).map(|place| place.queue.try_send(says)) {
-            None => Delivery::NotHere,
+        let Some(place) = inner.here.get(to) else {
+            return Delivery::NotHere;
+        };
+        match place.queue.as_ref().map(|queue| queue.try_send(says)) {
             Some(Ok(())) => Delivery::Done,
-            Some(Err(_)) => Delivery::Full,
+            _ => Delivery::Full,
         }
     }
 
@@ -215,21 +243,35 @@ async fn send(shared: &Shared, from: &DeviceId, to: DeviceId, signal: serde_json
 
 /// Tells a device who of its list is there.
 async fn tell_presence(shared: &Shared, device: &DeviceId, number: u64, ids: Vec<DeviceId>) {
-    let mut present = shared.devices.watch(device, number, ids.clone());
-    let rest: Vec<&DeviceId> = ids.iter().filter(|id| !present.contains(id)).collect();
-    match shared.store.elsewhere(&shared.devices.ours, &rest).await {
-        Ok(elsewhere) => present.extend(elsewhere),
-        Err(error) => tracing::warn!(%error, "who is at other servers is not known now"),
-    }
-    let ids: BTreeSet<DeviceId> = ids.into_iter().collect();
-    let absent: Vec<_> = ids.difference(&present).cloned().collect();
-    let mut inner = shared.devices.inner();
-    if !present.is_empty() {
-        let device_ids = present.into_iter().collect();
-        inner.tell(device, ServerSays::Present { device_ids });
-    }
-    if !absent.is_empty() {
-        inner.tell(device, ServerSays::Absent { device_ids: absent });
+    shared.devices.watch(device, number, &ids);
+    for round in 1.. {
+        let (mut present, moves) = shared.devices.here(&ids);
+        let rest: Vec<&DeviceId> = ids.iter().filter(|id| !present.contains(id)).collect();
+        match shared.store.elsewhere(&shared.devices.ours, &rest).await {
+            Ok(elsewhere) => present.extend(elsewhere),
+            Err(error) => tracing::warn!(%error, "who is at other servers is not known now"),
+        }
+        let mut inner = shared.devices.inner();
+        // Somebody came or went while the database was asked: it has to be asked again, unless
+        // that never ends.
+        if inner.moves != moves && round < ROUNDS {
+            continue;
+        }
+        let ids: BTreeSet<DeviceId> = ids.into_iter().collect();
+        let absent: Vec<_> = ids.difference(&present).cloned().collect();
+        let place = inner.here.get_mut(device);
+        let Some(place) = place.filter(|place| place.number == number) else {
+            return;
+        };
+        place.told = present.iter().cloned().collect();
+        if !present.is_empty() {
+            let device_ids = present.into_iter().collect();
+            place.tell(ServerSays::Present { device_ids });
+        }
+        if !absent.is_empty() {
+            place.tell(ServerSays::Absent { device_ids: absent });
+        }
+        return;
     }
 }
 
