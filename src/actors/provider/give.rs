@@ -151,6 +151,7 @@ impl Provider {
         let mut known = Known::default();
         let mut wait = AGAIN;
         let mut reached: Option<bool> = None;
+        let mut told = false;
         loop {
             while sessions.try_join_next().is_some() {}
             while sessions.len() >= MAX_SESSIONS {
@@ -160,7 +161,7 @@ impl Provider {
             let patience = if reached == Some(true) { POLL } else { 0 };
             match self.common.server.sessions(patience).await {
                 Ok(waiting) => {
-                    wait = AGAIN;
+                    (wait, told) = (AGAIN, false);
                     match reached {
                         Some(true) => {}
                         Some(false) => self.common.tell(ProviderEvent::Reachable).await,
@@ -195,7 +196,8 @@ impl Provider {
                     }
                 }
                 Err(error) if error.may_pass() => {
-                    if reached != Some(false) {
+                    if !told {
+                        told = true;
                         let reason = brief(&error.to_string());
                         warn!(%reason, "the rendezvous is tried again and again");
                         self.common
