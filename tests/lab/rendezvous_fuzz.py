@@ -2,6 +2,7 @@
 """Schemathesis makes requests from the rendezvous's own description (/openapi.json), right ones and wrong
 ones, with a token of each kind and with none: no answer may be a server's error, none may be of another
 form than the description says, and the server is as well afterwards as before."""
+import argparse
 import json
 import os
 import subprocess
@@ -10,7 +11,6 @@ import urllib.request
 
 from handout import PROGRAM, scratch, script
 
-EXAMPLES = 40  # of each request
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 # Long polls would wait for something that nobody says.
 HOOKS = """
@@ -24,6 +24,9 @@ def before_call(context, case, kwargs):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=40, help="of each request (%(default)s)")
+    args = parser.parse_args()
     with scratch() as folder:
         state = os.path.join(folder, "state")
         settings = ["--set=rendezvous.serve.bind=127.0.0.1:0", "--set=rendezvous.serve.user_rate=1000000",
@@ -43,7 +46,7 @@ def main():
                     headers = ["--header", f"Authorization: Bearer {token}"]
                 tool = os.path.join(os.path.dirname(sys.executable), "schemathesis")
                 done = subprocess.run([tool, "run", f"{url}/openapi.json", "--url", url, *headers, "--checks", CHECKS,
-                                       "--max-examples", str(EXAMPLES), "--request-timeout", "60", "--seed", "7",
+                                       "--max-examples", str(args.examples), "--request-timeout", "60", "--seed", "7",
                                        "--phases", "examples,coverage,fuzzing", "--workers", "1", "--no-color"],
                                       cwd=folder, env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": folder},
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
