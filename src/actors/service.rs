@@ -35,7 +35,7 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, PathTo, Unvouch, Vouch,
+    Ask, ContextMaker, Coordinator, Farewell, IsMeant, KioskStart, Loaded, PathTo, Unvouch, Vouch,
     judge_clock,
 };
 use super::dht::{self, Notes};
@@ -193,6 +193,14 @@ impl Node {
     pub async fn path_to(&self, device: &DeviceId) -> Option<link::Path> {
         let asked = self.coordinator.send(PathTo(device.clone())).await;
         asked.ok().flatten()
+    }
+
+    /// Whether one of these words means a device: its id, a name that this side has given it, or a
+    /// group.
+    pub async fn is_meant(&self, device: &DeviceId, by: Vec<String>) -> bool {
+        let device = device.clone();
+        let asked = self.coordinator.send(IsMeant { device, by }).await;
+        asked.unwrap_or(false)
     }
 
     /// Lets a device in for one purpose and a time.

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use crate::net::link::Path;
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
 use crate::protocol::id::DeviceId;
+use crate::protocol::policy::Whom;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
 use crate::protocol::rendezvous::MAX_WATCHED;
@@ -94,6 +95,32 @@ impl Handler<PathTo> for Coordinator {
     fn handle(&mut self, PathTo(device): PathTo, _: &mut Context<Self>) -> Self::Result {
         let slot = self.peers.get(&device)?;
         slot.session.as_ref().and(slot.path)
+    }
+}
+
+/// Asks whether one of these words means a device: its id, a name that this side has given it, or a
+/// group.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct IsMeant {
+    /// Which device.
+    pub device: DeviceId,
+    /// The words.
+    pub by: Vec<String>,
+}
+
+impl Handler<IsMeant> for Coordinator {
+    type Result = bool;
+
+    fn handle(&mut self, asked: IsMeant, _: &mut Context<Self>) -> bool {
+        let groups = self.groups_of(&asked.device);
+        let whom = Whom {
+            id: asked.device.as_str(),
+            names: self.trust.name_of(&asked.device).into_iter().collect(),
+            groups: groups.iter().map(String::as_str).collect(),
+            ..Whom::default()
+        };
+        whom.is_one_of(&asked.by)
     }
 }
 

@@ -121,6 +121,11 @@ impl Provider {
         requested: ProviderEvent,
     ) -> Result<(), String> {
         let (common, id) = (&self.common, &session.session_id);
+        let to = &answers.rule.to;
+        if !to.is_empty() && !node.is_meant(device, to.clone()).await {
+            warn!(session = %id, %device, "a device asks that is not among whom this is for (to)");
+            return Ok(());
+        }
         let why = format!(
             "for one request at the rendezvous, by user {}",
             session.initiator_user_id
