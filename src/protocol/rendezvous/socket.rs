@@ -15,7 +15,7 @@ pub enum DeviceSays {
     Hello(Hello),
     /// Whose coming and going it wants to know, instead of the list before.
     Watch {
-        /// At most [`MAX_WATCHED`].
+        /// At most [`super::MAX_WATCHED`].
         device_ids: Vec<DeviceId>,
     },
     /// A signal for another device.
@@ -36,7 +36,7 @@ pub struct Hello {
     pub key: PublicKey,
     /// Its name for people.
     pub name: String,
-    /// Over [`Hello::statement`].
+    /// Over the purpose, the nonce and the id (PROTOCOL.md §17).
     pub signature: Signature,
 }
 
