@@ -7,14 +7,22 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::postgres::Database;
+
 /// Whom a token is for.
 pub const PROVIDER: &str = "1";
 pub const REQUESTER: &str = "2";
 pub const DEVICE: &str = "device";
 
+/// With this variable every server that names no database is on one of PostgreSQL, so that the same
+/// tests show both.
+const ON_POSTGRES: &str = "HANDOUT_TEST_POSTGRES";
+const DATABASE: &str = "rendezvous.serve.database=";
+
 /// The program on a state folder of its own.
 pub struct Server {
     home: tempfile::TempDir,
+    _database: Option<Database>,
     settings: Vec<String>,
     child: Child,
     pub url: String,
@@ -71,9 +79,13 @@ impl Server {
     pub fn start_in(home: tempfile::TempDir, settings: &[&str]) -> Self {
         let mut all = vec!["rendezvous.serve.bind=127.0.0.1:0".to_owned()];
         all.extend(settings.iter().map(|set| (*set).to_owned()));
+        let named = settings.iter().any(|set| set.starts_with(DATABASE));
+        let database = (!named && std::env::var_os(ON_POSTGRES).is_some()).then(Database::new);
+        all.extend(database.as_ref().map(Database::setting));
         let (child, url) = begin(home.path(), &all);
         Self {
             home,
+            _database: database,
             settings: all,
             child,
             url,
