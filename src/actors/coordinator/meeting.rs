@@ -84,6 +84,37 @@ pub struct Vouch {
 #[rtype(result = "()")]
 pub struct Unvouch(pub DeviceId);
 
+/// Asks whether this device is at its rendezvous; nothing where it has none.
+#[derive(Message)]
+#[rtype(result = "Option<Standing>")]
+pub struct AtRendezvous;
+
+/// Whether a device is at its rendezvous.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is.
+    There,
+    /// It is not, or no longer.
+    Away {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl Handler<AtRendezvous> for Coordinator {
+    type Result = Option<Standing>;
+
+    fn handle(&mut self, _: AtRendezvous, _: &mut Context<Self>) -> Self::Result {
+        let meeting = self.meeting.as_ref()?;
+        Some(match &meeting.absence {
+            None => Standing::There,
+            Some(reason) => Standing::Away {
+                reason: reason.clone(),
+            },
+        })
+    }
+}
+
 /// Asks how the link to a device goes, where there is one.
 #[derive(Message)]
 #[rtype(result = "Option<Path>")]
@@ -225,7 +256,9 @@ impl Coordinator {
         let Some(meeting) = &mut self.meeting else {
             return;
         };
-        if device == self.identity.device_id() || !meeting.rate.take(Instant::now()) {
+        // Devices without a key have no place at a rendezvous: it would be its word alone.
+        let fits = device.is_self_certifying() && device != self.identity.device_id();
+        if !fits || !meeting.rate.take(Instant::now()) {
             return debug!(%device, "mail is left unread");
         }
         let mail = meeting.mail.clone();
