@@ -35,8 +35,8 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, IsMeant, KioskStart, Loaded, PathTo, Unvouch, Vouch,
-    judge_clock,
+    Ask, ContextMaker, Coordinator, Farewell, IsMeant, IsReachable, KioskStart, Loaded, PathTo,
+    Unvouch, Vouch, judge_clock,
 };
 use super::dht::{self, Notes};
 use super::discovery::{Discovery, Goodbye};
@@ -193,6 +193,12 @@ impl Node {
     pub async fn path_to(&self, device: &DeviceId) -> Option<link::Path> {
         let asked = self.coordinator.send(PathTo(device.clone())).await;
         asked.ok().flatten()
+    }
+
+    /// Whether a device has a link, or can be written to at the rendezvous.
+    pub async fn is_reachable(&self, device: &DeviceId) -> bool {
+        let asked = self.coordinator.send(IsReachable(device.clone())).await;
+        asked.unwrap_or(false)
     }
 
     /// Whether one of these words means a device: its id, a name that this side has given it, or a

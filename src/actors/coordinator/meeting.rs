@@ -115,6 +115,20 @@ impl Handler<AtRendezvous> for Coordinator {
     }
 }
 
+/// Asks whether a device has a link, or can be written to at the rendezvous.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct IsReachable(pub DeviceId);
+
+impl Handler<IsReachable> for Coordinator {
+    type Result = bool;
+
+    fn handle(&mut self, IsReachable(device): IsReachable, _: &mut Context<Self>) -> bool {
+        let slot = self.peers.get(&device);
+        slot.is_some_and(|slot| slot.session.is_some()) || self.is_met(&device)
+    }
+}
+
 /// Asks how the link to a device goes, where there is one.
 #[derive(Message)]
 #[rtype(result = "Option<Path>")]

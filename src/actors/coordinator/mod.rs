@@ -72,7 +72,9 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
-pub use meeting::{AtRendezvous, IsMeant, PathTo, Standing as AtStanding, Unvouch, Vouch};
+pub use meeting::{
+    AtRendezvous, IsMeant, IsReachable, PathTo, Standing as AtStanding, Unvouch, Vouch,
+};
 pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
 pub use plans::is_no_end;
