@@ -17,6 +17,7 @@ use crate::actors::provider::{self, GiveError, Giving, ProviderEvent};
 use crate::actors::service::{Mode, Node};
 use crate::config::Settings;
 use crate::net::rendezvous::ServerError;
+use crate::protocol::id::DeviceId;
 use crate::protocol::names::printable;
 
 /// Characters of somebody else's text.
@@ -185,9 +186,14 @@ async fn follow(mut told: mpsc::Receiver<ProviderEvent>, screen: Screen) -> io::
 pub fn line(event: &ProviderEvent) -> Option<String> {
     let text = |text: &str| foreign(text, MAX_TEXT);
     let unverified = |verified: &bool| if *verified { "" } else { ", unverified" };
-    let way = |relayed: &bool| match relayed {
-        true => "over the rendezvous, which can read it",
-        false => "directly",
+    let whose = |device: &Option<DeviceId>, which: &str| match device {
+        Some(device) => format!(", verified, {which} device {}", device.short()),
+        None => ", unverified".to_owned(),
+    };
+    let way = |relayed: &bool, verified: &bool| match (relayed, verified) {
+        (true, true) => "over the rendezvous, sealed",
+        (true, false) => "over the rendezvous, which can read it",
+        (false, _) => "directly",
     };
     Some(match event {
         ProviderEvent::Providing { url, types, plain } => {
@@ -213,7 +219,11 @@ pub fn line(event: &ProviderEvent) -> Option<String> {
         }
         ProviderEvent::Connected {
             relayed, verified, ..
-        } => format!("connected {}{}", way(relayed), unverified(verified)),
+        } => format!(
+            "connected {}{}",
+            way(relayed, verified),
+            unverified(verified)
+        ),
         ProviderEvent::Fallback { reason, .. } => format!(
             "no direct way ({}): going over the rendezvous, which can read it: unverified",
             text(reason)
@@ -228,14 +238,15 @@ pub fn line(event: &ProviderEvent) -> Option<String> {
             seconds,
             relayed,
             verified,
+            device_id,
             ..
         } => format!(
             "sent {} ({}, {}) {}{}",
             foreign(name, MAX_NAME),
             bytes(*sent),
             speed(*sent, *seconds),
-            way(relayed),
-            unverified(verified)
+            way(relayed, verified),
+            whose(device_id, "to")
         ),
         ProviderEvent::Received {
             path,
@@ -243,12 +254,13 @@ pub fn line(event: &ProviderEvent) -> Option<String> {
             seconds,
             relayed,
             verified,
+            device_id,
             ..
         } => {
             let path = crate::protocol::names::printable(&path.to_string_lossy());
             let (size, speed) = (bytes(*got), speed(*got, *seconds));
-            let (way, unverified) = (way(relayed), unverified(verified));
-            format!("{path}  {size}, {speed}, {way}{unverified}")
+            let (way, from) = (way(relayed, verified), whose(device_id, "from"));
+            format!("{path}  {size}, {speed}, {way}{from}")
         }
         ProviderEvent::Failed { reason, .. } => {
             format!("a request came to nothing: {}", text(reason))

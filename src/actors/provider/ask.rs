@@ -370,6 +370,7 @@ impl Asker {
             seconds: began.elapsed().as_secs_f64(),
             relayed,
             verified: false,
+            device_id: None,
         };
         common.tell(received).await;
         Ok(path)

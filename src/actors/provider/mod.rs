@@ -126,6 +126,9 @@ pub enum ProviderEvent {
         relayed: bool,
         /// Whether the receiver has proven who it is.
         verified: bool,
+        /// Which device that is, where it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device_id: Option<DeviceId>,
     },
     /// A file is here.
     Received {
@@ -141,6 +144,9 @@ pub enum ProviderEvent {
         relayed: bool,
         /// Whether its sender has proven who it is, and its content was checked.
         verified: bool,
+        /// Which device that is, where it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device_id: Option<DeviceId>,
     },
     /// A session has come to nothing.
     Failed {

@@ -201,6 +201,7 @@ impl Provider {
             seconds: began.elapsed().as_secs_f64(),
             relayed,
             verified: false,
+            device_id: None,
         };
         common.tell(sent).await;
         Ok(())

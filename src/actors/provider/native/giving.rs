@@ -149,6 +149,7 @@ impl Provider {
                         seconds: began.elapsed().as_secs_f64(),
                         relayed,
                         verified: true,
+                        device_id: Some(device.clone()),
                     };
                     common.tell(sent).await;
                     return Ok(());

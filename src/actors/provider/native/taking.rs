@@ -59,6 +59,7 @@ pub(in crate::actors::provider) async fn take(
                         seconds: arrival.began.elapsed().as_secs_f64(),
                         relayed: arrival.relayed,
                         verified: true,
+                        device_id: Some(provider.clone()),
                     };
                     common.tell(received).await;
                     return Ok(path);
