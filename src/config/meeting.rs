@@ -16,7 +16,7 @@ pub struct Meeting {
     pub url: Option<String>,
     /// The file with what says who we are there.
     pub token_file: Option<PathBuf>,
-    /// A file with certificates that are believed besides the public ones.
+    /// A file with certificates that are believed in place of the public ones.
     pub ca_file: Option<PathBuf>,
     /// Whether authorized devices can reach this one there for as long as it runs.
     pub register: bool,

@@ -9,4 +9,5 @@ mod server;
 mod sessions;
 mod several;
 mod sockets;
+mod tls;
 mod tokens;

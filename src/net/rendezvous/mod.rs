@@ -90,7 +90,7 @@ pub enum ServerError {
 
 impl Server {
     /// A rendezvous at `url` for the holder of the token in `token_file`. `ca` has certificates in
-    /// PEM that are believed besides those of the public authorities.
+    /// PEM that are believed in place of those of the public authorities.
     ///
     /// # Errors
     /// [`ServerError`] for what cannot be an address or certificates.
@@ -234,7 +234,9 @@ fn location(answer: &Response<Option<Vec<u8>>>) -> Option<&str> {
 
 fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, ServerError> {
     let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    if ca.is_none() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
     let told = |error: &dyn std::fmt::Display| ServerError::Certificates(error.to_string());
     for certificate in CertificateDer::pem_slice_iter(ca.unwrap_or_default()) {
         let certificate = certificate.map_err(|error| told(&error))?;
