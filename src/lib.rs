@@ -6,6 +6,7 @@
 //! ```text
 //! cli                      the program's verbs
 //! web                      HTTP for other programs of this machine
+//! rendezvous               the server on which devices of different networks meet
 //! actors                   the control plane: discovery, signaling, peers, coordinator, store
 //! dataplane                one pump per link: chunks from source to channel, channel to sink
 //! net  content  store  config    sockets and WebRTC; files; sled; settings
@@ -21,5 +22,6 @@ pub mod content;
 pub mod dataplane;
 pub mod net;
 pub mod protocol;
+pub mod rendezvous;
 pub mod store;
 pub mod web;

@@ -15,6 +15,7 @@ const HEIGHT: &[(&str, u8)] = &[
     ("dataplane", 2),
     ("actors", 3),
     ("web", 4),
+    ("rendezvous", 4),
     ("cli", 5),
 ];
 

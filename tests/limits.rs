@@ -90,7 +90,7 @@ fn limits(cell: &str, config: &str) -> Vec<String> {
                 None => Some("there is no such constant".to_owned()),
                 Some(text) => said.and_then(|said| differs(&said, &expression(&text))),
             }
-        } else if let Some((section, key)) = name.split_once('.') {
+        } else if let Some((section, key)) = name.rsplit_once('.') {
             match default_of(config, section, key) {
                 None => Some("there is no such key".to_owned()),
                 Some(default) => said.and_then(|said| differs(&said, &default)),

@@ -36,7 +36,8 @@ BELOW = {
     "dataplane": ["protocol", "net", "content", "store", "config"],
     "actors": ["protocol", "net", "content", "store", "config", "dataplane"],
     "web": ["protocol", "net", "content", "store", "config", "dataplane", "actors"],
-    "cli": ["protocol", "net", "content", "store", "config", "dataplane", "actors", "web"],
+    "rendezvous": ["protocol", "net", "config"],
+    "cli": ["protocol", "net", "content", "store", "config", "dataplane", "actors", "web", "rendezvous"],
 }
 # Only a hang takes longer than this, in seconds; building included.
 LIMIT = 900

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, watch};
 use crate::config::Settings;
 use crate::protocol::destination::fixed;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{AtRendezvous, AtStanding, Coordinator};
 use super::discovery::{Browses, Discovery};
 use super::metrics::Metrics;
 use super::network;
@@ -39,7 +39,7 @@ pub struct Health {
 /// How a part is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `coordinator`, `store`, `signaling`, `discovery`, `network`, `state_disk`,
+    /// `coordinator`, `store`, `signaling`, `discovery`, `rendezvous`, `network`, `state_disk`,
     /// `destination_disk` or `hand_in_disk`.
     pub part: String,
     /// Nothing is wrong with it.
@@ -103,8 +103,9 @@ impl Vitals {
             }
             checks
         });
-        let (coordinator, store, signaling, discovery, system) = tokio::join!(
+        let (coordinator, rendezvous, store, signaling, discovery, system) = tokio::join!(
             answers(self.coordinator.send(Alive)),
+            answers(self.coordinator.send(AtRendezvous)),
             answers(self.store.send(Job::new(|store| {
                 store.prove()?;
                 Ok::<u64, crate::store::StoreError>(store.catch_up())
@@ -139,6 +140,9 @@ impl Vitals {
                 )
             });
             checks.push(check("discovery", running));
+        }
+        if let Ok(Some(standing)) = rendezvous {
+            checks.push(meeting(standing));
         }
         checks.extend(system.unwrap_or_default());
         checks
@@ -183,6 +187,21 @@ fn network(settings: &Settings) -> Check {
         part: "network".to_owned(),
         ok: true,
         reason,
+    }
+}
+
+/// Whether we are at the rendezvous. Nothing here would be better after a restart where we are not,
+/// and what is on our own network goes on: it is told.
+fn meeting(standing: AtStanding) -> Check {
+    Check {
+        part: "rendezvous".to_owned(),
+        ok: true,
+        reason: match standing {
+            AtStanding::There => None,
+            AtStanding::Away { reason } => Some(format!(
+                "not at the rendezvous, so devices of other networks do not find this one: {reason}"
+            )),
+        },
     }
 }
 

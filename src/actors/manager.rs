@@ -27,6 +27,11 @@ pub struct Heart {
 }
 
 impl Heart {
+    /// The runtime of links and files.
+    pub(super) fn data_plane(&self) -> &Handle {
+        &self.data_plane
+    }
+
     pub(super) fn new(
         coordinator: Addr<Coordinator>,
         store: Addr<StoreActor>,

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod control;
 mod coordinator;
+mod dht;
 mod discovery;
 pub mod health;
 pub mod manager;
@@ -11,6 +12,7 @@ pub mod metrics;
 mod network;
 mod peer;
 mod program;
+pub mod provider;
 pub mod report;
 pub mod service;
 mod signaling;

@@ -1,17 +1,25 @@
 //! Which of this machine's addresses are used, looked up anew for every connection: a laptop
 //! moves, and a kiosk boots before its network is there.
 
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use tracing::warn;
 
 use crate::config::{Interface, Settings};
 use crate::net::interfaces::{self, InterfaceAddress, Selection};
 use crate::net::link::LinkOptions;
-use crate::protocol::candidate::CandidatePolicy;
+use crate::protocol::candidate::{CandidateError, CandidatePolicy, Reach};
+use crate::protocol::ice::{IceKind, IceServer, MAX_SERVERS};
 
 /// Host candidates in one description: more only make the search for a path longer.
 const MAX_ADDRESSES: usize = 8;
+/// Bytes in an SCTP packet on links that leave our networks: with the headers of a TURN server it
+/// still fits the tunnels that home lines are behind.
+const FAR_MTU: u32 = 1191;
+/// Bytes of a file with a TURN server's credential.
+const MAX_CREDENTIAL: u64 = 1024;
 
 /// The interfaces that the settings choose.
 pub fn selection(settings: &Settings) -> Selection {
@@ -99,12 +107,97 @@ pub fn link_options(settings: &Settings) -> LinkOptions {
     LinkOptions {
         addresses,
         loopback: network.loopback || settings.discovery.loopback_only,
+        ice: Vec::new(),
         udp_buffer: network.udp_buffer as usize,
         mtu: u32::from(network.mtu),
         send_buffer: network.send_buffer as usize,
         ice_disconnected: network.ice_disconnected,
         ice_failed: network.ice_failed,
     }
+}
+
+/// The same for a device so far away. `told` are the servers that a rendezvous has named.
+pub fn link_options_to(settings: &Settings, reach: Reach, told: &[IceServer]) -> LinkOptions {
+    let mut options = link_options(settings);
+    if reach == Reach::Anywhere {
+        options.ice = ice_servers(settings, told);
+        options.mtu = options.mtu.min(FAR_MTU);
+    }
+    options
+}
+
+/// The STUN and TURN servers that may be asked now: those of the settings first.
+pub fn ice_servers(settings: &Settings, told: &[IceServer]) -> Vec<IceServer> {
+    let network = &settings.network;
+    let turn = |kind| kind == IceKind::Turn;
+    let needed = network.ice_servers.iter().any(|url| turn(url.kind));
+    let credential = match &network.ice_credential_file {
+        Some(path) if needed => read_credential(path).unwrap_or_else(|error| {
+            warn!(path = %path.display(), %error, "no credential for TURN (network.ice_credential_file)");
+            String::new()
+        }),
+        _ => String::new(),
+    };
+    let own = network.ice_servers.iter().map(|url| IceServer {
+        url: url.clone(),
+        username: match turn(url.kind) {
+            true => network.ice_username.clone(),
+            false => String::new(),
+        },
+        credential: match turn(url.kind) {
+            true => credential.clone(),
+            false => String::new(),
+        },
+    });
+    let all = own.chain(told.iter().cloned());
+    // A TURN server that gets no credential only costs time.
+    let useful = all.filter(|server| !turn(server.url.kind) || !server.credential.is_empty());
+    useful.take(MAX_SERVERS).collect()
+}
+
+fn read_credential(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_CREDENTIAL).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
+
+/// How far a device may be that we signal with at one of these addresses: off our networks are
+/// only those that the DHT has led to us or us to.
+pub fn reach_of(settings: &Settings, addresses: &[IpAddr]) -> Reach {
+    if !settings.dht.enabled {
+        return Reach::Link;
+    }
+    let here = candidate_policy(settings, Reach::Link);
+    let far = |ip: &IpAddr| here.check_address(*ip, 1) == Err(CandidateError::ElsewhereOnTheNet);
+    match addresses.iter().any(far) {
+        true => Reach::Anywhere,
+        false => Reach::Link,
+    }
+}
+
+/// What of a note's addresses is worth a try: any host, as for candidates.
+pub fn worth_dialling(settings: &Settings, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let policy = candidate_policy(settings, Reach::Anywhere);
+    let fits = |at: &&SocketAddr| policy.check_address(at.ip(), at.port()).is_ok();
+    addresses.iter().filter(fits).copied().collect()
+}
+
+/// Where a device on another network may reach the signaling listener at this port: first what the
+/// settings say, then as the DHT sees us, then our own addresses.
+pub fn reachable_from_afar(
+    settings: &Settings,
+    port: u16,
+    seen_at: Option<IpAddr>,
+) -> Vec<SocketAddr> {
+    let mut all = settings.dht.addresses.clone();
+    all.extend(seen_at.map(|ip| SocketAddr::new(ip, port)));
+    for at in reachable(settings, port) {
+        if !all.contains(&at) {
+            all.push(at);
+        }
+    }
+    worth_dialling(settings, &all)
 }
 
 /// Link-local IPv6 needs a scope, which candidates do not carry; IPv6 loopback adds nothing to
@@ -116,9 +209,10 @@ fn is_usable(ip: IpAddr) -> bool {
     }
 }
 
-/// Which candidates are believed now.
-pub fn candidate_policy(settings: &Settings) -> CandidatePolicy {
+/// Which candidates of a device so far away are believed now.
+pub fn candidate_policy(settings: &Settings, reach: Reach) -> CandidatePolicy {
     CandidatePolicy {
+        reach,
         allow_loopback: settings.network.loopback || settings.discovery.loopback_only,
         on_link: interfaces::networks(&used(settings)),
         networks: settings

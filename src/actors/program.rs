@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,6 +24,21 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Between asking it to end and killing it.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Which part of its output is kept.
+#[derive(Debug, Clone, Copy)]
+enum Keep {
+    Beginning,
+    End,
+}
+
+/// A bound that a program is beyond.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    Time,
+    Size(u64),
+    Stopped,
+}
+
 /// What is run.
 #[derive(Debug)]
 pub struct Program {
@@ -35,7 +52,23 @@ pub struct Program {
     pub folder: Option<PathBuf>,
     /// How long it may take.
     pub timeout: Duration,
+    /// The setting that says so.
+    pub setting: &'static str,
+    /// What else bounds it; nothing for a program that is run after an arrival.
+    pub confined: Option<Confined>,
 }
+
+/// Bounds of a program that works for somebody else.
+#[derive(Debug)]
+pub struct Confined {
+    /// The file that it writes, and its most bytes.
+    pub output: (PathBuf, u64),
+    /// It is ended when this becomes true.
+    pub stops: Arc<AtomicBool>,
+}
+
+/// What such a program gets of our environment.
+const PASSED: [&str; 6] = ["PATH", "LANG", "LC_ALL", "TZ", "HOME", "TMPDIR"];
 
 /// How it ended.
 #[derive(Debug)]
@@ -48,7 +81,7 @@ pub struct Ended {
     pub how: String,
     /// How long it took.
     pub took: Duration,
-    /// The beginning of what it wrote, made harmless.
+    /// The beginning of what it wrote, of a confined one the end, made harmless.
     pub output: String,
 }
 
@@ -70,8 +103,12 @@ impl Program {
         let mut output = Vec::new();
         let (code, how) = match self.start() {
             Ok(mut child) => match self.attend(&mut child, &mut output, begun) {
-                Ok((status, true)) => (None, timed_out(self.timeout, status)),
-                Ok((status, false)) => (status.code(), said(status)),
+                Ok((status, Some(Bound::Time))) => (None, self.timed_out(status)),
+                Ok((_, Some(Bound::Size(most)))) => {
+                    (None, format!("ended: it wrote more than {most} bytes"))
+                }
+                Ok((_, Some(Bound::Stopped))) => (None, "ended: nobody waits for it".to_owned()),
+                Ok((status, None)) => (status.code(), said(status)),
                 Err(error) => (None, format!("it was lost: {error}")),
             },
             Err(error) => (None, format!("it could not be started: {error}")),
@@ -87,6 +124,14 @@ impl Program {
 
     fn start(&self) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
+        if self.confined.is_some() {
+            command.env_clear();
+            for name in PASSED {
+                if let Some(value) = std::env::var_os(name) {
+                    command.env(name, value);
+                }
+            }
+        }
         for (name, _) in std::env::vars_os() {
             // Ours may be secrets.
             if name.as_bytes().starts_with(b"HANDOUT_") {
@@ -111,13 +156,13 @@ impl Program {
             .spawn()
     }
 
-    /// Reads what it writes until it has ended, or its time is over. True when it was killed.
+    /// Reads what it writes until it has ended, or is beyond its bounds: then also which.
     fn attend(
         &self,
         child: &mut Child,
         output: &mut Vec<u8>,
         begun: Instant,
-    ) -> io::Result<(ExitStatus, bool)> {
+    ) -> io::Result<(ExitStatus, Option<Bound>)> {
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let signal = |signal| {
             if let Some(group) = group {
@@ -126,26 +171,55 @@ impl Program {
             }
         };
         let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-        let mut asked = false;
+        let keep = match self.confined {
+            Some(_) => Keep::End,
+            None => Keep::Beginning,
+        };
+        let mut asked: Option<(Bound, Instant)> = None;
         let status = loop {
-            pass(&mut out, output);
-            pass(&mut err, output);
+            pass(&mut out, output, keep);
+            pass(&mut err, output, keep);
             if let Some(status) = child.try_wait()? {
                 break status;
             }
-            if begun.elapsed() >= self.timeout + GRACE {
-                signal(Signal::KILL);
-            } else if begun.elapsed() >= self.timeout && !asked {
-                signal(Signal::TERM);
-                asked = true;
+            match (asked, self.bound(begun)) {
+                (Some((_, since)), _) if since.elapsed() >= GRACE => signal(Signal::KILL),
+                // It fills the disk.
+                (None, Some(bound @ Bound::Size(_))) => {
+                    signal(Signal::KILL);
+                    asked = Some((bound, Instant::now()));
+                }
+                (None, Some(bound)) => {
+                    signal(Signal::TERM);
+                    asked = Some((bound, Instant::now()));
+                }
+                _ => {}
             }
             wait_for(&out, &err);
         };
         // Nothing of it stays behind; what it has left in its pipes is read, if it is there.
         signal(Signal::KILL);
-        pass(&mut out, output);
-        pass(&mut err, output);
-        Ok((status, asked))
+        pass(&mut out, output, keep);
+        pass(&mut err, output, keep);
+        Ok((status, asked.map(|(bound, _)| bound)))
+    }
+
+    /// The bound that it is beyond now.
+    fn bound(&self, begun: Instant) -> Option<Bound> {
+        if begun.elapsed() >= self.timeout {
+            return Some(Bound::Time);
+        }
+        let Confined { output, stops } = self.confined.as_ref()?;
+        let written = std::fs::symlink_metadata(&output.0).map_or(0, |meta| meta.len());
+        match written > output.1 {
+            true => Some(Bound::Size(output.1)),
+            false => stops.load(Ordering::Relaxed).then_some(Bound::Stopped),
+        }
+    }
+
+    fn timed_out(&self, status: ExitStatus) -> String {
+        let (seconds, setting) = (self.timeout.as_secs(), self.setting);
+        format!("ended after {seconds} s ({setting}): {}", said(status))
     }
 }
 
@@ -163,7 +237,7 @@ fn wait_for(out: &Option<impl AsFd>, err: &Option<impl AsFd>) {
 }
 
 /// Reads what is there, without waiting, and closes the pipe at its end.
-fn pass<P: Read + AsFd>(pipe: &mut Option<P>, output: &mut Vec<u8>) {
+fn pass<P: Read + AsFd>(pipe: &mut Option<P>, output: &mut Vec<u8>, keep: Keep) {
     let mut part = [0; 4096];
     // A program that never stops writing is looked at again after this.
     for _ in 0..64 {
@@ -179,8 +253,13 @@ fn pass<P: Read + AsFd>(pipe: &mut Option<P>, output: &mut Vec<u8>) {
         match open.read(&mut part) {
             Ok(0) | Err(_) => *pipe = None,
             Ok(read) => {
-                let room = MOST_OUTPUT.saturating_sub(output.len());
+                let room = match keep {
+                    Keep::Beginning => MOST_OUTPUT.saturating_sub(output.len()),
+                    Keep::End => read,
+                };
                 output.extend_from_slice(&part[..read.min(room)]);
+                let over = output.len().saturating_sub(MOST_OUTPUT);
+                output.drain(..over);
             }
         }
     }
@@ -192,14 +271,6 @@ fn said(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
-}
-
-fn timed_out(limit: Duration, status: ExitStatus) -> String {
-    let seconds = limit.as_secs();
-    format!(
-        "ended after {seconds} s (receive.run_timeout): {}",
-        said(status)
-    )
 }
 
 #[cfg(test)]
@@ -215,6 +286,8 @@ mod tests {
             environment: vec![("HANDOUT_PATH", "/in/a b".into())],
             folder: None,
             timeout,
+            setting: "receive.run_timeout",
+            confined: None,
         }
         .run()
     }
@@ -251,9 +324,59 @@ mod tests {
             environment: Vec::new(),
             folder: None,
             timeout: Duration::from_secs(1),
+            setting: "receive.run_timeout",
+            confined: None,
         }
         .run();
         assert!(ended.how.contains("could not be started"), "{}", ended.how);
+    }
+
+    #[test]
+    fn one_that_works_for_somebody_else_has_no_more_room_time_and_secrets_than_it_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out");
+        let run = |script: &str, most: u64, timeout: u64, stops: bool| {
+            let _ = std::fs::remove_file(&output);
+            Program {
+                program: "/bin/sh".to_owned(),
+                arguments: ["-c", script, "sh", output.to_str().unwrap()]
+                    .iter()
+                    .map(OsString::from)
+                    .collect(),
+                environment: Vec::new(),
+                folder: Some(folder.path().to_owned()),
+                timeout: Duration::from_secs(timeout),
+                setting: "provider.timeout",
+                confined: Some(Confined {
+                    output: (output.clone(), most),
+                    stops: Arc::new(AtomicBool::new(stops)),
+                }),
+            }
+            .run()
+        };
+        let told = run("env; echo hidden >&2; echo x > \"$1\"", 100, 60, false);
+        assert_eq!(told.code, Some(0), "{}", told.output);
+        // Cargo sets this one for tests.
+        assert!(
+            !told.output.contains("CARGO_MANIFEST_DIR"),
+            "{}",
+            told.output
+        );
+        assert!(told.output.contains("PATH=") && told.output.contains("hidden"));
+        let end = run("yes | head -c 9000; echo; echo the end", 100, 60, false);
+        assert!(end.output.ends_with("the end"), "{}", end.output);
+        assert!(end.output.len() <= 6 * MOST_OUTPUT, "escaped at most");
+        let large = run("yes > \"$1\"", 1_000_000, 60, false);
+        assert!(
+            large.how.contains("more than 1000000 bytes"),
+            "{}",
+            large.how
+        );
+        let late = run("sleep 600", 100, 1, false);
+        assert!(late.how.contains("provider.timeout"), "{}", late.how);
+        assert!(late.took < Duration::from_secs(20));
+        let unwanted = run("sleep 600", 100, 60, true);
+        assert!(unwanted.how.contains("nobody waits"), "{}", unwanted.how);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,10 @@ use tracing::{error, warn};
 use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
+use crate::net::link::{self, LinkOptions, RelayOptions};
+use crate::net::rendezvous::{Server, mail};
 use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::invite::Secret;
@@ -32,8 +35,10 @@ use crate::store::{BroadcastState, Renewed, Store, StoreError};
 use super::api::{Event, Request, exit};
 use super::control::{self, EVENTS};
 use super::coordinator::{
-    Ask, ContextMaker, Coordinator, Farewell, KioskStart, Loaded, judge_clock,
+    Ask, ContextMaker, Coordinator, Farewell, IsMeant, IsReachable, KioskStart, Loaded, PathTo,
+    Unvouch, Vouch, judge_clock,
 };
+use super::dht::{self, Notes};
 use super::discovery::{Discovery, Goodbye};
 use super::health::{Health, Vitals};
 use super::manager::{self, Heart};
@@ -41,7 +46,7 @@ use super::metrics::Metrics;
 use super::peer::{Live, PeerContext, random, unix_now};
 use super::signaling::{ReportTo, Signaling};
 use super::telling::{self, Telling};
-use super::{network, store};
+use super::{network, provider, store};
 
 /// Proofs remembered at once: at five minutes each, over 200 offers a second.
 const REPLAY_CAPACITY: usize = 65_536;
@@ -94,6 +99,12 @@ pub enum StartError {
         /// What is wrong with it.
         fault: String,
     },
+    /// The rendezvous that the settings name cannot be used.
+    #[error("the rendezvous of the settings cannot be used: {fault}")]
+    Rendezvous {
+        /// What is wrong.
+        fault: String,
+    },
     /// The system gave no threads or sockets.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -108,7 +119,7 @@ impl StartError {
     /// The exit code that tells of it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Secret { .. } => exit::USAGE,
+            Self::Secret { .. } | Self::Rendezvous { .. } => exit::USAGE,
             Self::Store(error) => store::code_of(error),
             _ => exit::ERROR,
         }
@@ -118,6 +129,7 @@ impl StartError {
 /// A running node, for whoever asks things of it in this process.
 #[derive(Clone)]
 pub struct Node {
+    id: DeviceId,
     pub(super) coordinator: Addr<Coordinator>,
     settings: watch::Receiver<Arc<Settings>>,
     vitals: Arc<Vitals>,
@@ -145,9 +157,15 @@ impl Node {
 
     /// Passes a request to whoever answers it.
     pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
-        let Request::Health = request else {
-            return self.coordinator.do_send(Ask { request, reply });
-        };
+        match request {
+            Request::Health => {}
+            Request::Fetch(fetching) => {
+                let (node, on) = (self.clone(), self.data_plane());
+                on.spawn(provider::fetch(node, fetching, reply));
+                return;
+            }
+            request => return self.coordinator.do_send(Ask { request, reply }),
+        }
         // Not through the coordinator, which may be what does not answer.
         let vitals = Arc::clone(&self.vitals);
         tokio::spawn(async move {
@@ -159,6 +177,50 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Who we are.
+    pub fn device_id(&self) -> &DeviceId {
+        &self.id
+    }
+
+    /// The runtime of links and files.
+    pub fn data_plane(&self) -> &tokio::runtime::Handle {
+        self.heart.data_plane()
+    }
+
+    /// How the link to a device goes, where there is one.
+    pub async fn path_to(&self, device: &DeviceId) -> Option<link::Path> {
+        let asked = self.coordinator.send(PathTo(device.clone())).await;
+        asked.ok().flatten()
+    }
+
+    /// Whether a device has a link, or can be written to at the rendezvous.
+    pub async fn is_reachable(&self, device: &DeviceId) -> bool {
+        let asked = self.coordinator.send(IsReachable(device.clone())).await;
+        asked.unwrap_or(false)
+    }
+
+    /// Whether one of these words means a device: its id, a name that this side has given it, or a
+    /// group.
+    pub async fn is_meant(&self, device: &DeviceId, by: Vec<String>) -> bool {
+        let device = device.clone();
+        let asked = self.coordinator.send(IsMeant { device, by }).await;
+        asked.unwrap_or(false)
+    }
+
+    /// Lets a device in for one purpose and a time.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn vouch(&self, vouch: Vouch) -> Result<(), String> {
+        let vouched = self.coordinator.send(vouch).await;
+        vouched.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// That purpose is over.
+    pub fn unvouch(&self, device: DeviceId) {
+        self.coordinator.do_send(Unvouch(device));
     }
 
     /// Whether the process does what it is for.
@@ -285,6 +347,10 @@ where
     }
     let store = store::start(opened);
     let metrics = Arc::new(Metrics::new());
+    let server = match mode {
+        Mode::Offline => None,
+        _ => rendezvous(&settings)?,
+    };
     let make_context = signaling.clone().map(|signaling| -> ContextMaker {
         let (settings, identity) = (Arc::clone(&settings), identity.clone());
         let data_plane = data_plane.clone();
@@ -296,9 +362,11 @@ where
                 signaling,
                 port,
                 coordinator,
+                server,
             ))
         })
     });
+    let own_identity = identity.clone();
     let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
         changing,
@@ -331,6 +399,14 @@ where
             }));
         }
     }
+    let noting = (settings.dht.enabled && mode != Mode::Offline).then(|| {
+        data_plane.spawn(dht::attend(Notes {
+            identity: own_identity,
+            port,
+            settings: followed.clone(),
+            coordinator: coordinator.downgrade(),
+        }))
+    });
     let vitals = Arc::new(Vitals {
         coordinator: coordinator.clone(),
         store: store.clone(),
@@ -340,6 +416,7 @@ where
         metrics,
         last: tokio::sync::Mutex::new(None),
     });
+    let id_of_node = ours.clone();
     let receives = settings.receive.enabled && mode != Mode::Offline;
     let listening = Event::Listening {
         device_id: ours,
@@ -350,6 +427,7 @@ where
     let heart = Heart::new(coordinator.clone(), store.clone(), data_plane.clone());
     let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
+        id: id_of_node,
         heart,
         coordinator: coordinator.clone(),
         settings: followed,
@@ -370,6 +448,9 @@ where
             exit::ERROR
         }
     };
+    if let Some(noting) = noting {
+        noting.abort();
+    }
     if let Some(attending) = attending {
         attending.abort();
         manager::stopping();
@@ -513,6 +594,48 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
     })
 }
 
+/// The rendezvous that the settings name.
+///
+/// # Errors
+/// [`StartError::Rendezvous`] where it can be none.
+pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
+    let meeting = &settings.rendezvous;
+    let (Some(url), Some(token_file)) = (&meeting.url, &meeting.token_file) else {
+        return Ok(None);
+    };
+    let told = |path: &Path, error: io::Error| StartError::Rendezvous {
+        fault: format!("{}: {error}", path.display()),
+    };
+    let ca = meeting.ca_file.as_deref();
+    let ca = ca.map(|path| std::fs::read(path).map_err(|error| told(path, error)));
+    let server = Server::new(url, token_file, ca.transpose()?.as_deref());
+    server.map(Some).map_err(|error| StartError::Rendezvous {
+        fault: error.to_string(),
+    })
+}
+
+/// The STUN and TURN servers that a link beyond the LAN would ask now: those of the settings, and
+/// those that the rendezvous names, or why it names none.
+pub async fn path_helpers(settings: &Settings) -> (Vec<IceServer>, Option<String>) {
+    let (told, fault) = match rendezvous(settings) {
+        Ok(None) => (Vec::new(), None),
+        Ok(Some(server)) => match server.ice_servers().await {
+            Ok(told) => (told.usable(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        },
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    (network::ice_servers(settings, &told), fault)
+}
+
+/// What a link that asks only this server is made with.
+pub fn link_options_for(settings: &Settings, server: IceServer) -> LinkOptions {
+    LinkOptions {
+        ice: vec![server],
+        ..network::link_options(settings)
+    }
+}
+
 fn signaling_limits(settings: &Settings) -> Limits {
     let signaling = &settings.signaling;
     Limits {
@@ -531,7 +654,14 @@ fn peer_context(
     signaling: Addr<Signaling>,
     port: u16,
     coordinator: WeakAddr<Coordinator>,
+    server: Option<Server>,
 ) -> PeerContext {
+    let (name, meeting) = (settings.device.name.clone(), &settings.rendezvous);
+    let relay = server.clone().filter(|_| meeting.relay);
+    let relay = relay.map(|server| RelayOptions { server });
+    let registered = server.filter(|_| meeting.register);
+    let registered = registered.map(|at| mail::start(at, identity.clone(), name, &data_plane));
+    let (mail, events) = registered.unzip();
     PeerContext {
         identity,
         rotations,
@@ -542,6 +672,10 @@ fn peer_context(
         receptions: Receptions::default(),
         upload: Pacer::default(),
         download: Pacer::default(),
+        mail_events: Mutex::new(events),
+        mail,
+        relay,
+        ice: Mutex::default(),
         replay: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
         data_plane,
         signaling,

@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over loopback: what a panic costs, and what does not.
 
+mod dht;
 mod plans;
 mod policy;
 mod turns;
@@ -55,7 +56,13 @@ struct Receiver {
 
 impl Receiver {
     fn start(folder: &Path, sender: &DeviceId) -> Self {
-        let settings = settings(folder, &[("trust.authorized", sender.to_string())]);
+        Self::start_with(folder, sender, &[])
+    }
+
+    fn start_with(folder: &Path, sender: &DeviceId, more: &[(&str, String)]) -> Self {
+        let mut all = vec![("trust.authorized", sender.to_string())];
+        all.extend(more.iter().cloned());
+        let settings = settings(folder, &all);
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde_json::Value as Json;
 
 use crate::config;
 use crate::protocol::allowance::{Priority, Share};
 use crate::protocol::id::DeviceId;
+use crate::protocol::provider::is_name;
+use crate::protocol::rendezvous::ClientType;
 use crate::protocol::roles::{Roles, UnknownRole};
 
 /// Gives files to a whole room: one device sends, many authorized devices receive.
@@ -62,6 +65,10 @@ pub enum Verb {
     Run,
     /// Receive until stopped
     Receive(Receive),
+    /// Give data to whoever asks for it at a rendezvous, until stopped
+    Provide(Provide),
+    /// Ask for data at a rendezvous, and receive it
+    Request(Request),
     /// Send files and folders, and wait until everyone has them
     Send(Send),
     /// Give files back to the device that handed something out, into a folder of your own there
@@ -130,6 +137,12 @@ pub enum Verb {
     },
     /// What stands in the way on this machine and network, and what to do about it
     Doctor(Doctor),
+    /// Be a server on which devices of different networks, and other programs, meet; until stopped
+    Rendezvous {
+        /// What else there is to do
+        #[command(subcommand)]
+        what: Option<RendezvousVerb>,
+    },
     /// The settings
     #[command(subcommand)]
     Config(Config),
@@ -176,6 +189,79 @@ pub struct Receive {
     /// from $HANDOUT_PIN where that is set, else from stdin
     #[arg(long, value_name = "DEVICE", conflicts_with = "invite")]
     pub pin: Option<String>,
+}
+
+/// At which rendezvous, and as whom.
+#[derive(Debug, Args)]
+pub struct At {
+    /// The rendezvous: https://HOST[:PORT][/PATH]; changes rendezvous.url
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The file with the token that says who we are there; changes rendezvous.token_file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Deal with clients that cannot prove who they are: nothing that they say or send is verified
+    #[arg(long)]
+    pub plain: bool,
+}
+
+impl At {
+    /// Whether they name a rendezvous, or who we are there.
+    pub fn is_given(&self) -> bool {
+        self.url.is_some() || self.token_file.is_some()
+    }
+
+    /// What these options change in the settings.
+    pub fn overrides(&self) -> Result<Vec<(String, String)>, String> {
+        let mut overrides = Vec::new();
+        if let Some(url) = &self.url {
+            overrides.push(("rendezvous.url".to_owned(), url.clone()));
+        }
+        if let Some(file) = &self.token_file {
+            let file = path_text("--token-file", file)?;
+            overrides.push(("rendezvous.token_file".to_owned(), file));
+        }
+        Ok(overrides)
+    }
+}
+
+/// `provide`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is given is what the config file describes with [[provider]]; where it \
+                  describes nothing, the built-in spectrum and signal."
+)]
+pub struct Provide {
+    /// At which rendezvous, and as whom
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// `request`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 it is here, 1 it did not come, 2 usage or wrong parameters, 4 the rendezvous does not let us, 5 \
+                  nobody provides it, 7 disk or policy."
+)]
+pub struct Request {
+    /// What is asked for, such as spectrum
+    #[arg(value_name = "TYPE")]
+    pub request_type: String,
+    /// A parameter; may be repeated. Numbers, true and false are sent as such; NAME='"7"' is a text
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    pub param: Vec<(String, Json)>,
+    /// How long to wait for somebody who provides it: 30s, 2m
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub wait: Duration,
+    /// The folder that it goes into, instead of the one where all goes
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Take it from this device alone
+    #[arg(long, value_name = "DEVICE_ID")]
+    pub from: Option<DeviceId>,
+    /// At which rendezvous, and as whom
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// `pair`
@@ -239,6 +325,27 @@ pub enum Invites {
         /// Its id, or the beginning of that; or all
         id: String,
     },
+}
+
+/// `rendezvous token`
+#[derive(Debug, Subcommand)]
+pub enum RendezvousVerb {
+    /// Make a token for a user of this rendezvous, on stdout
+    Token(NewToken),
+}
+
+/// `rendezvous token`
+#[derive(Debug, Args)]
+pub struct NewToken {
+    /// Whose it is: a name of at most 128 bytes
+    #[arg(long, value_name = "NAME")]
+    pub subject: String,
+    /// What they may do: 1 provides data, 2 asks for data, device (3) is a Handout device
+    #[arg(long, value_name = "1|2|device", value_parser = client_type)]
+    pub client_type: ClientType,
+    /// For how long
+    #[arg(long = "for", default_value = "12h", value_name = "TIME", value_parser = duration)]
+    pub life: Duration,
 }
 
 /// `send`
@@ -524,6 +631,29 @@ fn setting(text: &str) -> Result<(String, String), String> {
             Ok((key.trim().to_owned(), value.to_owned()))
         }
         _ => Err("it must be KEY=VALUE, such as device.name=alpha".to_owned()),
+    }
+}
+
+fn parameter(text: &str) -> Result<(String, Json), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err("it must be NAME=VALUE, such as sample_rate=1000000".to_owned());
+    };
+    if !is_name(name) {
+        return Err(format!("{name:?} cannot be the name of a parameter"));
+    }
+    let json = match serde_json::from_str(value) {
+        Ok(json @ (Json::Number(_) | Json::Bool(_) | Json::String(_))) => json,
+        _ => Json::String(value.to_owned()),
+    };
+    Ok((name.to_owned(), json))
+}
+
+fn client_type(text: &str) -> Result<ClientType, String> {
+    match text {
+        "1" => Ok(ClientType::Provider),
+        "2" => Ok(ClientType::Requester),
+        "3" | "device" => Ok(ClientType::Device),
+        _ => Err("it must be 1, 2 or device".to_owned()),
     }
 }
 

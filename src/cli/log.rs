@@ -148,13 +148,16 @@ fn raised(level: LogLevel, verbose: u8) -> LogLevel {
 }
 
 /// Everything else than this program logs warnings at most, or the output would be useless. The
-/// WebRTC crates warn on every connection of what is in order, so they only do where a person
-/// looks for a cause.
+/// WebRTC crates warn on every connection of what is in order, and the HTTP crate of whatever
+/// strangers send that is none, so they only do where a person looks for a cause.
 fn directives(level: LogLevel) -> String {
     match level {
         LogLevel::Off | LogLevel::Error | LogLevel::Trace => level.as_str().to_owned(),
         LogLevel::Warn | LogLevel::Info => {
-            format!("warn,rtc=error,webrtc=error,handout={}", level.as_str())
+            format!(
+                "warn,rtc=error,webrtc=error,actix_http=off,handout={}",
+                level.as_str()
+            )
         }
         LogLevel::Debug => "warn,handout=debug".to_owned(),
     }
@@ -230,7 +233,10 @@ mod tests {
         assert_eq!(directives(LogLevel::Debug), "warn,handout=debug");
         assert_eq!(directives(LogLevel::Error), "error");
         let usual = directives(LogLevel::Warn);
-        assert_eq!(usual, "warn,rtc=error,webrtc=error,handout=warn");
+        assert_eq!(
+            usual,
+            "warn,rtc=error,webrtc=error,actix_http=off,handout=warn"
+        );
         assert_eq!(directives(LogLevel::Trace), "trace");
     }
 }

@@ -16,9 +16,12 @@ mod manner;
 mod pair;
 mod peers;
 mod prompt;
+mod provide;
 mod receive;
 mod reload;
+mod rendezvous;
 mod report;
+mod request;
 mod run;
 mod screen;
 mod send;
@@ -119,8 +122,18 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     if let Verb::Receive(options) = &verb {
         overrides.extend(receive::overrides(options).map_err(Failure::Usage)?);
     }
+    match &verb {
+        Verb::Provide(options) => overrides.extend(options.at.overrides().map_err(Failure::Usage)?),
+        Verb::Request(options) => {
+            overrides.extend(request::overrides(options).map_err(Failure::Usage)?);
+        }
+        _ => {}
+    }
     let settings = settings(&verb, &global, &overrides, screen)?;
-    let serves = matches!(verb, Verb::Run | Verb::Receive(_));
+    let serves = matches!(
+        verb,
+        Verb::Run | Verb::Receive(_) | Verb::Provide(_) | Verb::Rendezvous { what: None }
+    );
     log::start(&settings.log, global.verbose, screen, serves);
     // Whoever asks or decides something has not come to hear of the file.
     for warning in settings.warnings().iter().filter(|_| serves) {
@@ -134,6 +147,8 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
     match verb {
         Verb::Run => run::run(&context),
         Verb::Receive(options) => receive::run(&context, &options),
+        Verb::Provide(options) => provide::run(&context, &options),
+        Verb::Request(options) => request::run(&context, &options),
         Verb::Send(options) => send::run(&context, &options),
         Verb::HandIn(options) => send::hand_in(&context, &options),
         Verb::Demo(options) => demo::run(&context, &options),
@@ -159,6 +174,7 @@ fn perform(cli: Cli, screen: &Screen) -> Result<u8, Failure> {
         Verb::Refuse(which) => steer::refuse(&context, which),
         Verb::Reload => steer::reload(&context),
         Verb::Doctor(options) => doctor::run(&context, &options),
+        Verb::Rendezvous { what } => rendezvous::run(&context, what),
         Verb::Config(_) => config::show(&context),
         // Both need no settings and were done above.
         Verb::Completions { .. } | Verb::Man { .. } => Ok(exit::OK),

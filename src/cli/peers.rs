@@ -183,6 +183,7 @@ mod tests {
             groups: vec!["class".to_owned()],
             why: "by a person".to_owned(),
             expires: None,
+            path: None,
             connected: true,
             verified: false,
             introduced: vec![],

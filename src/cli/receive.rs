@@ -11,6 +11,7 @@ use super::args::{Receive, path_text};
 use super::bars::Bars;
 use super::pair::by_pin;
 use super::prompt;
+use super::provide;
 use super::reload;
 use super::screen::Screen;
 use super::session::{Context, Interrupts, View, ask_service, follow_until, node, show, unread};
@@ -94,7 +95,7 @@ pub fn serve(
     comes_in: Option<Request>,
 ) -> Result<u8, Failure> {
     let screen = context.screen.clone();
-    let api = context.settings.api.clone();
+    let (api, settings) = (context.settings.api.clone(), context.settings.clone());
     node(context, mode, move |node| async move {
         let interrupts = match mode {
             Mode::Run => reload::follow(&node).and_then(|()| Interrupts::of_service()),
@@ -135,6 +136,10 @@ pub fn serve(
             if let Err(error) = show(&mut view, &screen, &event) {
                 return unread(&error, &screen, exit::OK);
             }
+        }
+        if mode == Mode::Run && !settings.providers.is_empty() && settings.rendezvous.url.is_some()
+        {
+            provide::beside(&node, settings);
         }
         let events = match comes_in {
             Some(request) => joining(events, node.ask(request)),

@@ -189,7 +189,10 @@ pub fn is_closed(error: &io::Error) -> bool {
 /// The view hears it in both cases, for what it finds out; it writes where people read only.
 pub fn show(view: &mut impl View, screen: &Screen, event: &Event) -> io::Result<()> {
     if screen.is_json() {
-        screen.object(event)?;
+        match event {
+            Event::Fetching { what } => screen.object(what)?,
+            event => screen.object(event)?,
+        }
     } else if let Event::Error { message } = event {
         screen.error(&crate::protocol::names::printable(message));
     }

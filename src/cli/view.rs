@@ -214,6 +214,10 @@ pub fn notice(event: &Event) -> Option<String> {
             "HTTP API: {url}, with the token in {}",
             crate::protocol::names::printable(&token_file.to_string_lossy())
         ),
+        Event::Rendezvous { reason: None } => "at the rendezvous".to_owned(),
+        Event::Rendezvous {
+            reason: Some(reason),
+        } => format!("not at the rendezvous: {}", foreign(reason, MAX_TEXT)),
         Event::Note { text } => foreign(text, MAX_TEXT),
         _ => return None,
     })

@@ -14,7 +14,7 @@ use super::limits;
 use super::receive;
 use super::surroundings::Surroundings;
 use super::tables::{ITEMS, List};
-use super::{broadcasts::BROADCASTS, groups::GROUPS};
+use super::{broadcasts::BROADCASTS, groups::GROUPS, providers::PROVIDERS};
 
 /// The defaults, with a comment for every key.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -23,7 +23,7 @@ pub(super) const DEFAULT_ORIGIN: &str = "the defaults";
 /// What a value from the command line names as its origin.
 pub(super) const COMMAND_LINE: &str = "the command line";
 /// The lists that stand at the top of a file.
-const LISTS: [&List; 2] = [&GROUPS, &BROADCASTS];
+const LISTS: [&List; 3] = [&GROUPS, &BROADCASTS, &PROVIDERS];
 /// Lists of tables within sections, which have no default and stand in a file only.
 const RULES: [&List; 2] = [&receive::LIST, &limits::LIST];
 const PREFIX: &str = "HANDOUT_";
@@ -73,7 +73,7 @@ impl Known {
     }
 
     fn unknown(&self, origin: &str, key: &str) -> ConfigError {
-        let last = key.split_once('.').map_or(key, |(_, last)| last);
+        let last = key.rsplit_once('.').map_or(key, |(_, last)| last);
         let lists = LISTS.iter().chain(&RULES);
         let lists = lists.map(|list| list.name.to_owned());
         let names = self.keys().chain(self.0.keys().cloned()).chain(lists);
@@ -118,14 +118,22 @@ pub(super) fn defaults() -> (Layer, Known) {
     let (tables, slips) = document::parse(DEFAULT_ORIGIN, DEFAULTS);
     debug_assert_eq!(slips, [], "the embedded defaults are TOML");
     let mut layer = Layer::default();
-    let mut known = BTreeMap::new();
-    for (section, value) in tables {
+    let mut known = BTreeMap::<_, BTreeSet<_>>::new();
+    let mut sections = Vec::from_iter(tables);
+    while let Some((section, value)) = sections.pop() {
         let ValueKind::Table(table) = value.kind else {
             unreachable!("the embedded defaults consist of sections, as a test shows")
         };
-        known.insert(section.clone(), table.keys().cloned().collect());
+        let keys = known.entry(section.clone()).or_default();
         for (key, value) in table {
-            layer.put(&section, &key, DEFAULT_ORIGIN, value.kind);
+            match value.kind {
+                // No setting is a table, so it is a section within this one.
+                ValueKind::Table(_) => sections.push((format!("{section}.{key}"), value)),
+                kind => {
+                    keys.insert(key.clone());
+                    layer.put(&section, &key, DEFAULT_ORIGIN, kind);
+                }
+            }
         }
     }
     (layer, Known(known))
@@ -178,7 +186,9 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
         origin: slip.place.to_string(),
         message: slip.message,
     }));
-    for (section, value) in BTreeMap::from_iter(tables) {
+    // Sections within sections come into their places as they are found.
+    let mut sections = BTreeMap::from_iter(tables);
+    while let Some((section, value)) = sections.pop_first() {
         let origin = value.origin().unwrap_or_default().to_owned();
         if let Some(list) = LISTS.iter().find(|list| list.name == section) {
             let items = list.items_of(&value, errors);
@@ -194,6 +204,8 @@ pub(super) fn file(path: &Path, text: &str, known: &Known, errors: &mut Vec<Conf
                     if let Some(list) = RULES.iter().find(|list| list.name == name) {
                         let rules = list.items_of(&value, errors);
                         layer.put(&section, &key, &origin, rules);
+                    } else if known.0.contains_key(&name) {
+                        sections.insert(name, value);
                     } else if known.has(&section, &key) {
                         let kind = match value.kind {
                             // Layers are merged table by table; no setting is one.
@@ -230,7 +242,7 @@ pub(super) fn environment(
             continue;
         };
         let rest = rest.to_ascii_lowercase();
-        let Some((section, key)) = rest.split_once("__") else {
+        let Some((section, key)) = rest.rsplit_once("__") else {
             let meant = known.keys().find(|key| key.replace('.', "_") == rest);
             if let Some(meant) = meant {
                 errors.push(ConfigError::UnknownKey {
@@ -241,6 +253,7 @@ pub(super) fn environment(
             }
             continue;
         };
+        let section = &*section.replace("__", ".");
         let dotted = format!("{section}.{key}");
         if !known.has(section, key) {
             errors.push(known.unknown(name, &dotted));
@@ -268,7 +281,7 @@ pub(super) fn command_line(
 ) -> Layer {
     let mut layer = Layer::default();
     for (key, value) in overrides {
-        match key.split_once('.') {
+        match key.rsplit_once('.') {
             Some((section, name)) if known.has(section, name) => {
                 let kind = ValueKind::String(value.clone());
                 layer.put(section, name, COMMAND_LINE, kind);

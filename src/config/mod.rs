@@ -5,6 +5,7 @@
 
 mod api;
 mod broadcasts;
+mod dht;
 mod document;
 mod doubts;
 mod error;
@@ -13,15 +14,19 @@ mod hand_in;
 mod kiosk;
 mod layers;
 mod limits;
+mod meeting;
 mod notify;
 mod on_disk;
+mod providers;
 mod reader;
 mod receive;
+mod rendezvous;
 mod renewal;
 mod settings;
 mod shapes;
 mod surroundings;
 mod tables;
+mod turn;
 mod units;
 
 #[cfg(test)]
@@ -33,18 +38,23 @@ use std::path::{Path, PathBuf};
 
 pub use api::ApiAddress;
 pub use broadcasts::BroadcastRule;
+pub use dht::{DhtSettings, HostPort};
 pub use error::{ConfigError, Place, Warning};
 pub use groups::GroupRule;
 pub use hand_in::HandIn;
 pub use kiosk::{Kiosk, KioskPin};
 pub use limits::{LimitRule, LimitSettings};
+pub use meeting::Meeting;
 pub use notify::{Notify, Occasion};
+pub use providers::{Origin, ProviderRule};
 pub use receive::Receive;
+pub use rendezvous::{Database, RendezvousServe};
 pub use renewal::Change;
 pub use settings::{
     Api, AuditSettings, Device, Discovery, Log, LogFormat, LogLevel, NetworkSettings, Settings,
     Signaling, State, SwarmSettings, Transfer, Trust,
 };
+pub use turn::{Ports, TurnServe};
 pub use units::{Authorized, Interface, Network, StaticPeer};
 pub(crate) use units::{duration, rate, size};
 

@@ -10,6 +10,7 @@ use rustix::fs::{Access, access};
 
 use super::broadcasts::BROADCASTS;
 use super::kiosk::KioskPin;
+use super::providers::PROVIDERS;
 use super::reader::Reader;
 use super::receive::LIST as RULES;
 use super::settings::Settings;
@@ -44,8 +45,14 @@ fn secrets(settings: &Settings, r: &mut Reader<'_>) {
         Some(_) => None,
     };
     type Check<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
-    let (notify, kiosk) = (&settings.notify, &settings.kiosk);
-    let used: [(_, _, _, Check<'_>); 3] = [
+    let (notify, kiosk, meeting) = (&settings.notify, &settings.kiosk, &settings.rendezvous);
+    let used: [(_, _, _, Check<'_>); 4] = [
+        (
+            "rendezvous.token_file",
+            &meeting.token_file,
+            meeting.url.is_some(),
+            &any,
+        ),
         (
             "notify.secret_file",
             &notify.secret_file,
@@ -212,6 +219,12 @@ fn programs(settings: &Settings, r: &mut Reader<'_>) {
         let program = rule.changes.run.as_ref().and_then(|run| run.first());
         if let Some(text) = program.and_then(program_fault) {
             table.doubt(r, "run", text);
+        }
+    }
+    for table in PROVIDERS.tables(r) {
+        let program = table.texts("command").into_iter().next();
+        if let Some(text) = program.as_ref().and_then(program_fault) {
+            table.doubt(r, "command", text);
         }
     }
 }

@@ -7,17 +7,23 @@ use std::time::Duration;
 
 use super::api::ApiAddress;
 use super::broadcasts::{self, BroadcastRule};
+use super::dht::DhtSettings;
 use super::error::Warning;
 use super::groups::{self, GroupRule};
 use super::hand_in::HandIn;
 use super::kiosk::Kiosk;
 use super::limits::LimitSettings;
+use super::meeting::Meeting;
 use super::notify::Notify;
+use super::providers::{self, ProviderRule};
 use super::reader::Reader;
 use super::receive::Receive;
+use super::rendezvous::RendezvousServe;
 use super::surroundings::Surroundings;
+use super::turn::TurnServe;
 use super::units::{Authorized, Interface, Network, StaticPeer, is_name};
 use super::{Loaded, Setting};
+use crate::protocol::ice::{IceKind, IceUrl, MAX_SERVERS};
 use crate::protocol::id::DeviceId;
 use crate::protocol::negotiation::Initiator;
 use crate::protocol::peers::DeviceType;
@@ -69,6 +75,14 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// HTTP, for other programs of this machine.
     pub api: Api,
+    /// Meeting devices of other networks.
+    pub rendezvous: Meeting,
+    /// Being a rendezvous.
+    pub rendezvous_serve: RendezvousServe,
+    /// A STUN and TURN server beside that.
+    pub turn: TurnServe,
+    /// Finding devices of other networks without a server.
+    pub dht: DhtSettings,
     /// Telling people.
     pub notify: Notify,
     /// What is written to stderr.
@@ -77,6 +91,8 @@ pub struct Settings {
     pub groups: Vec<GroupRule>,
     /// Broadcasts that the file describes.
     pub broadcasts: Vec<BroadcastRule>,
+    /// What is given to whoever asks for it at the rendezvous.
+    pub providers: Vec<ProviderRule>,
     pub(super) described: Vec<Setting>,
     pub(super) warnings: Vec<Warning>,
     pub(super) loaded: Loaded,
@@ -155,6 +171,12 @@ section! {
         loopback: bool,
         /// Networks besides on-link ones from which candidates are taken.
         networks: Vec<Network>,
+        /// STUN and TURN servers, for devices that are on no network of ours.
+        ice_servers: Vec<IceUrl>,
+        /// The name that the TURN servers among them know us by.
+        ice_username: String,
+        /// The file with the secret that goes with it.
+        ice_credential_file: Option<PathBuf>,
         /// UDP socket buffers, in bytes.
         udp_buffer: u64,
         /// Bytes in an SCTP packet.
@@ -389,6 +411,10 @@ impl Settings {
                 keep: r.number("audit.keep", 1..=1000),
             },
             api: Api::read(r),
+            rendezvous: Meeting::read(r),
+            rendezvous_serve: RendezvousServe::read(r, &state_dir),
+            turn: TurnServe::read(r),
+            dht: DhtSettings::read(r),
             notify: Notify::read(r),
             log: Log {
                 level: r.choice(
@@ -405,6 +431,7 @@ impl Settings {
             },
             groups: groups::read(r),
             broadcasts: broadcasts::read(r, &state_dir),
+            providers: providers::read(r),
             described: Vec::new(),
             warnings: Vec::new(),
             loaded: Loaded::default(),
@@ -486,10 +513,37 @@ impl Api {
 
 impl NetworkSettings {
     fn read(r: &mut Reader<'_>) -> Self {
+        let addresses = r.list("network.addresses", "IPv4 or IPv6 addresses");
+        let loopback = r.boolean("network.loopback");
+        let networks = r.list("network.networks", "networks such as 10.20.0.0/16");
+        let ice_servers: Vec<IceUrl> = r.list(
+            "network.ice_servers",
+            "\"stun:host:port\" or \"turn:host:port\" (over UDP)",
+        );
+        let needs_credential = ice_servers.iter().any(|url| url.kind == IceKind::Turn);
+        if ice_servers.len() > MAX_SERVERS {
+            let text = format!("only the first {MAX_SERVERS} are asked");
+            r.warn_of("network.ice_servers", text);
+        }
+        let ice_username = r.text_or(
+            "network.ice_username",
+            "at most 128 visible ASCII characters",
+            |name| name.len() <= 128 && name.bytes().all(|b| b.is_ascii_graphic()),
+            |_| String::new(),
+        );
+        let ice_credential_file = r.path("network.ice_credential_file");
+        if needs_credential && (ice_username.is_empty() || ice_credential_file.is_none()) {
+            let text = "TURN servers refuse who has no network.ice_username and \
+                        network.ice_credential_file";
+            r.warn_of("network.ice_servers", text);
+        }
         Self {
-            addresses: r.list("network.addresses", "IPv4 or IPv6 addresses"),
-            loopback: r.boolean("network.loopback"),
-            networks: r.list("network.networks", "networks such as 10.20.0.0/16"),
+            addresses,
+            loopback,
+            networks,
+            ice_servers,
+            ice_username,
+            ice_credential_file,
             udp_buffer: r.size("network.udp_buffer", 64 * KIB..=256 * MIB),
             mtu: r.number("network.mtu", 1191..=1435),
             window_max: r.size("network.window_max", 64 * KIB..=64 * MIB),

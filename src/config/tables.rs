@@ -202,6 +202,55 @@ impl Table {
         });
     }
 
+    /// A value as it is written.
+    pub(super) fn raw(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
+    /// Notes a value within the table, for showing.
+    pub(super) fn note(&self, r: &mut Reader<'_>, key: &str, value: &Value) {
+        let any = Shape::new("", |_| Some(()));
+        let _ = r.check(self.list.key_of(self.number, key).into(), value, &any);
+    }
+
+    /// Notes a mistake in a value within the table.
+    pub(super) fn wrong_at(
+        &self,
+        r: &mut Reader<'_>,
+        value: &Value,
+        key: &str,
+        allowed: &str,
+        got: &str,
+    ) {
+        r.errors.push(ConfigError::WrongValue {
+            origin: value.origin().unwrap_or(&self.origin).to_owned(),
+            key: self.list.key_of(self.number, key),
+            allowed: allowed.to_owned(),
+            got: got.to_owned(),
+            nearest: None,
+        });
+    }
+
+    /// Notes a key within the table that there is not.
+    pub(super) fn unknown_at(
+        &self,
+        r: &mut Reader<'_>,
+        value: &Value,
+        key: &str,
+        meant: Option<String>,
+    ) {
+        r.errors.push(ConfigError::UnknownKey {
+            origin: value.origin().unwrap_or(&self.origin).to_owned(),
+            key: self
+                .list
+                .key_of(self.number, key)
+                .chars()
+                .take(80)
+                .collect(),
+            nearest: meant.map(|meant| self.list.key_of(self.number, &meant)),
+        });
+    }
+
     /// Notes a mistake.
     pub(super) fn wrong(&self, r: &mut Reader<'_>, key: &str, allowed: &str, got: &str) {
         r.errors.push(ConfigError::WrongValue {

@@ -10,6 +10,7 @@ use super::*;
 mod broadcasts;
 mod limits;
 mod on_disk;
+mod providers;
 mod receive;
 
 /// A machine with a home folder of its own.

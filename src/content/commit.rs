@@ -366,7 +366,7 @@ fn check_name_in(
 }
 
 /// The names to try, in order: `name.ext`, `name (2).ext`, `name (3).ext`, …
-fn final_names(name: &BundlePath, kind: Kind) -> impl Iterator<Item = String> {
+pub(super) fn final_names(name: &BundlePath, kind: Kind) -> impl Iterator<Item = String> {
     let name = name.as_str().to_owned();
     (1..=LAST_COPY).map(move |copy| {
         if copy == 1 {

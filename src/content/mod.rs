@@ -3,6 +3,8 @@
 
 mod cache;
 mod commit;
+mod download;
+pub mod generate;
 mod hashes;
 mod heads;
 mod pages;
@@ -21,6 +23,7 @@ mod watch;
 mod withheld;
 
 pub use commit::{Finished, check_name, stat_digest};
+pub use download::Download;
 pub use heads::HeadShelf;
 pub use pages::PageOutcome;
 pub use reader::ChunkReader;
@@ -35,4 +38,4 @@ pub use versions::{
     takes_place,
 };
 pub use watch::{NotTaken, Watch, look, take};
-pub use withheld::Withheld;
+pub use withheld::{MADE, Withheld};

@@ -1,10 +1,13 @@
-//! What is never handed out, whoever asks for it: the state folder, which has this device's key.
+//! What is never handed out, whoever asks for it: the state folder, which has this device's key,
+//! but for what was made to be handed out.
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// The folder in the state folder for what is made to be handed out.
+pub const MADE: &str = "provided";
 /// Entries of the state folder that are looked at; it has a few dozen.
 const MOST: usize = 10_000;
 
@@ -32,8 +35,11 @@ impl Withheld {
     /// True for a path that is, holds or lies in it, wherever links lead.
     pub(super) fn concerns(&self, path: &Path) -> bool {
         let Some(dir) = &self.dir else { return false };
-        path.canonicalize()
-            .is_ok_and(|path| path.starts_with(dir) || dir.starts_with(&path))
+        let made = dir.join(MADE);
+        path.canonicalize().is_ok_and(|path| {
+            let is_made = path != made && path.starts_with(&made);
+            (path.starts_with(dir) && !is_made) || dir.starts_with(&path)
+        })
     }
 
     /// True for the folder itself, or something directly in it, under whatever name.

@@ -11,6 +11,7 @@ mod neighbours;
 mod outgoing;
 mod pacing;
 mod patience;
+mod plain;
 mod progress;
 mod reception;
 mod serving;
@@ -19,6 +20,7 @@ mod sink_worker;
 
 pub use outgoing::SendJob;
 pub use pacing::Pacer;
+pub use plain::{Begun, Pace, PlainFailure, PlainTerms, receive_plain, send_no, send_plain};
 pub use progress::Progress;
 pub use reception::{BundleKey, Receptions, RelayEvent};
 pub use session::{

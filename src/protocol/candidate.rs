@@ -76,6 +76,9 @@ pub enum CandidateError {
     /// Neither on the link nor in a configured network.
     #[error("the address is neither on this link nor in a configured network")]
     ElsewhereOnTheNet,
+    /// It means something on one link only, and that is not ours.
+    #[error("the address is of another link")]
+    OtherLink,
     /// It names another connection.
     #[error("the candidate belongs to another connection (its ufrag differs)")]
     OtherConnection,
@@ -195,9 +198,22 @@ impl fmt::Display for Candidate {
     }
 }
 
+/// How far from here a device may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// On a network of ours, or in a configured one: whom we met there.
+    #[default]
+    Link,
+    /// Wherever there is a way: a device that is let in, and that we met through a rendezvous or
+    /// the DHT. Its candidates may be those of NATs and TURN servers.
+    Anywhere,
+}
+
 /// Which candidates of others we send packets to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CandidatePolicy {
+    /// How far away the other side may be.
+    pub reach: Reach,
     /// Take 127.0.0.0/8 and ::1, for several programs on one machine.
     pub allow_loopback: bool,
     /// The addresses of our own interfaces and the length of their network prefixes.
@@ -227,7 +243,8 @@ impl CandidatePolicy {
         let ip = ip.to_canonical();
         let broadcast = match ip {
             IpAddr::V4(v4) => {
-                v4.is_broadcast()
+                // 0.0.0.0/8 is nobody, 240.0.0.0/4 is nobody's yet.
+                matches!(v4.octets()[0], 0 | 240..)
                     || self
                         .on_link
                         .iter()
@@ -246,9 +263,12 @@ impl CandidatePolicy {
         }
         let mut known = self.on_link.iter().chain(&self.networks);
         if known.any(|net| contains(*net, ip)) {
-            Ok(())
-        } else {
-            Err(CandidateError::ElsewhereOnTheNet)
+            return Ok(());
+        }
+        match self.reach {
+            Reach::Link => Err(CandidateError::ElsewhereOnTheNet),
+            Reach::Anywhere if is_of_one_link(ip) => Err(CandidateError::OtherLink),
+            Reach::Anywhere => Ok(()),
         }
     }
 
@@ -278,6 +298,14 @@ pub fn contains(net: (IpAddr, u8), ip: IpAddr) -> bool {
     };
     let host_bits = bits - u32::from(net.1).min(bits);
     (net_bits ^ ip_bits).checked_shr(host_bits).unwrap_or(0) == 0
+}
+
+/// Link-local addresses mean another host on each link.
+fn is_of_one_link(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 fn is_broadcast_of(ip: IpAddr, net: (IpAddr, u8)) -> bool {
@@ -315,6 +343,7 @@ mod tests {
 
     fn policy() -> CandidatePolicy {
         CandidatePolicy {
+            reach: Reach::Link,
             allow_loopback: false,
             on_link: vec![
                 ("192.168.1.5".parse().unwrap(), 24),
@@ -394,6 +423,49 @@ mod tests {
         assert_eq!(
             looped.check_address("127.0.0.1".parse().unwrap(), 5),
             Ok(())
+        );
+    }
+
+    #[test]
+    fn whom_we_met_elsewhere_may_be_anywhere_but_here_and_nowhere() {
+        use CandidateError::*;
+        let far = CandidatePolicy {
+            reach: Reach::Anywhere,
+            ..policy()
+        };
+        let cases = [
+            ("203.0.113.5", Ok(())),
+            ("2001:db8::1", Ok(())),
+            ("172.16.0.9", Ok(())),
+            ("192.168.1.77", Ok(())),
+            ("127.0.0.1", Err(Loopback)),
+            ("::ffff:127.0.0.1", Err(Loopback)),
+            ("::1", Err(Loopback)),
+            ("0.0.0.1", Err(NoHost)),
+            ("255.255.255.255", Err(NoHost)),
+            ("250.1.2.3", Err(NoHost)),
+            ("192.168.1.255", Err(NoHost)),
+            ("224.0.0.251", Err(NoHost)),
+            ("ff02::fb", Err(NoHost)),
+            ("169.254.1.1", Err(OtherLink)),
+            // The lab's own link: not another one.
+            ("fe80::77", Ok(())),
+            ("x.local", Err(Name)),
+        ];
+        for kind in [
+            "host",
+            "srflx raddr 10.0.0.1 rport 9",
+            "relay raddr 0.0.0.0 rport 9",
+        ] {
+            for (address, expected) in cases {
+                let line = format!("candidate:1 1 udp 5 {address} 9 typ {kind}");
+                let read = far.read(&line, None).map(|_| ());
+                assert_eq!(read, expected, "{line}");
+            }
+        }
+        assert_eq!(
+            far.check_address("203.0.113.5".parse().unwrap(), 0),
+            Err(NoHost)
         );
     }
 

@@ -87,6 +87,8 @@ pub enum Source {
     Static,
     /// It showed itself.
     Discovered,
+    /// A note of it was found. Only of devices that are authorized.
+    Noted,
 }
 
 /// One peer.
@@ -102,6 +104,8 @@ pub struct PeerEntry {
     pub seen: Instant,
     /// The addresses that the config file gives it.
     configured: Vec<SocketAddr>,
+    /// The addresses that its newest note gives it.
+    noted: Vec<SocketAddr>,
 }
 
 /// What an [`PeerTable::upsert`] did.
@@ -160,16 +164,14 @@ impl PeerTable {
                     entry.configured = advert.addrs.clone();
                 }
                 Source::Discovered => {
-                    let mut addrs = entry.configured.clone();
-                    addrs.extend(
-                        advert
-                            .addrs
-                            .iter()
-                            .filter(|a| !entry.configured.contains(a)),
-                    );
-                    addrs.truncate(MAX_ADDRESSES);
-                    advert.addrs = addrs;
+                    if entry.source == Source::Noted {
+                        entry.source = Source::Discovered;
+                    }
+                    let lists = [&entry.configured, &advert.addrs, &entry.noted];
+                    advert.addrs = joined(lists);
                 }
+                // Notes come by [`Self::note`].
+                Source::Noted => return Upserted::Unchanged,
             }
             let moved = entry.advert.addrs != advert.addrs;
             let changed = entry.advert != advert;
@@ -198,10 +200,11 @@ impl PeerTable {
         }
         let configured = match source {
             Source::Static => advert.addrs.clone(),
-            Source::Discovered => Vec::new(),
+            Source::Discovered | Source::Noted => Vec::new(),
         };
         let entry = PeerEntry {
             configured,
+            noted: Vec::new(),
             advert,
             source,
             authorized,
@@ -209,6 +212,54 @@ impl PeerTable {
         };
         self.peers.insert(entry.advert.id.clone(), entry);
         Upserted::Added { evicted }
+    }
+
+    /// Adds what a note says of an authorized device, in place of what an earlier one said.
+    pub fn note(&mut self, now: Instant, id: &DeviceId, addrs: Vec<SocketAddr>) -> Upserted {
+        let Some(entry) = self.peers.get_mut(id) else {
+            let addrs = joined([&addrs]);
+            let advert = PeerAdvert {
+                id: id.clone(),
+                name: String::new(),
+                device_type: DeviceType::Desktop,
+                addrs: addrs.clone(),
+                proto: 1,
+                run: None,
+            };
+            let entry = PeerEntry {
+                advert,
+                source: Source::Noted,
+                authorized: true,
+                seen: now,
+                configured: Vec::new(),
+                noted: addrs,
+            };
+            self.peers.insert(id.clone(), entry);
+            return Upserted::Added { evicted: None };
+        };
+        let old = std::mem::replace(&mut entry.noted, addrs);
+        let mut others = entry.advert.addrs.clone();
+        others.retain(|at| entry.configured.contains(at) || !old.contains(at));
+        let all = joined([&others, &entry.noted]);
+        if entry.source == Source::Noted {
+            entry.seen = now;
+        }
+        match entry.advert.addrs == all {
+            true => Upserted::Unchanged,
+            false => {
+                entry.advert.addrs = all;
+                Upserted::AddressesChanged
+            }
+        }
+    }
+
+    /// Takes out those that only a note has told of, and no newer one for `max_age`.
+    pub fn forget_notes(&mut self, now: Instant, max_age: Duration) -> Vec<DeviceId> {
+        let old = |e: &PeerEntry| {
+            e.source == Source::Noted && now.saturating_duration_since(e.seen) > max_age
+        };
+        let gone = self.peers.extract_if(|_, entry| old(entry));
+        gone.map(|(id, _)| id).collect()
     }
 
     /// Tells the table of a new decision about a device.
@@ -242,7 +293,14 @@ impl PeerTable {
 
     /// Takes out a peer that said goodbye; true when it was there. Static ones stay.
     pub fn remove(&mut self, id: &DeviceId) -> bool {
-        match self.peers.get(id) {
+        match self.peers.get_mut(id) {
+            // It may be on another network now, where its note leads.
+            Some(entry) if entry.source == Source::Discovered && !entry.noted.is_empty() => {
+                entry.source = Source::Noted;
+                entry.advert.addrs = entry.noted.clone();
+                entry.advert.run = None;
+                true
+            }
             Some(entry) if entry.source == Source::Discovered => self.peers.remove(id).is_some(),
             _ => false,
         }
@@ -278,9 +336,68 @@ impl PeerTable {
     }
 }
 
+/// All of them in this order, each once, at most [`MAX_ADDRESSES`].
+fn joined<const N: usize>(lists: [&Vec<SocketAddr>; N]) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = Vec::new();
+    for at in lists.into_iter().flatten() {
+        if all.len() < MAX_ADDRESSES && !all.contains(at) {
+            all.push(*at);
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_note_says_comes_beside_what_is_seen_and_outlives_it() {
+        let start = Instant::now();
+        let mut table = PeerTable::new(1);
+        let id: DeviceId = "a".parse().unwrap();
+        let at = |port| SocketAddr::from(([203, 0, 113, 1], port));
+        let here = SocketAddr::from(([10, 0, 0, 1], 1));
+        let addrs = |table: &PeerTable| table.get(&id).unwrap().advert.addrs.clone();
+        // A note takes none of the places of those that are seen.
+        table.upsert(start, advert("other", 1), Source::Discovered, false);
+        assert_eq!(table.note(start, &id, vec![at(1)]), ADDED);
+        assert_eq!(table.note(start, &id, vec![at(1)]), Upserted::Unchanged);
+        assert_eq!(
+            table.note(start, &id, vec![at(2)]),
+            Upserted::AddressesChanged
+        );
+        assert_eq!(addrs(&table), [at(2)]);
+        table.upsert(start, advert("a", 1), Source::Discovered, true);
+        assert_eq!(addrs(&table), [here, at(2)]);
+        assert_eq!(
+            table.note(start, &id, vec![at(3)]),
+            Upserted::AddressesChanged
+        );
+        assert_eq!(addrs(&table), [here, at(3)]);
+        // It says goodbye here: the note still leads to it.
+        assert!(table.remove(&id));
+        assert_eq!(addrs(&table), [at(3)]);
+        assert!(!table.remove(&id));
+        let (hour, later) = (Duration::from_secs(3600), start + Duration::from_secs(3601));
+        assert!(table.forget_notes(start, hour).is_empty());
+        assert_eq!(table.forget_notes(later, hour), [id]);
+    }
+
+    #[test]
+    fn a_static_peer_keeps_its_configured_address_beside_its_note() {
+        let start = Instant::now();
+        let mut table = PeerTable::new(1);
+        table.upsert(start, advert("a", 1), Source::Static, true);
+        let id: DeviceId = "a".parse().unwrap();
+        let configured = SocketAddr::from(([10, 0, 0, 1], 1));
+        let noted = SocketAddr::from(([203, 0, 113, 1], 1));
+        table.note(start, &id, vec![noted, configured]);
+        table.note(start, &id, vec![noted]);
+        assert_eq!(table.get(&id).unwrap().advert.addrs, [configured, noted]);
+        let later = start + Duration::from_secs(9);
+        assert!(table.forget_notes(later, Duration::ZERO).is_empty());
+    }
 
     fn advert(id: &str, port: u16) -> PeerAdvert {
         PeerAdvert {

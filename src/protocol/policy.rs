@@ -409,6 +409,12 @@ impl Terms {
         Ok(())
     }
 
+    /// Decides about one file of this name and size that this side has asked for.
+    pub fn check_single(&self, name: &str, size: u64) -> Result<(), Refusal> {
+        self.check_bundle(size, 1)?;
+        self.check_file(name, size)
+    }
+
     fn check_bundle(&self, size: u64, files: u64) -> Result<(), Refusal> {
         if size > self.max_bundle {
             let most = self.max_bundle;

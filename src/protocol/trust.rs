@@ -2,6 +2,7 @@
 //! it, from a person's decisions, the config file, groups, rosters and changed keys. What a
 //! person revoked stays out whatever else says that it may in, until a person authorizes it again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
@@ -23,6 +24,8 @@ pub const MAX_GROUP_NAME: usize = 64;
 pub const MAX_MEMBERS: usize = 1000;
 /// Why a device is not let in of which nothing was ever said, or nothing that still counts.
 pub const NOTHING_SAID: &str = "nothing authorizes it";
+/// Most devices that are let in for one purpose at once.
+const MAX_VOUCHED: usize = 1000;
 /// Most changes of key that are followed from one id to the next.
 const MAX_MOVES: usize = 64;
 
@@ -187,6 +190,17 @@ mod digest_text {
     }
 }
 
+/// That a device is let in for one purpose, by this process alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// What it may do.
+    pub roles: Roles,
+    /// Until when, in Unix seconds.
+    pub until: u64,
+    /// Why, for people.
+    pub why: String,
+}
+
 /// Why a device is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ground<'a> {
@@ -196,6 +210,8 @@ pub enum Ground<'a> {
     Config,
     /// A roster names it.
     Roster(&'a Roster),
+    /// It is vouched for.
+    Vouched(&'a Vouched),
 }
 
 impl Ground<'_> {
@@ -205,6 +221,7 @@ impl Ground<'_> {
             Self::Decision(entry) => entry.expires,
             Self::Config => None,
             Self::Roster(roster) => Some(roster.terms.expires),
+            Self::Vouched(vouched) => Some(vouched.until),
         }
     }
 }
@@ -227,6 +244,7 @@ impl fmt::Display for Ground<'_> {
                 roster.admin.short(),
                 roster.terms.version
             ),
+            Self::Vouched(vouched) => f.write_str(&printable(&vouched.why)),
         }
     }
 }
@@ -279,6 +297,8 @@ pub struct TrustBook {
     declared: BTreeMap<String, Group>,
     rosters: BTreeMap<RosterKey, Roster>,
     floors: BTreeMap<RosterKey, Floor>,
+    /// With the number of purposes that each is let in for.
+    vouched: HashMap<DeviceId, (Vouched, usize)>,
     /// From an id that is no longer used to the one after it, and back.
     next: HashMap<DeviceId, DeviceId>,
     earlier: HashMap<DeviceId, DeviceId>,
@@ -297,6 +317,7 @@ impl TrustBook {
             declared: BTreeMap::new(),
             rosters: BTreeMap::new(),
             floors: BTreeMap::new(),
+            vouched: HashMap::new(),
             next: HashMap::new(),
             earlier: HashMap::new(),
         };
@@ -371,6 +392,7 @@ impl TrustBook {
         let mut grounds: Vec<_> = decision.map(Ground::Decision).into_iter().collect();
         grounds.extend(configured.then_some(Ground::Config));
         grounds.extend(self.rosters_of(device, now).map(|(r, _)| Ground::Roster(r)));
+        grounds.extend(self.vouched_for(device, now).map(Ground::Vouched));
         grounds
     }
 
@@ -399,11 +421,69 @@ impl TrustBook {
             })
     }
 
+    /// Lets a device in for one purpose. Nothing else is taken from it by that: it ends by itself,
+    /// and what a person revoked stays out.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn vouch(&mut self, device: DeviceId, vouched: Vouched, now: u64) -> Result<(), String> {
+        if self.is_shut_out(&device) {
+            return Err(self.why_not(&device, now));
+        }
+        self.vouched.retain(|_, (vouched, _)| now < vouched.until);
+        if self.vouched.len() >= MAX_VOUCHED && !self.vouched.contains_key(&device) {
+            return Err(format!(
+                "{MAX_VOUCHED} devices are let in for one purpose already"
+            ));
+        }
+        match self.vouched.entry(device) {
+            Entry::Vacant(entry) => {
+                entry.insert((vouched, 1));
+            }
+            Entry::Occupied(mut entry) => {
+                let (before, purposes) = entry.get_mut();
+                let roles = before.roles.union(vouched.roles);
+                let until = before.until.max(vouched.until);
+                *before = Vouched {
+                    roles,
+                    until,
+                    ..vouched
+                };
+                *purposes += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// That purpose is over; another one may still hold.
+    pub fn unvouch(&mut self, device: &DeviceId) {
+        if let Some((_, purposes)) = self.vouched.get_mut(device) {
+            *purposes -= 1;
+            if *purposes == 0 {
+                self.vouched.remove(device);
+            }
+        }
+    }
+
+    /// The devices that are let in for one purpose.
+    pub fn vouched(&self, now: u64) -> impl Iterator<Item = &DeviceId> {
+        let valid = self.vouched.iter().filter(move |(_, (v, _))| now < v.until);
+        valid.map(|(device, _)| device)
+    }
+
+    fn vouched_for(&self, device: &DeviceId, now: u64) -> Option<&Vouched> {
+        let (vouched, _) = self.vouched.get(device)?;
+        Some(vouched).filter(|vouched| now < vouched.until)
+    }
+
     /// True when a device may exchange bundles with us at all.
     pub fn lets_in(&self, device: &DeviceId, now: u64) -> bool {
-        if self.is_shut_out(device) {
-            return false;
-        }
+        !self.is_shut_out(device)
+            && (self.is_known(device, now) || self.vouched_for(device, now).is_some())
+    }
+
+    /// Whether anything but being vouched for lets a device in that is not shut out.
+    fn is_known(&self, device: &DeviceId, now: u64) -> bool {
         let decided = self.authorizations.get(device);
         decided.is_some_and(|entry| entry.is_valid_at(now))
             || self
@@ -418,6 +498,15 @@ impl TrustBook {
         if !self.lets_in(device, now) {
             return Roles::NONE;
         }
+        let vouched = self.vouched_for(device, now);
+        let vouched = vouched.map_or(Roles::NONE, |vouched| vouched.roles);
+        match self.is_known(device, now) {
+            true => self.lasting_roles(device, now).union(vouched),
+            false => vouched,
+        }
+    }
+
+    fn lasting_roles(&self, device: &DeviceId, now: u64) -> Roles {
         let decided = self.authorizations.get(device);
         let own = decided
             .filter(|entry| entry.is_valid_at(now))

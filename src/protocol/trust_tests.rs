@@ -39,6 +39,73 @@ fn with(entry: Authorization) -> TrustBook {
     })
 }
 
+#[test]
+fn one_purpose_lets_a_device_in_for_its_time_and_what_it_needs_and_never_a_revoked_one() {
+    let mut book = with(entry(1));
+    let vouched = |roles, until| Vouched {
+        roles,
+        until,
+        why: "for one request".to_owned(),
+    };
+    let receives = vouched(Roles::RECEIVE, NOW + 10);
+    book.vouch(id(2), receives.clone(), NOW).unwrap();
+    assert!(book.lets_in(&id(2), NOW));
+    assert_eq!(book.roles(&id(2), NOW), Roles::RECEIVE);
+    assert_eq!(
+        book.why(&id(2), NOW),
+        ("for one request".to_owned(), Some(NOW + 10))
+    );
+    assert_eq!(
+        book.all_let_in(NOW),
+        [id(1)],
+        "it is none of those who get what all get"
+    );
+    assert!(!book.lets_in(&id(2), NOW + 10), "it ends by itself");
+
+    // Two purposes hold until both are over.
+    book.vouch(id(2), vouched(Roles::SEND, NOW + 20), NOW)
+        .unwrap();
+    assert_eq!(book.roles(&id(2), NOW), Roles::RECEIVE.union(Roles::SEND));
+    book.unvouch(&id(2));
+    assert!(book.lets_in(&id(2), NOW + 15));
+    book.unvouch(&id(2));
+    assert!(!book.lets_in(&id(2), NOW));
+    book.unvouch(&id(2));
+
+    // What a person decided stays as it is.
+    let mut narrow = entry(3);
+    narrow.roles = Some(Roles::SEND);
+    book.authorize(narrow);
+    book.vouch(id(3), receives.clone(), NOW).unwrap();
+    assert_eq!(book.roles(&id(3), NOW), Roles::RECEIVE.union(Roles::SEND));
+    book.unvouch(&id(3));
+    assert_eq!(book.roles(&id(3), NOW), Roles::SEND);
+    book.revoke(&id(3));
+    assert!(book.vouch(id(3), receives.clone(), NOW).is_err());
+    book.vouch(id(4), receives, NOW).unwrap();
+    book.revoke(&id(4));
+    assert!(!book.lets_in(&id(4), NOW), "a person's word ends it");
+}
+
+#[test]
+fn so_many_devices_are_let_in_for_one_purpose_and_those_that_are_over_make_room() {
+    let mut book = book(Pages::default());
+    let device = |n: u64| DeviceId::of_key(blake3::hash(&n.to_be_bytes()).as_bytes());
+    let vouched = |until| Vouched {
+        roles: Roles::RECEIVE,
+        until,
+        why: String::new(),
+    };
+    for n in 0..MAX_VOUCHED as u64 {
+        book.vouch(device(n), vouched(NOW + 10), NOW).unwrap();
+    }
+    assert!(book.vouch(device(5000), vouched(NOW + 10), NOW).is_err());
+    book.vouch(device(0), vouched(NOW + 10), NOW)
+        .expect("one that is there");
+    book.vouch(device(5000), vouched(NOW + 20), NOW + 10)
+        .expect("the others are over");
+}
+
 /// A roster of the admin with this number.
 fn roster(admin: u8, version: u64, devices: &[u8]) -> Roster {
     let terms = Terms {

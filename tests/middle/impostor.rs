@@ -131,7 +131,7 @@ impl Impostor {
     }
 
     async fn offer_to(&mut self, to: Side, genuine: Option<&Signal>) -> (Side, Vec<u8>) {
-        let (link, sdp, events) = Link::offer(&link_options()).await.unwrap();
+        let (link, sdp, events) = Link::offer(&link_options(), None).await.unwrap();
         let reader = self.id_of(to);
         let subject = Subject::Offer {
             session: self.rng.bytes(),
@@ -156,7 +156,7 @@ impl Impostor {
     }
 
     async fn answer_sender(&mut self, offer: &Signal, genuine: Option<&Signal>) -> (Side, Vec<u8>) {
-        let (link, sdp, events) = Link::answer(&link_options(), offer.data.clone())
+        let (link, sdp, events) = Link::answer(&link_options(), None, offer.data.clone())
             .await
             .unwrap();
         // He reads the offer as its reader would, to tie his answer to it.

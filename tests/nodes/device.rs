@@ -28,6 +28,7 @@ pub fn link_options() -> LinkOptions {
     LinkOptions {
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         loopback: true,
+        ice: Vec::new(),
         udp_buffer: 1 << 20,
         mtu: 1400,
         send_buffer: 1 << 20,
@@ -122,7 +123,7 @@ impl Device {
     pub async fn connect(&self, to: &DeviceId, port: u16) -> Result<Wire, String> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         let mut signaling = Signaling::over(stream.map_err(|error| error.to_string())?);
-        let (link, sdp, events) = Link::offer(&link_options()).await.unwrap();
+        let (link, sdp, events) = Link::offer(&link_options(), None).await.unwrap();
         let session: Session = random();
         let (offer, hash) = self.sign(&sdp, to, Subject::Offer { session });
         self.write(&mut signaling, SignalKind::Offer, offer).await;
@@ -144,7 +145,7 @@ impl Device {
     /// # Errors
     /// What the node says, or that it says nothing.
     pub async fn connect_through(&self, introducer: &Wire, to: &DeviceId) -> Result<Wire, String> {
-        let (link, sdp, events) = Link::offer(&link_options()).await.unwrap();
+        let (link, sdp, events) = Link::offer(&link_options(), None).await.unwrap();
         let session: Session = random();
         let (data, hash) = self.sign(&sdp, to, Subject::Offer { session });
         let offer = Message::Signal {
@@ -193,7 +194,7 @@ impl Device {
     ) -> Vec<Result<Signal, String>> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         let mut signaling = Signaling::over(stream.unwrap());
-        let (_link, sdp, _events) = Link::offer(&link_options()).await.unwrap();
+        let (_link, sdp, _events) = Link::offer(&link_options(), None).await.unwrap();
         let mut answers = Vec::new();
         for _ in 0..times {
             let session: Session = random();
@@ -215,7 +216,7 @@ impl Device {
         let mut signaling = Signaling::over(stream);
         let offer = signaling.description().await?;
         let verified = self.verify(&offer, from, Expected::Offer)?;
-        let answered = Link::answer(&link_options(), offer.data).await;
+        let answered = Link::answer(&link_options(), None, offer.data).await;
         let (link, sdp, events) = answered.map_err(|error| error.to_string())?;
         let subject = Subject::Answer {
             session: verified.session,
@@ -250,7 +251,8 @@ impl Device {
         let opened = async {
             match events.recv().await {
                 Some(LinkEvent::Open(channel)) => Ok(channel),
-                Some(LinkEvent::Lost(reason)) => Err(reason.to_owned()),
+                Some(LinkEvent::Candidate(line)) => Err(format!("nobody was asked for {line}")),
+                Some(LinkEvent::Lost(reason)) => Err(reason.into_owned()),
                 None => Err("the connection is gone".to_owned()),
             }
         };

@@ -9,6 +9,7 @@ use super::{
     TransferInfo, VersionInfo,
 };
 use crate::actors::health::Health;
+use crate::actors::provider::ProviderEvent;
 use crate::actors::report::{BroadcastInfo, Report};
 use crate::config::Change;
 use crate::protocol::id::{BroadcastId, DeviceId, InviteId, TransferId};
@@ -241,6 +242,20 @@ pub enum Event {
         /// Hash over the whole content.
         root: String,
     },
+    /// A bundle is offered that has arrived before and is unchanged here, as far as can be told
+    /// without its content.
+    Here {
+        /// The transfer that brought it.
+        transfer: TransferId,
+        /// Who offers it.
+        device_id: DeviceId,
+        /// What it is called.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// Bytes in all.
+        bytes: u64,
+    },
     /// A program that was run after an arrival has ended.
     Ran {
         /// The transfer that arrived.
@@ -297,6 +312,16 @@ pub enum Event {
         url: String,
         /// The file with the token.
         token_file: PathBuf,
+    },
+    /// Something on the way to what was asked for at the rendezvous.
+    Fetching {
+        /// What.
+        what: ProviderEvent,
+    },
+    /// Whether this device is at its rendezvous, or no longer.
+    Rendezvous {
+        /// Why it is not; nothing when it is.
+        reason: Option<String>,
     },
     /// What a look through the audit log has found.
     AuditChecked {

@@ -137,6 +137,10 @@ pub struct PeerInfo {
     pub expires: Option<u64>,
     /// There is a link to it now.
     pub connected: bool,
+    /// How the link's packets travel: `host`, from one device to the other; `srflx`, through a
+    /// NAT; `relay`, through a TURN server; `rendezvous`, through that. Nothing when there is no link.
+    #[serde(default)]
+    pub path: Option<String>,
     /// It has proven who it is, on this link.
     pub verified: bool,
     /// Who introduced it to us, and for what.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::actors::provider::Fetching;
 use crate::protocol::allowance::Share;
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::Roles;
@@ -167,6 +168,8 @@ pub enum Request {
         /// An id, or the beginning of one.
         what: String,
     },
+    /// Ask for data at the rendezvous, and receive it.
+    Fetch(Fetching),
     /// Read the settings again.
     Reload,
     /// Everything that happens from now on, until the connection is closed; first, what a person

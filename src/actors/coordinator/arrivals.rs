@@ -105,6 +105,8 @@ impl Coordinator {
             environment,
             folder: path.parent().map(ToOwned::to_owned),
             timeout: terms.run_timeout,
+            setting: "receive.run_timeout",
+            confined: None,
         })
     }
 

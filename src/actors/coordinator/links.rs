@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use actix::prelude::*;
 
 use crate::dataplane::{SessionEvent, Standing, TransferEnd};
+use crate::net::link::Path;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::message::Code;
 use crate::protocol::transfer::{Side, TransferEvent};
@@ -26,6 +27,8 @@ pub struct FromPeer {
 pub enum PeerNews {
     /// It has signaled from this address, and a link has been made.
     Reached(IpAddr),
+    /// Its link is open, and its packets travel this way.
+    Travels(Path),
     /// What stood, or was coming to be, was closed because we asked for it.
     Closed,
     /// Its session says something.
@@ -58,6 +61,11 @@ impl Handler<FromPeer> for Coordinator {
             PeerNews::Reached(address) => {
                 if let Some(slot) = self.peers.get_mut(&device) {
                     slot.from = Some(address);
+                }
+            }
+            PeerNews::Travels(path) => {
+                if let Some(slot) = self.peers.get_mut(&device) {
+                    slot.path = Some(path);
                 }
             }
             // It may have come up after it was asked to go, and before it went.

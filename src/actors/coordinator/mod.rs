@@ -14,6 +14,8 @@ mod keys;
 mod kiosk;
 mod leftovers;
 mod links;
+mod meeting;
+mod notes;
 mod pairing;
 mod people;
 mod plans;
@@ -41,6 +43,7 @@ use tracing::{debug, warn};
 use crate::config::Settings;
 use crate::content::{HeadShelf, Source};
 use crate::dataplane::{Progress, Standing};
+use crate::net::link::Path;
 use crate::protocol::clones::Clones;
 use crate::protocol::id::{BroadcastId, DeviceId, RunId, TransferId};
 use crate::protocol::identity::Identity;
@@ -68,6 +71,11 @@ pub use keys::change_signal;
 use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
+use meeting::Meeting;
+pub use meeting::{
+    AtRendezvous, IsMeant, IsReachable, PathTo, Standing as AtStanding, Unvouch, Vouch,
+};
+pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
 pub use plans::is_no_end;
 pub use pulse::{Alive, Pulse};
@@ -119,6 +127,7 @@ pub struct Coordinator {
     make_context: Option<ContextMaker>,
     trust: TrustBook,
     door: Door,
+    meeting: Option<Meeting>,
     kiosk: Option<Kiosk>,
     table: PeerTable,
     peers: HashMap<DeviceId, PeerSlot>,
@@ -152,6 +161,8 @@ struct PeerSlot {
     wanted: bool,
     /// The address that it signaled from when the last link was made.
     from: Option<IpAddr>,
+    /// How the packets of that link travel.
+    path: Option<Path>,
     /// Through whom its actor may signal, as it was last told.
     through: Option<DeviceId>,
 }
@@ -318,6 +329,7 @@ impl Coordinator {
             changes: Rate::new(keys::MAX_CHANGES, keys::CHANGES_SPAN),
             shown: HashSet::new(),
             door: Door::new(loaded.invites),
+            meeting: None,
             kiosk: None,
             heads: HeadShelf::new(settings.state.dir.join("heads")),
             settings,
@@ -459,6 +471,8 @@ impl Coordinator {
         self.finish_broadcasts();
         self.tend_introductions();
         self.tend_clones();
+        self.watch_who_may();
+        self.renew_helpers(ctx);
         self.count_what_there_is();
         self.look_around();
         if self.tidied.elapsed() >= TIDY {
@@ -571,6 +585,9 @@ impl Actor for Coordinator {
             if let Some(relayed) = context.receptions.listen() {
                 ctx.add_stream(stream_of(relayed));
             }
+            self.meeting = context
+                .take_mail()
+                .map(|(mail, events)| Meeting::new(mail, events, ctx));
             self.context = Some(context);
             self.add_static_peers(ctx);
             self.discard_leftovers();

@@ -128,6 +128,9 @@ impl Coordinator {
             why,
             expires,
             connected: session.is_some(),
+            path: slot
+                .filter(|_| session.is_some())
+                .and_then(|slot| Some(slot.path?.as_str().to_owned())),
             verified: session.is_some_and(|session| session.verified),
             introduced: self.introducers_of(device),
             error: slot.and_then(|slot| slot.error.clone()),
@@ -196,7 +199,7 @@ impl Coordinator {
     }
 
     /// A device has shown itself, or moved.
-    fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
+    pub(super) fn seen(&mut self, device: &DeviceId, ctx: &mut Context<Self>) {
         let event = Event::Peer(self.peer_info(device));
         self.emit(&event);
         self.show_change(device);
@@ -222,6 +225,7 @@ impl Coordinator {
                 refused: false,
                 wanted: false,
                 from: None,
+                path: None,
                 through: None,
             }
         }))
@@ -237,14 +241,16 @@ impl Coordinator {
             Vec::new()
         };
         let through = self.way_through(device);
+        let met = self.is_met(device);
         if let Some(slot) = self.slot(device) {
             slot.wanted = wanted;
             slot.through.clone_from(&through);
             // Without a way there is nothing to try: the device shows itself, or offers.
-            let wanted = wanted && (!addresses.is_empty() || through.is_some());
+            let wanted = wanted && (!addresses.is_empty() || through.is_some() || met);
             slot.actor.do_send(Want {
                 addresses,
                 through,
+                met,
                 wanted,
             });
         }

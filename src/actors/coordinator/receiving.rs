@@ -103,6 +103,13 @@ impl Coordinator {
                 let digest = record.stat_digest.as_deref().and_then(unb64);
                 let stat = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
                 let (path, heads) = (record.destination.clone(), self.heads.clone());
+                let here = Event::Here {
+                    transfer: record.id,
+                    device_id: device.clone(),
+                    name: record.name.clone(),
+                    path: path.clone().unwrap_or_default(),
+                    bytes: record.size,
+                };
                 let look = self.data_plane.spawn_blocking(move || {
                     path.zip(stat).is_some_and(|(path, stat)| {
                         heads.is_unchanged(&record.bundle, &path, &stat)
@@ -113,6 +120,7 @@ impl Coordinator {
                     look.into_actor(self)
                         .map(move |unchanged, coordinator, ctx| {
                             if matches!(unchanged, Ok(true)) {
+                                coordinator.emit(&here);
                                 coordinator.renumber(&offer, root);
                                 let _ = reply.send(OfferReply::Complete { root });
                             } else {

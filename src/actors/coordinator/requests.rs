@@ -178,6 +178,8 @@ impl Handler<Ask> for Coordinator {
                 self.each(&what, &ASKED, &reply, ctx, Self::decline_offer);
             }
             Request::Reload => self.on_reload(reply, ctx),
+            // Answered before it comes here.
+            Request::Fetch(_) => {}
             Request::Watch => {
                 self.repeat_questions(&reply);
                 self.repeat_alarms(&reply);

@@ -94,13 +94,14 @@ impl Line {
         let options = LinkOptions {
             addresses: vec![Ipv4Addr::LOCALHOST.into()],
             loopback: true,
+            ice: Vec::new(),
             udp_buffer: 1 << 20,
             mtu: 1400,
             send_buffer: 1 << 20,
             ice_disconnected: Duration::from_secs(5),
             ice_failed: Duration::from_secs(5),
         };
-        let (link, sdp, mut events) = Link::offer(&options).await.unwrap();
+        let (link, sdp, mut events) = Link::offer(&options, None).await.unwrap();
         let issued = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let terms = Terms {
             to: &other,
@@ -117,7 +118,7 @@ impl Line {
         link.apply_answer(answer.data).await.unwrap();
         let channel = match events.recv().await.unwrap() {
             LinkEvent::Open(channel) => channel,
-            LinkEvent::Lost(reason) => panic!("{reason}"),
+            other => panic!("{other:?}"),
         };
         let local = Local {
             role: Role::Offerer,

@@ -12,10 +12,10 @@ use super::proofs::random;
 use super::{LiveLink, OnLink, OnSession, Peer, Route};
 use crate::actors::coordinator::{FromPeer, PeerNews};
 use crate::actors::discovery::stream_of;
-use crate::actors::network;
 use crate::actors::signaling::Dial;
 use crate::dataplane::{self, SessionError, SessionOptions};
 use crate::net::link::{Channel, Link, LinkError, LinkEvent, NATIVE_LABEL};
+use crate::protocol::candidate::MAX_CANDIDATES;
 use crate::protocol::handshake::{Handshake, Local, Role};
 use crate::protocol::names::printable;
 use crate::protocol::negotiation::{Failure, Generation, Input, Output};
@@ -44,8 +44,10 @@ impl Peer {
     pub(super) fn act(&mut self, output: Output, ctx: &mut Context<Self>) {
         match output {
             Output::MakeOffer { generation } => {
-                let options = network::link_options(&self.context.live().settings);
-                let made = self.on_data_plane(async move { Link::offer(&options).await });
+                let relay = self.relay();
+                let route = self.route_without_address();
+                let options = self.link_options(route.as_ref());
+                let made = self.on_data_plane(async move { Link::offer(&options, relay).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Offerer, made, ctx);
                 });
@@ -56,8 +58,10 @@ impl Peer {
                     self.route = description.route.clone();
                     self.standing = description;
                 }
-                let options = network::link_options(&self.context.live().settings);
-                let made = self.on_data_plane(async move { Link::answer(&options, offer).await });
+                let options = self.link_options(self.route.as_ref());
+                let relay = self.context.relay.clone();
+                let made =
+                    self.on_data_plane(async move { Link::answer(&options, relay, offer).await });
                 let then = made.into_actor(self).map(move |made, peer, ctx| {
                     peer.made(generation, Role::Answerer, made, ctx);
                 });
@@ -81,6 +85,7 @@ impl Peer {
                     });
                     ctx.spawn(then);
                     self.send_candidates();
+                    self.trickle(generation);
                 }
             }
             Output::AddCandidate { generation, text } => {
@@ -116,6 +121,10 @@ impl Peer {
             Output::Connected { .. } => debug!("channel open"),
             Output::NotConnected { reason } => {
                 info!(%reason, "not connected");
+                let never_up = self.proven.is_none();
+                if never_up && matches!(reason, Failure::NoChannel | Failure::Lost(_)) {
+                    self.change_way();
+                }
                 if reason != Failure::Disconnected {
                     self.failures = self.failures.saturating_add(1);
                     // Not awaited: a stopping actor drops its futures, and a message whose
@@ -187,6 +196,8 @@ impl Peer {
             role,
             facts,
             candidates,
+            late: Vec::new(),
+            trickles: false,
         });
         ctx.add_stream(futures::StreamExt::map(stream_of(events), move |event| {
             OnLink(generation, event)
@@ -212,9 +223,12 @@ impl Peer {
             peer_id: self.context.identity.device_id(),
             data,
         };
-        let route = route.or_else(|| self.introduced_route());
+        let route = route.or_else(|| self.route_without_address());
         if let Some(route) = route.filter(|route| self.write_by(route, &signal)) {
             self.route = Some(route);
+            if kind == SignalKind::Answer {
+                self.trickle(generation);
+            }
             return self.step(Input::Delivered { generation }, ctx);
         }
         if self.addresses.is_empty() {
@@ -226,6 +240,7 @@ impl Peer {
         });
         // Whoever knows us under an earlier key would take us for a stranger.
         let change = self.context.change();
+        let by_mail = signal.clone();
         let delivering = async move {
             let route = dial
                 .await
@@ -246,6 +261,13 @@ impl Peer {
                 let input = match delivered {
                     Ok(route) => {
                         peer.route = Some(Route::Tcp(route));
+                        if kind == SignalKind::Answer {
+                            peer.trickle(generation);
+                        }
+                        Input::Delivered { generation }
+                    }
+                    Err(_) if peer.met && peer.write_by(&Route::Mail, &by_mail) => {
+                        peer.route = Some(Route::Mail);
                         Input::Delivered { generation }
                     }
                     Err(reason) => Input::Undeliverable { generation, reason },
@@ -271,6 +293,50 @@ impl Peer {
                     return;
                 }
             }
+        }
+    }
+
+    /// From now on the other side can use each candidate of ours as it is found.
+    fn trickle(&mut self, generation: Generation) {
+        let Some(live) = self
+            .link
+            .as_mut()
+            .filter(|live| live.generation == generation)
+        else {
+            return;
+        };
+        live.trickles = true;
+        for line in std::mem::take(&mut live.late) {
+            self.send_candidate(line);
+        }
+    }
+
+    /// A STUN or TURN server has answered after the description was made.
+    pub(super) fn found_candidate(&mut self, generation: Generation, line: String) {
+        let Some(live) = self
+            .link
+            .as_mut()
+            .filter(|live| live.generation == generation)
+        else {
+            return;
+        };
+        match live.trickles {
+            true => self.send_candidate(line),
+            false if live.late.len() < MAX_CANDIDATES => live.late.push(line),
+            false => {}
+        }
+    }
+
+    fn send_candidate(&self, data: String) {
+        let signal = Signal {
+            kind: SignalKind::Ice,
+            peer_id: self.context.identity.device_id(),
+            data,
+        };
+        if let Some(route) = &self.route
+            && !self.write_by(route, &signal)
+        {
+            debug!("a candidate of ours could not be sent");
         }
     }
 

@@ -18,13 +18,15 @@ use actix::prelude::*;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::dataplane::{Checkpointing, Pacer, Receptions, SessionCommand, SessionEvent};
-use crate::net::link::{Link, LinkEvent};
+use crate::net::link::{Link, LinkEvent, RelayOptions};
+use crate::net::rendezvous::mail::{MailEvent, MailHandle};
 use crate::protocol::conduct::Faults;
 use crate::protocol::handshake::Role;
+use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
 use crate::protocol::message::Message;
@@ -47,6 +49,8 @@ pub use route::Route;
 
 /// Longest wait before a failed connection is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// For so long links are relayed once WebRTC has failed; then it is tried again first.
+const RELAYED: Duration = Duration::from_secs(600);
 /// Offers of one device that are answered in a while. Each of them makes a connection.
 const OFFERS: (u32, Duration) = (64, Duration::from_secs(10));
 
@@ -64,8 +68,16 @@ pub struct PeerContext {
     pub device_type: String,
     /// What the settings say now, for links that are made from now on.
     pub live: Mutex<Arc<Live>>,
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub ice: Mutex<Vec<IceServer>>,
     /// What is being received, from whomever.
     pub receptions: Receptions,
+    /// Signaling with devices that are met at a rendezvous.
+    pub mail: Option<MailHandle>,
+    /// What happens there, until the coordinator listens to it.
+    pub mail_events: Mutex<Option<mpsc::Receiver<MailEvent>>>,
+    /// Through what links go where WebRTC fails.
+    pub relay: Option<RelayOptions>,
     /// How fast all links together may send.
     pub upload: Pacer,
     /// How fast all links together may receive.
@@ -110,7 +122,10 @@ impl Live {
             answer_timeout: from.answer_timeout,
             backoffs: backoffs.collect(),
             early_candidates: from.early_candidates,
-            connect_timeout: settings.network.channel_timeout,
+            connect_timeout: match settings.rendezvous.url.is_some() && settings.rendezvous.relay {
+                true => (settings.network.channel_timeout).min(settings.rendezvous.fallback_after),
+                false => settings.network.channel_timeout,
+            },
             ..NegotiationSettings::default()
         };
         Self {
@@ -145,6 +160,23 @@ impl PeerContext {
         *live = Arc::new(Live::of(settings));
     }
 
+    /// The device's socket at the rendezvous, once.
+    pub fn take_mail(&self) -> Option<(MailHandle, mpsc::Receiver<MailEvent>)> {
+        let events = self.mail_events.lock().ok()?.take()?;
+        Some((self.mail.clone()?, events))
+    }
+
+    /// The rendezvous names these servers, for links that are not there yet.
+    pub fn take_ice_servers(&self, servers: Vec<IceServer>) {
+        *self.ice.lock().unwrap_or_else(PoisonError::into_inner) = servers;
+    }
+
+    /// The STUN and TURN servers that a rendezvous names now.
+    pub fn ice_servers(&self) -> Vec<IceServer> {
+        let ice = self.ice.lock().unwrap_or_else(PoisonError::into_inner);
+        ice.clone()
+    }
+
     /// What shows others how we came to our key; nothing where it never changed.
     pub fn change(&self) -> Option<Signal> {
         change_signal(&self.identity.device_id(), &self.rotations)
@@ -159,6 +191,10 @@ pub struct Peer {
     addresses: Vec<SocketAddr>,
     /// Who introduced it to us, where signaling may go that way.
     through: Option<DeviceId>,
+    /// It is at the rendezvous where we are.
+    met: bool,
+    /// Until when links to it are relayed, since WebRTC has failed.
+    relayed_until: Option<Instant>,
     wanted: bool,
     failures: u32,
     /// What it has done to us.
@@ -205,6 +241,10 @@ struct LiveLink {
     facts: SdpFacts,
     /// Our candidates, for clients that want them one by one; taken when they have been sent.
     candidates: Vec<String>,
+    /// Those that were found after the description was made, until they can be sent.
+    late: Vec<String>,
+    /// Those that are found from now on are sent at once.
+    trickles: bool,
 }
 
 /// The device's addresses, and whether somebody wants a link to it.
@@ -215,6 +255,8 @@ pub struct Want {
     pub addresses: Vec<SocketAddr>,
     /// Who introduced it to us, where there is a link to that device.
     pub through: Option<DeviceId>,
+    /// It is at the rendezvous where we are.
+    pub met: bool,
     /// A link is wanted.
     pub wanted: bool,
 }
@@ -285,6 +327,8 @@ impl Peer {
             stranger,
             addresses: Vec::new(),
             through: None,
+            met: false,
+            relayed_until: None,
             wanted: false,
             failures: 0,
             faults: Faults::default(),
@@ -299,6 +343,25 @@ impl Peer {
             commands: None,
             tick: None,
         }
+    }
+
+    /// Through what the next link goes, if not over WebRTC.
+    fn relay(&self) -> Option<RelayOptions> {
+        let relayed = self.met && self.relayed_until.is_some_and(|end| Instant::now() < end);
+        self.context.relay.clone().filter(|_| relayed)
+    }
+
+    /// A connection came to nothing although both sides had described themselves: the next one
+    /// takes the other way, where there is one.
+    fn change_way(&mut self) {
+        let relayed = self.relay().is_some();
+        self.relayed_until = match relayed || self.context.relay.is_none() || !self.met {
+            true => None,
+            false => {
+                info!(device = %self.id, "no direct connection: the rendezvous shall relay it");
+                Some(Instant::now() + RELAYED)
+            }
+        };
     }
 
     fn backoff(&self) -> Duration {
@@ -360,6 +423,7 @@ impl Supervised for Peer {
         let old = std::mem::replace(self, fresh);
         self.addresses = old.addresses;
         self.through = old.through;
+        (self.met, self.relayed_until) = (old.met, old.relayed_until);
         self.wanted = old.wanted;
         self.failures = old.failures;
         (self.faults, self.offers) = (old.faults, old.offers);
@@ -370,9 +434,10 @@ impl Handler<Want> for Peer {
     type Result = ();
 
     fn handle(&mut self, want: Want, ctx: &mut Context<Self>) {
-        let moved = self.addresses != want.addresses;
+        let moved = self.addresses != want.addresses || (want.met && !self.met);
         self.addresses = want.addresses;
         self.through = want.through;
+        self.met = want.met;
         let newly = want.wanted && !self.wanted;
         self.wanted = want.wanted;
         // A device that shows up anew, or elsewhere, is worth a try at once.
@@ -397,7 +462,7 @@ impl Handler<Signaled> for Peer {
         match signal.kind {
             SignalKind::Offer => match self.take_offer(&signal.data) {
                 Ok(asked) => {
-                    let sdp = self.filter(&signal.data);
+                    let sdp = self.filter(&signal.data, &route);
                     self.offer = Some(describe(&signal.data, asked, route));
                     self.step(Input::RemoteOffer(sdp), ctx);
                     self.offer = None;
@@ -422,7 +487,7 @@ impl Handler<Signaled> for Peer {
                 };
                 match self.verify(&signal.data, Expected::Answer { session, offer }) {
                     Ok(tied) => {
-                        let sdp = self.filter(&signal.data);
+                        let sdp = self.filter(&signal.data, &route);
                         self.standing = describe(&signal.data, tied, route.clone());
                         self.route = Some(route);
                         self.step(Input::RemoteAnswer(sdp), ctx);
@@ -432,9 +497,9 @@ impl Handler<Signaled> for Peer {
             }
             SignalKind::Ice => {
                 let ufrag = self.standing.ufrag.as_deref();
-                match network::candidate_policy(&self.context.live().settings)
-                    .read(&signal.data, ufrag)
-                {
+                let reach = self.reach_by(Some(&route));
+                let settings = &self.context.live().settings;
+                match network::candidate_policy(settings, reach).read(&signal.data, ufrag) {
                     Ok(candidate) => {
                         self.step(Input::RemoteCandidate(candidate.to_string()), ctx);
                         let responder = self
@@ -515,8 +580,15 @@ impl Handler<Panic> for Peer {
 impl StreamHandler<OnLink> for Peer {
     fn handle(&mut self, OnLink(generation, event): OnLink, ctx: &mut Context<Self>) {
         match event {
-            LinkEvent::Open(channel) => self.open(generation, channel, ctx),
-            LinkEvent::Lost(reason) => self.lost(generation, reason.to_owned(), ctx),
+            LinkEvent::Open(channel) => {
+                if let Some(path) = channel.path() {
+                    debug!(device = %self.id, path = path.as_str(), "a link is open");
+                    self.tell(PeerNews::Travels(path), ctx);
+                }
+                self.open(generation, channel, ctx)
+            }
+            LinkEvent::Candidate(line) => self.found_candidate(generation, line),
+            LinkEvent::Lost(reason) => self.lost(generation, reason.into_owned(), ctx),
         }
     }
 

@@ -85,11 +85,10 @@ impl Peer {
     }
 
     /// A description with only those candidates that are believed.
-    pub(super) fn filter(&self, sdp: &str) -> String {
-        filter_sdp(
-            sdp,
-            &network::candidate_policy(&self.context.live().settings),
-        )
+    pub(super) fn filter(&self, sdp: &str, route: &Route) -> String {
+        let reach = self.reach_by(Some(route));
+        let policy = network::candidate_policy(&self.context.live().settings, reach);
+        filter_sdp(sdp, &policy)
     }
 }
 

@@ -2,6 +2,7 @@
 //! without a running service.
 
 mod firewall;
+mod helpers;
 mod machine;
 mod network;
 
@@ -84,6 +85,7 @@ pub fn run(context: &Context, options: &Doctor) -> Result<u8, Failure> {
         None => look_around(context, options.wait),
     };
     found.extend(network::reach(&peers));
+    found.extend(client_runtime()?.block_on(helpers::look(settings)));
     found.push(machine::clock(settings));
     found.extend(machine::disk(settings));
     found.extend(machine::limits(settings));

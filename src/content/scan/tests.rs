@@ -143,6 +143,14 @@ fn the_state_folder_is_never_in_a_bundle_however_it_is_named() {
     symlink(at("lesson/mine/rosters/one"), at("roster")).unwrap();
     fs::create_dir(at("other")).unwrap();
     fs::write(at("other/file"), "").unwrap();
+    // What is made to be handed out is in it, too.
+    fs::create_dir_all(at("lesson/mine/provided/1")).unwrap();
+    fs::write(at("lesson/mine/provided/1/made"), "").unwrap();
+    symlink(
+        at("lesson/mine/identity.key"),
+        at("lesson/mine/provided/1/key"),
+    )
+    .unwrap();
     let withheld = Withheld::state(&at("state"));
     let refused = |paths: &[&str]| {
         let paths: Vec<_> = paths.iter().map(|path| at(path)).collect();
@@ -162,11 +170,15 @@ fn the_state_folder_is_never_in_a_bundle_however_it_is_named() {
         "lesson",
         "",
         "lesson/bin/../mine",
+        "lesson/mine/provided",
+        "lesson/mine/provided/1/key",
+        "lesson/mine/provided/../identity.key",
     ] {
         assert_eq!(refused(&[bad]), Some(at(bad)), "{bad}");
         assert_eq!(refused(&["other", bad]), Some(at(bad)), "{bad}");
     }
     assert_eq!(refused(&["lesson/bin", "lesson/z.txt", "other"]), None);
+    assert_eq!(refused(&["lesson/mine/provided/1/made"]), None);
     // The key by another name, and found on the way.
     fs::hard_link(at("lesson/mine/identity.key"), at("other/key")).unwrap();
     assert_eq!(refused(&["other/key"]), Some(at("other/key")));

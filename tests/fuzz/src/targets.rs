@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use unicode_normalization::UnicodeNormalization;
 
-use crate::protocol::candidate::{Candidate, CandidatePolicy, MAX_CANDIDATES, filter_sdp};
+use crate::protocol::candidate::{Candidate, CandidatePolicy, MAX_CANDIDATES, Reach, filter_sdp};
 use crate::protocol::chunkset::ChunkSet;
 use crate::protocol::frame::{CHUNK_HEADER, Frame, encode_hashes, encode_head, pieces};
 use crate::protocol::framer::{JsonFramer, MAX_OBJECT};
@@ -214,6 +214,7 @@ pub fn proof(data: &[u8]) {
 fn filter(sdp: &str) {
     let net = |ip: [u8; 4], bits| (IpAddr::from(ip), bits);
     let policy = CandidatePolicy {
+        reach: Reach::Link,
         allow_loopback: false,
         on_link: vec![net([192, 168, 1, 5], 24)],
         networks: vec![net([10, 0, 0, 0], 8)],

@@ -1,0 +1,193 @@
+//! `request`: asks for data at a rendezvous, and receives it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
+
+use super::Failure;
+use super::args::{Request, path_text};
+use super::provide::{is_in_use, line, needs_server, runtime};
+use super::screen::Screen;
+use super::session::{self, Context, Interrupts, View, node, unread};
+use crate::actors::api::{Event, Request as ApiRequest, exit};
+use crate::actors::provider::{self, Asking, Fetching, ProviderEvent};
+use crate::actors::service::Mode;
+use crate::protocol::names::printable;
+
+/// What the options change in the settings.
+pub fn overrides(options: &Request) -> Result<Vec<(String, String)>, String> {
+    let mut overrides = options.at.overrides()?;
+    if let Some(dir) = &options.to {
+        overrides.push(("receive.destination".to_owned(), path_text("--to", dir)?));
+    }
+    Ok(overrides)
+}
+
+/// Asks, and shows how it goes: in the name of this device, so that other devices answer by what is
+/// verified. Where a service has the state folder, it asks.
+pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
+    let parameters: serde_json::Map<_, _> = options.param.iter().cloned().collect();
+    let plain = options.at.plain || context.settings.trust.plain_peers;
+    let fetching = Fetching {
+        request_type: options.request_type.clone(),
+        parameters: serde_json::Value::Object(parameters).to_string(),
+        wait_ms: u64::try_from(options.wait.as_millis()).unwrap_or(u64::MAX),
+        plain,
+        from: options.from.clone(),
+    };
+    let (screen, request) = (context.screen.clone(), ApiRequest::Fetch(fetching.clone()));
+    if !is_in_use(context)? {
+        needs_server(context)?;
+        let mut view = Fetched::new(&screen);
+        let mut context = context.clone();
+        // It is here for this one thing.
+        context.settings.discovery.enabled = false;
+        return node(&context, Mode::Receive, |node| async move {
+            session::follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await
+        });
+    }
+    let own = options.to.is_some() || options.at.is_given();
+    if plain && own {
+        needs_server(context)?;
+        return plainly(context, fetching);
+    }
+    if own {
+        return Err(Failure::Usage(format!(
+            "a service runs on the state folder {} and asks by its own settings: leave --url, \
+             --token-file and --to out, or choose another folder with --state",
+            context.settings.state.dir.display()
+        )));
+    }
+    let answered = session::ask_service(context, request, &mut Fetched::new(&screen))?;
+    answered.ok_or_else(|| Failure::Other("the service has just ended: try again".to_owned()))
+}
+
+/// What comes, for people.
+struct Fetched(Shown);
+
+impl Fetched {
+    fn new(screen: &Screen) -> Self {
+        Self(Shown::new(screen))
+    }
+}
+
+impl View for Fetched {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        match event {
+            Event::Fetching { what } => self.0.event(what),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The same beside a service, whose key this process cannot use: only plain clients answer.
+fn plainly(context: &Context, fetching: Fetching) -> Result<u8, Failure> {
+    let screen = context.screen.clone();
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let mut interrupts = Interrupts::new()?;
+        let (events, told) = mpsc::channel(provider::EVENTS);
+        let asking = Asking {
+            settings: Arc::new(context.settings.clone()),
+            request_type: fetching.request_type,
+            parameters: fetching.parameters,
+            wait: Duration::from_millis(fetching.wait_ms),
+            plain: true,
+            from: fetching.from,
+            node: None,
+            events,
+        };
+        let showing = tokio::spawn(follow(told, screen.clone()));
+        let asked = tokio::select! {
+            asked = provider::ask(asking) => Some(asked),
+            () = interrupts.next() => None,
+        };
+        let shown = showing.await.unwrap_or(Ok(()));
+        let mut code = match asked {
+            Some(Ok(_)) => exit::OK,
+            Some(Err(error)) => {
+                screen.error(&printable(&error.to_string()));
+                error.exit_code()
+            }
+            None => exit::INTERRUPTED,
+        };
+        if let Err(error) = shown {
+            code = unread(&error, &screen, code);
+        }
+        if screen.is_json() {
+            screen.object(&Event::End { code })?;
+        }
+        Ok::<_, io::Error>(code)
+    })?;
+    // A question to the rendezvous may still wait there.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+async fn follow(mut told: mpsc::Receiver<ProviderEvent>, screen: Screen) -> io::Result<()> {
+    let mut shown = Shown::new(&screen);
+    while let Some(event) = told.recv().await {
+        match screen.is_json() {
+            true => screen.object(&event)?,
+            false => shown.event(&event)?,
+        }
+    }
+    Ok(())
+}
+
+/// Lines and a bar for people; nothing for programs.
+struct Shown {
+    screen: Screen,
+    bar: Option<ProgressBar>,
+}
+
+impl Shown {
+    fn new(screen: &Screen) -> Self {
+        let screen = screen.clone();
+        Self { screen, bar: None }
+    }
+
+    fn event(&mut self, event: &ProviderEvent) -> io::Result<()> {
+        let screen = &self.screen;
+        if screen.is_json() {
+            return Ok(());
+        }
+        match event {
+            ProviderEvent::Begun { size, .. } if screen.has_bars() => {
+                let style = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}";
+                let new = ProgressBar::new(*size);
+                if let Ok(style) = ProgressStyle::with_template(style) {
+                    new.set_style(style);
+                }
+                self.bar = Some(screen.bars().add(new));
+            }
+            ProviderEvent::Progress { bytes, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*bytes);
+                }
+            }
+            _ => {}
+        }
+        let is_result = matches!(event, ProviderEvent::Received { .. });
+        if is_result && let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        match line(event) {
+            Some(line) if is_result => screen.result(&line)?,
+            Some(line) => screen.note(&line),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Two servers on one PostgreSQL database are one rendezvous.
+
+use std::time::{Duration, Instant};
+
+use handout::protocol::rendezvous::ServerSays;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::devices::{absent, heard, id, identity, present, signal, watch};
+use super::postgres::Database;
+use super::relays::joined;
+use super::server::{DEVICE, PROVIDER, REQUESTER, Server};
+use super::sockets::{Socket, run};
+
+/// Both with the same key for tokens.
+fn two(database: &Database) -> (Server, Server) {
+    let setting = database.setting();
+    let one = Server::start(&[&setting, "rendezvous.serve.public_url=http://one.test"]);
+    let home = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        one.path("rendezvous.key"),
+        home.path().join("rendezvous.key"),
+    )
+    .unwrap();
+    let other = Server::start_in(home, &[&setting]);
+    (one, other)
+}
+
+#[test]
+fn a_session_goes_over_both_and_long_polls_hear_of_the_other() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let (asks, provides) = (
+        one.token("asks", REQUESTER),
+        other.token("provides", PROVIDER),
+    );
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let found = scope.spawn(|| {
+            other
+                .get(&provides, "/api/ice/sessions?wait=30")
+                .expect(200)
+        });
+        let session = one.initiate(&asks);
+        assert_eq!(found.join().unwrap()[0]["session_id"], *session);
+        let path = format!("/api/ice/signals/{session}?wait=30");
+        let offer = scope.spawn(move || one.get(&asks, &path).expect(200));
+        other.signal(&provides, &session, "offer", "o").expect(200);
+        assert_eq!(offer.join().unwrap()[0]["signal_data"], "o");
+    });
+    // A server looks again every 5 s even where it is told nothing.
+    assert!(
+        begun.elapsed() < Duration::from_millis(4500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn devices_at_different_servers_hear_of_each_other() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        here.say(&watch(&[2])).await;
+        assert_eq!(here.hear().await, absent(&[2]));
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        there.say(&watch(&[1])).await;
+        assert_eq!(there.hear().await, present(&[1]));
+        for number in 0..20 {
+            here.say(&signal(2, &number.to_string())).await;
+        }
+        for number in 0..20 {
+            assert_eq!(there.hear().await, heard(1, &number.to_string()));
+        }
+        here.say(&signal(3, "nobody")).await;
+        assert_eq!(here.hear().await, ServerSays::Undeliverable { to: id(3) });
+        // For the others, a device that goes over to another server was there all the time.
+        let mut moved = Socket::of_device(&other.url, &token, &identity(1)).await;
+        assert_eq!(u16::from(here.ends().await.unwrap().code), 1008);
+        there.say(&signal(1, "you are here")).await;
+        assert_eq!(moved.hear().await, heard(2, "you are here"));
+        moved.say(&signal(2, "and you")).await;
+        assert_eq!(there.hear().await, heard(1, "and you"));
+    });
+}
+
+#[test]
+fn the_ends_of_a_relayed_link_are_sent_to_one_server() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    let path = "/api/relay/abcdefghijklmnopqrstuvwxyz234567";
+    run(async {
+        let mut first = Socket::open(&one.url, path, &token).await.unwrap();
+        let sent_on = Socket::open(&other.url, path, &token).await.err().unwrap();
+        assert_eq!(sent_on.status, 307);
+        assert_eq!(sent_on.location, Some(format!("http://one.test{path}")));
+        let mut second = Socket::open(&one.url, path, &token).await.unwrap();
+        assert_eq!(first.hear().await, ServerSays::Joined);
+        assert_eq!(second.hear().await, ServerSays::Joined);
+        first.send(Message::text("x")).await.unwrap();
+        assert_eq!(second.next().await, Some(Message::text("x")));
+        first.close().await;
+        second.ends().await;
+        // Nobody is there any more, so they may meet at the other one.
+        let end = Instant::now() + super::sockets::PATIENCE;
+        while !database.sql("SELECT * FROM relay_places").is_empty() {
+            assert!(Instant::now() < end, "the place is still taken");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        joined(&other, &other, path, [&token, &token]).await;
+    });
+}
+
+#[test]
+fn when_a_server_stops_its_devices_are_absent_and_the_others_go_on() {
+    let database = Database::new();
+    let (one, mut other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        here.say(&watch(&[2])).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        assert_eq!(other.stop(), Some(0));
+        assert_eq!(u16::from(there.ends().await.unwrap().code), 1001);
+        assert_eq!(here.hear().await, absent(&[2]));
+    });
+    assert_eq!(database.sql("SELECT COUNT(*) FROM instances"), "1");
+}
