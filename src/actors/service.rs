@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use actix::WeakAddr;
 use actix::prelude::*;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
@@ -62,7 +63,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What a node is started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The service: receives, and carries on with broadcasts of earlier processes.
     Run,
@@ -70,6 +72,8 @@ pub enum Mode {
     Receive,
     /// Sends what it is asked to, and takes nothing.
     Send,
+    /// Asks for something at a rendezvous, and takes that alone.
+    Fetch,
     /// Reads and changes the store, without a network.
     Offline,
 }
@@ -135,6 +139,7 @@ pub struct Node {
     vitals: Arc<Vitals>,
     heart: Heart,
     listening: Event,
+    mode: Mode,
 }
 
 impl Node {
@@ -159,6 +164,14 @@ impl Node {
     pub(super) fn hand_over(&self, request: Request, reply: mpsc::Sender<Event>) {
         match request {
             Request::Health => {}
+            Request::Mode => {
+                let mode = self.mode;
+                // There is room for two in a new channel.
+                for event in [Event::Mode { mode }, Event::End { code: exit::OK }] {
+                    let _ = reply.try_send(event);
+                }
+                return;
+            }
             Request::Fetch(fetching) => {
                 let (node, on) = (self.clone(), self.data_plane());
                 on.spawn(provider::fetch(node, fetching, reply));
@@ -433,6 +446,7 @@ where
         settings: followed,
         vitals,
         listening,
+        mode,
     };
     let socket = {
         let _inside = data_plane.enter();
@@ -591,6 +605,7 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
         invites: store.invites(),
         plans: store.plans(),
         runs_plans: mode == Mode::Run,
+        only_fetches: mode == Mode::Fetch,
     })
 }
 

@@ -78,7 +78,7 @@ pub fn beside(node: &Node, settings: Settings) {
 }
 
 /// Whether another process has the state folder.
-pub fn is_in_use(context: &Context) -> Result<bool, Failure> {
+fn is_in_use(context: &Context) -> Result<bool, Failure> {
     let connecting = Client::connect(&context.settings.state.dir);
     Ok(client_runtime()?.block_on(connecting).is_some())
 }

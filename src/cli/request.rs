@@ -2,20 +2,29 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::Failure;
 use super::args::{Request, path_text};
-use super::provide::{is_in_use, line, needs_server, runtime};
+use super::provide::{line, needs_server, runtime};
 use super::screen::Screen;
 use super::session::{self, Context, Interrupts, View, node, unread};
 use crate::actors::api::{Event, Request as ApiRequest, exit};
+use crate::actors::control::Client;
 use crate::actors::provider::{self, Asking, Fetching, ProviderEvent};
-use crate::actors::service::Mode;
+use crate::actors::service::{Mode, StartError};
 use crate::protocol::names::printable;
+use crate::store::StoreError;
+
+/// How long a request waits for its turn: whatever is before it ends by itself, sooner or later.
+const TURN: Duration = Duration::from_secs(3600);
+/// How long who has the state folder may answer nothing, when it begins or ends.
+const SILENT: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is our turn.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the options change in the settings.
 pub fn overrides(options: &Request) -> Result<Vec<(String, String)>, String> {
@@ -27,30 +36,82 @@ pub fn overrides(options: &Request) -> Result<Vec<(String, String)>, String> {
 }
 
 /// Asks, and shows how it goes: in the name of this device, so that other devices answer by what is
-/// verified. Where a service has the state folder, it asks.
+/// verified. Where a service has the state folder, it asks. Where another command has it, this one
+/// waits for its turn.
 pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
     let parameters: serde_json::Map<_, _> = options.param.iter().cloned().collect();
-    let plain = options.at.plain || context.settings.trust.plain_peers;
     let fetching = Fetching {
         request_type: options.request_type.clone(),
         parameters: serde_json::Value::Object(parameters).to_string(),
         wait_ms: u64::try_from(options.wait.as_millis()).unwrap_or(u64::MAX),
-        plain,
+        plain: options.at.plain || context.settings.trust.plain_peers,
         from: options.from.clone(),
     };
-    let (screen, request) = (context.screen.clone(), ApiRequest::Fetch(fetching.clone()));
-    if !is_in_use(context)? {
-        needs_server(context)?;
-        let mut view = Fetched::new(&screen);
-        let mut context = context.clone();
-        // It is here for this one thing.
-        context.settings.discovery.enabled = false;
-        return node(&context, Mode::Receive, |node| async move {
-            session::follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await
-        });
+    let (begun, mut answered, mut told) = (Instant::now(), Instant::now(), false);
+    loop {
+        let holder = holder(context)?;
+        if matches!(holder, Some(Mode::Run | Mode::Receive)) {
+            return beside(context, options, fetching);
+        }
+        if holder.is_some() {
+            answered = Instant::now();
+        } else {
+            let asked = by_itself(context, fetching.clone());
+            let is_locked = |failure: &Failure| {
+                matches!(
+                    failure,
+                    Failure::Start(StartError::Store(StoreError::Locked { .. }))
+                )
+            };
+            // Somebody has just begun, or ends.
+            let waits = answered.elapsed() < SILENT && begun.elapsed() < TURN;
+            match asked {
+                Err(failure) if waits && is_locked(&failure) => {}
+                asked => return asked,
+            }
+        }
+        if !told {
+            let dir = context.settings.state.dir.display();
+            let note =
+                format!("another command uses the state folder {dir}: waiting until it ends");
+            context.screen.note(&note);
+            told = true;
+        }
+        std::thread::sleep(LOOK);
     }
+}
+
+/// What the process is for that has the state folder, where one answers.
+fn holder(context: &Context) -> Result<Option<Mode>, Failure> {
+    Ok(session::client_runtime()?.block_on(async {
+        let client = Client::connect(&context.settings.state.dir).await?;
+        let mut events = client.ask(ApiRequest::Mode);
+        while let Some(event) = events.recv().await {
+            if let Event::Mode { mode } = event {
+                return Some(mode);
+            }
+        }
+        None
+    }))
+}
+
+/// With nobody else at the state folder: as a device that is here for this one thing.
+fn by_itself(context: &Context, fetching: Fetching) -> Result<u8, Failure> {
+    needs_server(context)?;
+    let screen = context.screen.clone();
+    let mut view = Fetched::new(&screen);
+    let mut context = context.clone();
+    context.settings.discovery.enabled = false;
+    node(&context, Mode::Fetch, |node| async move {
+        let request = ApiRequest::Fetch(fetching);
+        session::follow(node.ask(request), &mut view, &screen, exit::INTERRUPTED).await
+    })
+}
+
+/// Beside a service, which asks by its own settings.
+fn beside(context: &Context, options: &Request, fetching: Fetching) -> Result<u8, Failure> {
     let own = options.to.is_some() || options.at.is_given();
-    if plain && own {
+    if fetching.plain && own {
         needs_server(context)?;
         return plainly(context, fetching);
     }
@@ -61,7 +122,8 @@ pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
             context.settings.state.dir.display()
         )));
     }
-    let answered = session::ask_service(context, request, &mut Fetched::new(&screen))?;
+    let (request, screen) = (ApiRequest::Fetch(fetching), &context.screen);
+    let answered = session::ask_service(context, request, &mut Fetched::new(screen))?;
     answered.ok_or_else(|| Failure::Other("the service has just ended: try again".to_owned()))
 }
 

@@ -471,6 +471,11 @@ impl TrustBook {
         valid.map(|(device, _)| device)
     }
 
+    /// Whether it is one of these.
+    pub fn is_vouched(&self, device: &DeviceId, now: u64) -> bool {
+        self.vouched_for(device, now).is_some()
+    }
+
     fn vouched_for(&self, device: &DeviceId, now: u64) -> Option<&Vouched> {
         let (vouched, _) = self.vouched.get(device)?;
         Some(vouched).filter(|vouched| now < vouched.until)

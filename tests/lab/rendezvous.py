@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Data over a rendezvous: the server, somebody who provides and somebody who asks are processes on
-hosts of their own. What comes is opened with NumPy. Strangers that speak the wire of the ICE guide
-meet the program in both directions."""
+hosts of their own. What comes is opened with NumPy, and is verified between devices. Strangers that
+speak the wire of the ICE guide meet the program in both directions, and nothing is verified there."""
 import json
 import os
 import sys
@@ -49,7 +49,7 @@ class Scene:
     def where(self, kind, plain):
         return ["--url", self.url, "--token-file", self.tokens[kind], *(["--plain"] if plain else [])]
 
-    def provide(self, config="", plain=True, name="provider", host=PROVIDER):
+    def provide(self, config="", plain=False, name="provider", host=PROVIDER):
         file = os.path.join(self.folder, f"{name}.toml")
         with open(file, "w") as out:
             out.write(config)
@@ -59,9 +59,10 @@ class Scene:
         process.until("providing", 30)
         return process
 
-    def request(self, kind, parameters, *options, into="received", plain=True, expect=0, wait="20s"):
+    def request(self, kind, parameters, *options, into="received", state="requester", plain=False, verified=True,
+                expect=0, wait="20s"):
         into = os.path.join(self.folder, into)
-        command = [PROGRAM, *self.state("requester"), "--set", f"rendezvous.fallback_after={FALLBACK}", "request", kind,
+        command = [PROGRAM, *self.state(state), "--set", f"rendezvous.fallback_after={FALLBACK}", "request", kind,
                    "--json", *self.where(2, plain), "--to", into, "--wait", wait, *options]
         for name, value in parameters.items():
             command += ["--param", f"{name}={json.dumps(value) if not isinstance(value, str) else value}"]
@@ -69,12 +70,32 @@ class Scene:
         if expect is not None:
             process.end(90, expect)
         if expect == 0:
-            process.received = process.find("received") or process.fail("received nothing")
-            assert process.received["verified"] is False, "a plain transfer must not be called verified"
+            received(process, verified)
         return process
 
-    def seed(self, host, kind, *verb):
-        return self.lab.run(host, [*SEED, "--url", self.url, "--token-file", self.tokens[kind], *verb], f"seed-{verb[0]}")
+    def seed(self, host, kind, *verb, options=()):
+        common = ["--url", self.url, "--token-file", self.tokens[kind], "--fallback-after", "4", *options]
+        return self.lab.run(host, [*SEED, *common, *verb], f"seed-{verb[0]}")
+
+    def folder_of_stranger(self):
+        into = os.path.join(self.folder, "stranger")
+        os.makedirs(into, exist_ok=True)
+        return into
+
+
+def received(process, verified):
+    process.received = process.find("received") or process.fail("received nothing")
+    assert process.received["verified"] is verified, f"verified is {process.received['verified']}"
+    return process.received
+
+
+def block_udp(lab, host):
+    for rule in (["add", "table", "inet", "noudp"],
+                 ["add", "chain", "inet", "noudp", "out", "{ type filter hook output priority 0 ; }"],
+                 ["add", "chain", "inet", "noudp", "in", "{ type filter hook input priority 0 ; }"],
+                 ["add", "rule", "inet", "noudp", "out", "meta l4proto udp drop"],
+                 ["add", "rule", "inet", "noudp", "in", "meta l4proto udp drop"]):
+        sh(*lab.enter(host), "nft", *rule)
 
 
 def check_spectrum(path, start=100e6, end=200e6, rate=1e6):
@@ -113,8 +134,8 @@ def spectrum_and_signal_come_by_three_processes(scene):
     check_spectrum(spectrum["path"])
     signal = scene.request("signal", SIGNAL).received
     check_signal(signal["path"])
-    # The same again is the same bytes, beside what is there; with another seed it is not.
-    again = scene.request("signal", SIGNAL).received
+    # The same again is the same bytes; with another seed it is not.
+    again = scene.request("signal", SIGNAL, into="again").received
     other = scene.request("signal", SIGNAL | {"seed": 7}).received
     assert len({signal["path"], again["path"], other["path"]}) == 3
     assert digest(again["path"]) == digest(signal["path"]) != digest(other["path"])
@@ -124,6 +145,7 @@ def spectrum_and_signal_come_by_three_processes(scene):
     with numpy.load(narrow.received["path"], allow_pickle=False) as file:
         axis, power = file["frequencies"], file["power_db"]
         assert axis[0] == 1000.5 and abs(axis[-1] - 2000.5) < 4 and abs(axis[power.argmax()] - 1500.5) < 4
+    assert provider.find("sent")["verified"] is True
     provider.kill()
 
 
@@ -144,16 +166,41 @@ def a_provider_that_is_absent_is_said(scene):
     assert "nobody" in process.find("error")["message"]
 
 
-def who_cannot_prove_itself_gets_nothing_unless_that_is_allowed(scene):
-    process = scene.request("spectrum", SPECTRUM, plain=False, expect=2)
+def who_cannot_prove_itself_gets_nothing_and_gives_nothing_unless_that_is_allowed(scene):
+    file = write_file(os.path.join(scene.folder, "plain.npz"), 200_000, "plain")
+    stranger = scene.seed(STRANGER, 1, "type1", "theirs", file)
+    stranger.until("listening")
+    process = scene.request("theirs", {}, expect=4)
     assert "trust.plain_peers" in process.find("error")["message"]
+    stranger.kill()
     config = "[[provider]]\nname = \"signal\"\ngenerator = \"signal\"\n" \
              "[[provider]]\nname = \"spectrum\"\ngenerator = \"spectrum\"\nplain = true\n"
-    provider = scene.provide(config, plain=False)
-    scene.request("signal", SIGNAL, expect=5, wait="3s")
-    scene.request("spectrum", SPECTRUM)
+    provider = scene.provide(config)
+    into = scene.folder_of_stranger()
+    refused = scene.seed(STRANGER, 2, "type2", "signal", json.dumps(SIGNAL), "--into", into)
+    refused.until("session")
+    stranger = scene.seed(STRANGER, 2, "type2", "spectrum", json.dumps(SPECTRUM), "--into", into)
+    stranger.end(90)
+    check_spectrum(os.path.join(into, stranger.find("received")["name"]))
+    assert refused.find("open") is None
+    refused.kill()
     with open(provider.errors) as errors:
         assert "provider.plain" in errors.read(), "the log does not say which switch to set"
+    # Devices get both.
+    scene.request("signal", SIGNAL)
+    scene.request("spectrum", SPECTRUM)
+    provider.kill()
+
+
+def a_service_that_has_the_key_leaves_plain_ones_to_others(scene):
+    provider = scene.provide(plain=True)
+    service = scene.lab.run(REQUESTER, [PROGRAM, *scene.state("requester"), "--set", "discovery.enabled=false", "receive", "--json"], "service")
+    service.until("listening", 30)
+    refused = scene.request("signal", SIGNAL, expect=2)
+    assert "a service runs" in refused.find("error")["message"]
+    got = scene.request("signal", SIGNAL, plain=True, verified=False).received
+    check_signal(got["path"])
+    service.kill(2)
     provider.kill()
 
 
@@ -169,10 +216,9 @@ command = ["{script}", "{{text}}", "{{output}}"]
 file_name = "words.txt"
 max_size = "1MB"
 timeout = "2s"
-plain = true
 [provider.parameters]
 text = {{ type = "text", max_length = 100 }}
-""", plain=False)
+""")
     hostile = "a b; $(touch /tmp/no) `id` '\" {output} -rf"
     got = scene.request("words", {"text": hostile}).received
     with open(got["path"]) as file:
@@ -193,10 +239,8 @@ def a_provider_that_is_stopped_takes_its_commands_along(scene):
     provider = scene.provide("""[[provider]]
 name = "slow"
 command = ["/bin/sh", "-c", "trap '' TERM; sleep 617 & sleep 617", "{output}"]
-plain = true
 """)
     process = scene.request("slow", {}, expect=None)
-    process.until("connected")
     running = lambda: sh("pgrep", "-x", "-f", "sleep 617", check=False).split()
     end = time.monotonic() + 20
     while len(running()) < 2:
@@ -210,9 +254,8 @@ plain = true
 
 
 def a_stranger_receives_from_us(scene):
-    provider = scene.provide()
-    into = os.path.join(scene.folder, "stranger")
-    os.makedirs(into)
+    provider = scene.provide(plain=True)
+    into = scene.folder_of_stranger()
     for kind, parameters, check in (("spectrum", SPECTRUM, check_spectrum), ("signal", SIGNAL, check_signal)):
         stranger = scene.seed(STRANGER, 2, "type2", kind, json.dumps(parameters), "--into", into)
         stranger.end(90)
@@ -220,7 +263,8 @@ def a_stranger_receives_from_us(scene):
         got = stranger.find("received")
         assert got["largest"] == 16384 and got["messages"] == -(-got["bytes"] // 16384), got
         check(os.path.join(into, got["name"]))
-    assert provider.find("sent")["verified"] is False
+    sent = provider.until("sent", 30)
+    assert sent["verified"] is False and sent["relayed"] is False, sent
     provider.kill()
 
 
@@ -228,7 +272,7 @@ def we_receive_from_a_stranger(scene):
     file = write_file(os.path.join(scene.folder, "from a stranger.npz"), 3_000_001, "seed")
     stranger = scene.seed(STRANGER, 1, "type1", "anything", file)
     stranger.until("listening")
-    got = scene.request("anything", {"frequency": 5, "name": "x"}).received
+    got = scene.request("anything", {"frequency": 5, "name": "x"}, plain=True, verified=False).received
     assert digest(got["path"]) == digest(file) and not got["relayed"]
     stranger.end(60)
     assert stranger.find("session")["parameters"] == {"frequency": 5, "name": "x"}
@@ -236,7 +280,7 @@ def we_receive_from_a_stranger(scene):
     evil = write_file(os.path.join(scene.folder, ".. evil"), 1, "evil")
     stranger = scene.seed(STRANGER, 1, "type1", "evil", evil)
     stranger.until("listening")
-    got = scene.request("evil", {}).received
+    got = scene.request("evil", {}, plain=True, verified=False).received
     assert os.path.dirname(got["path"]) == os.path.join(scene.folder, "received") and not os.path.basename(got["path"]).startswith(".")
     stranger.end(60)
 
@@ -245,7 +289,7 @@ def a_stranger_that_dies_leaves_nothing(scene):
     file = write_file(os.path.join(scene.folder, "cut.npz"), 60_000_000, "cut")
     stranger = scene.seed(STRANGER, 1, "type1", "cut", file)
     stranger.until("listening")
-    process = scene.request("cut", {}, "--set", "rendezvous.relay=false", expect=None)
+    process = scene.request("cut", {}, "--set", "rendezvous.relay=false", plain=True, expect=None)
     process.until("begun", 60)
     stranger.kill()
     process.end(90, 1)
@@ -255,31 +299,70 @@ def a_stranger_that_dies_leaves_nothing(scene):
 
 
 def without_udp_it_goes_over_the_rendezvous_and_that_is_said(scene):
-    provider = scene.provide()
-    for table in (["add", "table", "inet", "noudp"],
-                  ["add", "chain", "inet", "noudp", "out", "{ type filter hook output priority 0 ; }"],
-                  ["add", "chain", "inet", "noudp", "in", "{ type filter hook input priority 0 ; }"],
-                  ["add", "rule", "inet", "noudp", "out", "meta l4proto udp drop"],
-                  ["add", "rule", "inet", "noudp", "in", "meta l4proto udp drop"]):
-        sh(*scene.lab.enter(REQUESTER), "nft", *table)
+    provider = scene.provide(plain=True)
+    block_udp(scene.lab, REQUESTER)
+    block_udp(scene.lab, STRANGER)
+    # Between devices: sealed, and verified.
     process = scene.request("signal", SIGNAL)
-    got = process.received
-    assert got["relayed"], "it did not go over the rendezvous"
-    assert process.find("fallback") and provider.find("fallback")
-    check_signal(got["path"])
+    assert process.received["relayed"], "it did not go over the rendezvous"
+    check_signal(process.received["path"])
     assert provider.until("sent", 30)["relayed"]
+    # A stranger takes it from us.
+    into = scene.folder_of_stranger()
+    stranger = scene.seed(STRANGER, 2, "type2", "spectrum", json.dumps(SPECTRUM), "--into", into)
+    stranger.end(90)
+    assert stranger.find("fallback") and not stranger.find("open")
+    check_spectrum(os.path.join(into, stranger.find("received")["name"]))
+    plain_sent = lambda: [e for e in provider.events if e["event"] == "sent" and not e["verified"]]
+    provider.until("fallback", 30)
+    end = time.monotonic() + 30
+    while not plain_sent():
+        assert time.monotonic() < end, "the provider does not say that it was sent"
+        time.sleep(0.1)
+    assert plain_sent()[0]["relayed"]
+    # We take it from a stranger.
+    file = write_file(os.path.join(scene.folder, "theirs.npz"), 1_000_001, "theirs")
+    stranger = scene.seed(STRANGER, 1, "type1", "theirs", file)
+    stranger.until("listening")
+    process = scene.request("theirs", {}, plain=True, verified=False)
+    assert process.received["relayed"] and process.find("fallback") and digest(process.received["path"]) == digest(file)
+    stranger.end(60)
     # Without that way it fails, and says so.
-    failed = scene.request("signal", SIGNAL, "--set", "rendezvous.relay=false", expect=1)
+    stranger = scene.seed(STRANGER, 1, "type1", "theirs", file)
+    stranger.until("listening")
+    failed = scene.request("theirs", {}, "--set", "rendezvous.relay=false", plain=True, expect=1)
     assert "rendezvous.relay" in failed.find("error")["message"]
+    stranger.kill()
+    provider.kill()
+
+
+def a_way_that_breaks_in_the_middle_costs_a_plain_transfer_nothing_but_time(scene):
+    size = 8_000_000
+    file = write_file(os.path.join(scene.folder, "breaks.npz"), size, "breaks")
+    stranger = scene.seed(STRANGER, 1, "type1", "breaks", file, options=["--break-at", "3000000"])
+    stranger.until("listening")
+    process = scene.request("breaks", {}, plain=True, verified=False)
+    assert process.received["relayed"] and process.find("fallback"), process.events
+    assert [e["relayed"] for e in process.events if e["event"] == "connected"] == [False, True]
+    assert digest(process.received["path"]) == digest(file)
+    assert os.listdir(os.path.dirname(process.received["path"])) == ["breaks.npz"]
+    stranger.end(60)
+    provider = scene.provide(plain=True)
+    into = scene.folder_of_stranger()
+    stranger = scene.seed(STRANGER, 2, "type2", "signal", json.dumps(SIGNAL), "--into", into, options=["--break-at", "3000000"])
+    stranger.end(90)
+    assert stranger.find("open") and stranger.find("fallback")
+    check_signal(os.path.join(into, stranger.find("received")["name"]))
     provider.kill()
 
 
 def many_at_once_get_one_answer_and_a_server_that_was_gone_is_found_again(scene):
     provider = scene.provide()
-    running = [scene.request("signal", SIGNAL, into=f"many{n}", expect=None) for n in range(8)]
+    # Some have a folder in common, and take turns.
+    running = [scene.request("signal", SIGNAL, into=f"many{n}", state=f"many{n % 5}", expect=None) for n in range(8)]
     for process in running:
         process.end(90)
-        check_signal(process.find("received")["path"])
+        check_signal(received(process, True)["path"])
     scene.server.kill()
     provider.until("unreachable", 60)
     scene.serve()
@@ -291,10 +374,13 @@ def many_at_once_get_one_answer_and_a_server_that_was_gone_is_found_again(scene)
 
 
 CASES = [spectrum_and_signal_come_by_three_processes, wrong_parameters_are_refused_and_both_sides_are_told,
-         a_provider_that_is_absent_is_said, who_cannot_prove_itself_gets_nothing_unless_that_is_allowed,
+         a_provider_that_is_absent_is_said,
+         who_cannot_prove_itself_gets_nothing_and_gives_nothing_unless_that_is_allowed,
+         a_service_that_has_the_key_leaves_plain_ones_to_others,
          a_command_answers_and_no_shell_reads_what_is_asked, a_provider_that_is_stopped_takes_its_commands_along,
          a_stranger_receives_from_us, we_receive_from_a_stranger,
          a_stranger_that_dies_leaves_nothing, without_udp_it_goes_over_the_rendezvous_and_that_is_said,
+         a_way_that_breaks_in_the_middle_costs_a_plain_transfer_nothing_but_time,
          many_at_once_get_one_answer_and_a_server_that_was_gone_is_found_again]
 
 

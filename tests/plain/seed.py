@@ -2,11 +2,13 @@
 """The two clients of the ICE implementation guide, in Python with aiortc: exactly its HTTP calls and
 messages, and nothing of Handout's. `type2` asks for a file, `type1` gives one. As the guide's Go
 programs do, candidates are posted one by one and before the description, all signals are read again
-and again, and a file is one `file-metadata` message and then messages of 16 KiB.
+and again, and a file is one `file-metadata` message and then messages of 16 KiB. Where no connection
+comes about within `--fallback-after`, or it breaks, the file goes over the rendezvous's WebSocket.
 
 Prints one JSON object per line, each with an `event`. Exit code 0 when a file has come, or gone."""
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +17,7 @@ import urllib.request
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import candidate_from_sdp
+from websockets.asyncio.client import connect
 
 
 def report(event, **keys):
@@ -60,6 +63,16 @@ class Server:
                 assert isinstance(signal[key], str), f"{key} is {signal[key]!r}"
         return signals
 
+    @contextlib.asynccontextmanager
+    async def relay(self, session, reason):
+        """The way over the rendezvous, once the other side has come there as well."""
+        report("fallback", reason=reason)
+        url = f"ws{self.url.removeprefix('http')}/api/ice/relay/{session}"
+        async with connect(url, additional_headers={"Authorization": "Bearer " + self.token}, max_size=1 << 20) as socket:
+            joined = json.loads(await asyncio.wait_for(socket.recv(), 60))
+            assert joined["type"] == "joined", joined
+            yield socket
+
 
 async def describe(server, session, connection, kind):
     """Posts the candidates, each by itself, then the description, which has none."""
@@ -100,84 +113,140 @@ async def candidates(server, session, connection):
                 await connection.addIceCandidate(candidate)
 
 
-async def type2(args, server):
-    session = (await server.initiate(args.kind, json.loads(args.parameters)))["session_id"]
-    report("session", session=session)
+class Reception:
+    """A file that comes, by whichever way."""
+
+    def __init__(self, into):
+        self.into, self.file, self.done = into, None, asyncio.get_running_loop().create_future()
+        self.begin()
+
+    def begin(self):
+        """From its beginning, over a new way."""
+        if self.file:
+            self.file.close()
+            os.remove(self.file.name)
+        self.file, self.size, self.got, self.messages, self.largest = None, 0, 0, 0, 0
+
+    def message(self, data):
+        if isinstance(data, str):
+            said = json.loads(data)
+            if said["type"] == "file-metadata":
+                self.name, self.size = said["filename"], said["size"]
+                self.file = open(os.path.join(self.into, self.name), "xb")
+                report("metadata", **said)
+            elif not self.done.done():
+                self.done.set_exception(ConnectionError(f"the provider said {said}"))
+        else:
+            self.file.write(data)
+            self.got += len(data)
+            self.messages += 1
+            self.largest = max(self.largest, len(data))
+        if self.file and self.got >= self.size and not self.done.done():
+            self.file.close()
+            self.done.set_result(None)
+
+
+async def take(args, server, session, reception):
+    """Over a connection of ours. Its way may break; what the provider says counts."""
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    done = asyncio.get_running_loop().create_future()
-    state = {"file": None, "size": 0, "got": 0, "messages": 0, "largest": 0}
+    opened, broken = asyncio.Event(), asyncio.Event()
 
     @connection.on("datachannel")
-    def opened(channel):
+    def channel_opened(channel):
         report("open", label=channel.label)
+        opened.set()
 
         @channel.on("message")
         def message(data):
-            if isinstance(data, str):
-                said = json.loads(data)
-                if said["type"] == "file-metadata":
-                    state.update(name=said["filename"], size=said["size"])
-                    state["file"] = open(os.path.join(args.into, said["filename"]), "xb")
-                    report("metadata", **said)
-                elif not done.done():
-                    done.set_exception(ConnectionError(f"the provider said {said}"))
-            else:
-                state["file"].write(data)
-                state["got"] += len(data)
-                state["messages"] += 1
-                state["largest"] = max(state["largest"], len(data))
-            if state["file"] and state["got"] >= state["size"] and not done.done():
-                state["file"].close()
-                done.set_result(None)
+            if not broken.is_set():
+                reception.message(data)
+            if args.break_at and reception.got >= args.break_at:
+                broken.set()
 
-    offer = await wait_for(server, session, "offer")
-    await connection.setRemoteDescription(offer)
+    await connection.setRemoteDescription(await wait_for(server, session, "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     await describe(server, session, connection, "answer")
     polling = asyncio.create_task(candidates(server, session, connection))
     try:
-        async with asyncio.timeout(90):
-            await done
+        async with asyncio.timeout(args.fallback_after):
+            await opened.wait()
+        breaking = asyncio.create_task(broken.wait())
+        await asyncio.wait([reception.done, breaking], timeout=90, return_when=asyncio.FIRST_COMPLETED)
+        breaking.cancel()
+        if not reception.done.done():
+            raise TimeoutError
     finally:
         polling.cancel()
         await connection.close()
-    report("received", name=state["name"], bytes=state["got"], messages=state["messages"], largest=state["largest"])
 
 
-async def give(server, session, path):
+async def type2(args, server):
+    session = (await server.initiate(args.kind, json.loads(args.parameters)))["session_id"]
+    report("session", session=session)
+    reception = Reception(args.into)
+    try:
+        await take(args, server, session, reception)
+    except TimeoutError:
+        reception.begin()
+        async with server.relay(session, "broken" if args.break_at else "no connection") as socket, asyncio.timeout(90):
+            while not reception.done.done():
+                reception.message(await socket.recv())
+    await reception.done
+    report("received", name=reception.name, bytes=reception.got, messages=reception.messages, largest=reception.largest)
+
+
+def pieces(path):
+    with open(path, "rb") as file:
+        while data := file.read(16384):
+            yield data
+
+
+def metadata(path):
+    return json.dumps({"filename": os.path.basename(path), "size": os.path.getsize(path), "type": "file-metadata"})
+
+
+async def give(args, server, session):
+    """Over a connection of ours. A TimeoutError where there is none, or it breaks."""
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     channel = connection.createDataChannel("file-transfer")
-    ready = asyncio.get_running_loop().create_future()
-    channel.on("open", lambda: ready.set_result(None))
+    ready, closed = asyncio.Event(), asyncio.Event()
+    channel.on("open", ready.set)
+    channel.on("close", closed.set)
     await connection.setLocalDescription(await connection.createOffer())
     await describe(server, session, connection, "offer")
     await connection.setRemoteDescription(await wait_for(server, session, "answer"))
     polling = asyncio.create_task(candidates(server, session, connection))
     try:
-        async with asyncio.timeout(30):
-            await ready
+        async with asyncio.timeout(args.fallback_after):
+            await ready.wait()
         report("open", label=channel.label)
-        size = os.path.getsize(path)
-        channel.send(json.dumps({"filename": os.path.basename(path), "size": size, "type": "file-metadata"}))
-        closed = asyncio.Event()
-        channel.on("close", closed.set)
-        with open(path, "rb") as file:
-            while data := file.read(16384):
-                while channel.bufferedAmount > 1 << 20:
-                    await asyncio.sleep(0.01)
-                channel.send(data)
+        channel.send(metadata(args.file))
+        sent = 0
+        for data in pieces(args.file):
+            if args.break_at and sent >= args.break_at:
+                raise TimeoutError
+            while channel.bufferedAmount > 1 << 20:
+                await asyncio.sleep(0.01)
+            channel.send(data)
+            sent += len(data)
         async with asyncio.timeout(60):
             while channel.bufferedAmount > 0 and not closed.is_set():
                 await asyncio.sleep(0.05)
-        report("sent", bytes=size)
-        async with asyncio.timeout(10):
-            await closed.wait()
-    except TimeoutError:
-        if not ready.done():
-            raise
+        report("sent", bytes=sent)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closed.wait(), 10)
     finally:
         polling.cancel()
         await connection.close()
+
+
+async def give_relayed(args, server, session):
+    async with server.relay(session, "broken" if args.break_at else "no connection") as socket, asyncio.timeout(90):
+        await socket.send(metadata(args.file))
+        for data in pieces(args.file):
+            await socket.send(data)
+        report("sent", bytes=os.path.getsize(args.file))
+        await socket.wait_closed()
 
 
 async def type1(args, server):
@@ -189,7 +258,10 @@ async def type1(args, server):
             if session["request_type"] == args.kind:
                 parameters = json.loads(session["parameters"])
                 report("session", session=session["session_id"], parameters=parameters)
-                await give(server, session["session_id"], args.file)
+                try:
+                    await give(args, server, session["session_id"])
+                except TimeoutError:
+                    await give_relayed(args, server, session["session_id"])
                 return
         await asyncio.sleep(args.every)
 
@@ -198,6 +270,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
     parser.add_argument("--token-file", required=True)
+    parser.add_argument("--fallback-after", type=float, default=30, metavar="SECONDS", help="how long a connection is tried (%(default)s)")
+    parser.add_argument("--break-at", type=int, metavar="BYTES", help="close the connection after so many, and go on over the rendezvous")
     verbs = parser.add_subparsers(dest="verb", required=True)
     two = verbs.add_parser("type2", help="ask for a file")
     two.add_argument("kind")

@@ -11,6 +11,7 @@ use super::{
 use crate::actors::health::Health;
 use crate::actors::provider::ProviderEvent;
 use crate::actors::report::{BroadcastInfo, Report};
+use crate::actors::service::Mode;
 use crate::config::Change;
 use crate::protocol::id::{BroadcastId, DeviceId, InviteId, TransferId};
 use crate::store::GrantedBy;
@@ -306,6 +307,11 @@ pub enum Event {
     Report(Box<Report>),
     /// Whether the process does what it is for.
     Health(Health),
+    /// What the process was started for.
+    Mode {
+        /// That.
+        mode: Mode,
+    },
     /// Programs of this machine can ask over HTTP.
     Serving {
         /// Where: `http://address:port`, or `unix:/path`.

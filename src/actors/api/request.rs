@@ -141,6 +141,8 @@ pub enum Request {
     },
     /// Whether the process does what it is for.
     Health,
+    /// What the process was started for.
+    Mode,
     /// The broadcasts of the config file, as they stand.
     Plans,
     /// Pause a transfer or broadcast.

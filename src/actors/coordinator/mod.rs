@@ -107,6 +107,8 @@ pub struct Loaded {
     pub plans: Vec<PlanRecord>,
     /// This process hands them out.
     pub runs_plans: bool,
+    /// It takes what requests of its own bring, and nothing else.
+    pub only_fetches: bool,
 }
 
 /// Makes the shared context of peers once the coordinator's own address is known.
@@ -135,6 +137,7 @@ pub struct Coordinator {
     transfers: HashMap<TransferId, Transfer>,
     swarm: Swarm,
     plans: Plans,
+    only_fetches: bool,
     clones: Clones,
     /// How often changes of others' keys are looked at.
     changes: Rate,
@@ -345,6 +348,7 @@ impl Coordinator {
             broadcasts: HashMap::new(),
             swarm: Swarm::default(),
             plans: Plans::new(loaded.plans, loaded.runs_plans),
+            only_fetches: loaded.only_fetches,
             watchers: Vec::new(),
             tidied: Instant::now(),
             counted: Instant::now(),

@@ -140,6 +140,13 @@ impl Coordinator {
         if !self.is_let_in(device) {
             return barred(Code::Unauthorized, "this device is not authorized");
         }
+        if self.only_fetches && !self.trust.is_vouched(device, unix_now()) {
+            return barred(
+                Code::Busy,
+                "this device only waits for something that it has asked for; a service on it would \
+                 take this",
+            );
+        }
         if offer.hand_in {
             if !self.settings.hand_in.enabled {
                 return barred(
@@ -196,11 +203,16 @@ impl Coordinator {
         }
         let terms = self.terms_for(device, &About::offer(offer));
         let takes = self.takes(offer.hand_in) && terms.mode != Mode::Refuse;
+        // What was asked for is wanted in that folder.
+        let is_elsewhere = |record: &TransferRecord| {
+            let at = record.destination.as_deref();
+            self.only_fetches && !at.is_some_and(|at| at.starts_with(&terms.destination))
+        };
         match same_bundle {
             None => Known::New,
             Some(record) => match (&record.state, record.root) {
                 (TransferState::Complete, Some(root))
-                    if takes && offer.root.is_none_or(|r| r == root) =>
+                    if takes && !is_elsewhere(record) && offer.root.is_none_or(|r| r == root) =>
                 {
                     Known::Complete {
                         record: Box::new(record.clone()),
@@ -244,7 +256,7 @@ impl Coordinator {
     fn takes(&self, hand_in: bool) -> bool {
         match hand_in {
             true => self.settings.hand_in.enabled,
-            false => self.settings.receive.enabled,
+            false => self.only_fetches || self.settings.receive.enabled,
         }
     }
 

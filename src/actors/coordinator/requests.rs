@@ -150,7 +150,9 @@ impl Handler<Ask> for Coordinator {
             Request::Broadcasts => self.on_broadcasts(reply, ctx),
             Request::Report { what, version } => self.on_report(what, version, reply, ctx),
             // The node looks at it from outside: see `Node::ask`.
-            Request::Health => fail(&reply, "this is not for the coordinator", exit::ERROR),
+            Request::Health | Request::Mode => {
+                fail(&reply, "this is not for the coordinator", exit::ERROR)
+            }
             Request::Plans => {
                 let infos = self.plan_infos();
                 answer(&reply, infos);
