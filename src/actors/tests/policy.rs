@@ -88,6 +88,10 @@ impl Room {
 
     /// Receives with these `[receive]` settings until dropped. Port 0 for any.
     fn receive(&self, policy: &str, port: u16) -> Receiving {
+        self.start(Mode::Receive, policy, port)
+    }
+
+    fn start(&self, mode: Mode, policy: &str, port: u16) -> Receiving {
         let text = format!("[receive]\ndestination = \"in\"\n{policy}");
         let more = [
             ("device.name", "Room 12".to_owned()),
@@ -117,7 +121,7 @@ impl Room {
                 }
             }
         };
-        let thread = std::thread::spawn(move || run(settings, Mode::Receive, work).unwrap());
+        let thread = std::thread::spawn(move || run(settings, mode, work).unwrap());
         Receiving {
             port: is_ready.recv().unwrap(),
             requests: Some(requests),
@@ -217,6 +221,23 @@ fn why(state: TransferState) -> (Code, String) {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_device_that_is_here_for_a_request_is_busy_for_broadcasts_and_takes_them_later() {
+    let room = Room::new();
+    let file = room.file("class.bin", b"for the class");
+    let asking = room.start(Mode::Fetch, "", 0);
+    let (code, row) = room.send(&file, asking.port);
+    assert_eq!((code, row.code), (exit::SOME_FAILED, Some(Code::Busy)));
+    drop(asking);
+    assert!(room.arrived().is_empty());
+    let receiving = room.receive("", 0);
+    let (code, _) = room.send(&file, receiving.port);
+    assert_eq!(
+        (code, room.arrived()),
+        (exit::OK, vec!["class.bin".to_owned()])
+    );
 }
 
 #[test]
