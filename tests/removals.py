@@ -8,7 +8,7 @@ notice. With words, only the checks in whose name, test's name, or list's name, 
 
 Works on a copy of the tree below target/, so the tree itself stays as it is. Imports go downwards
 only, so for a test of a lower layer the copy is built without the layers above it: that takes
-seconds instead of a minute. All of it takes half an hour or so, and is not part of tests/run; that
+seconds instead of a minute. A test of the whole program is `tests/NAME::...`. All of it takes half an hour or so, and is not part of tests/run; that
 every pattern still fits the code is: tests/removals.rs.
 """
 import os
@@ -38,6 +38,7 @@ BELOW = {
     "web": ["protocol", "net", "content", "store", "config", "dataplane", "actors"],
     "rendezvous": ["protocol", "net", "config"],
     "cli": ["protocol", "net", "content", "store", "config", "dataplane", "actors", "web", "rendezvous"],
+    "tests/rendezvous": ["protocol", "net", "content", "store", "config", "dataplane", "actors", "web", "rendezvous", "cli"],
 }
 # Only a hang takes longer than this, in seconds; building included.
 LIMIT = 900
@@ -79,7 +80,10 @@ def cut_to(layer: str) -> None:
 
 def run(tests: list[str]) -> tuple[set[str], str]:
     """Runs tests; those that passed, and all that was said."""
-    command = ["cargo", "test", "--locked", "--lib", "--target-dir", str(BUILD), "--", "--exact", *tests]
+    target = tests[0].split("::")[0].removeprefix("tests/") if tests[0].startswith("tests/") else None
+    of = ["--test", target] if target else ["--lib"]
+    names = [test.split("::", 1)[1] for test in tests] if target else tests
+    command = ["cargo", "test", "--locked", *of, "--target-dir", str(BUILD), "--", "--exact", *names]
     process = subprocess.Popen(
         command, cwd=COPY, stdin=subprocess.DEVNULL, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
@@ -90,7 +94,8 @@ def run(tests: list[str]) -> tuple[set[str], str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output = process.communicate()[0] + f"\nit did not end within {LIMIT} s"
-    return set(re.findall(r"^test (\S+) \.\.\. ok$", output, re.M)), output
+    passed = re.findall(r"^test (\S+) \.\.\. ok$", output, re.M)
+    return {f"tests/{target}::{name}" if target else name for name in passed}, output
 
 
 def why(output: str) -> str:

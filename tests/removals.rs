@@ -37,6 +37,7 @@ fn every_pattern_stands_in_the_code_once_and_its_test_is_there() {
     let (mut lists, mut sources) = (Vec::new(), Vec::new());
     files(&root.join("tests/removals"), &mut lists);
     files(&root.join("src"), &mut sources);
+    files(&root.join("tests"), &mut sources);
     let (mut wrong, mut checks) = (Vec::new(), 0);
     for list in lists {
         let list = fs::read_to_string(&list).unwrap();
@@ -59,7 +60,11 @@ fn every_pattern_stands_in_the_code_once_and_its_test_is_there() {
             }
             let test = text(removal, "test");
             let (module, name) = test.rsplit_once("::").unwrap();
-            let layer = root.join("src").join(module.split("::").next().unwrap());
+            let layer = module.split("::").next().unwrap();
+            let layer = match layer.starts_with("tests/") {
+                true => root.join(layer),
+                false => root.join("src").join(layer),
+            };
             let named = format!("fn {name}(");
             let mut here = sources.iter().filter(|source| source.starts_with(&layer));
             if !here.any(|source| fs::read_to_string(source).unwrap().contains(&named)) {
