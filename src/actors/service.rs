@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use crate::protocol::pairing::pin::read_pin;
 use crate::protocol::replay::ReplayCache;
 use crate::protocol::rotation::Rotation;
 use crate::protocol::trust::Pages;
+use crate::protocol::trust::Purpose;
 use crate::store::audit::{AuditLimits, Entry as AuditEntry};
 use crate::store::{BroadcastState, Renewed, Store, StoreError};
 
@@ -226,14 +227,14 @@ impl Node {
     ///
     /// # Errors
     /// Why not, for people.
-    pub async fn vouch(&self, vouch: Vouch) -> Result<(), String> {
+    pub async fn vouch(&self, vouch: Vouch) -> Result<Purpose, String> {
         let vouched = self.coordinator.send(vouch).await;
         vouched.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// That purpose is over.
-    pub fn unvouch(&self, device: DeviceId) {
-        self.coordinator.do_send(Unvouch(device));
+    pub fn unvouch(&self, device: DeviceId, purpose: Purpose) {
+        self.coordinator.do_send(Unvouch(device, purpose));
     }
 
     /// Whether the process does what it is for.
@@ -615,15 +616,10 @@ fn load(store: &Store, settings: &Settings, mode: Mode) -> Result<Loaded, StartE
 /// [`StartError::Rendezvous`] where it can be none.
 pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
     let meeting = &settings.rendezvous;
-    let (Some(url), Some(token_file)) = (&meeting.url, &meeting.token_file) else {
+    if meeting.url.is_none() || meeting.token_file.is_none() {
         return Ok(None);
-    };
-    let told = |path: &Path, error: io::Error| StartError::Rendezvous {
-        fault: format!("{}: {error}", path.display()),
-    };
-    let ca = meeting.ca_file.as_deref();
-    let ca = ca.map(|path| std::fs::read(path).map_err(|error| told(path, error)));
-    let server = Server::new(url, token_file, ca.transpose()?.as_deref());
+    }
+    let server = provider::server(settings);
     server.map(Some).map_err(|error| StartError::Rendezvous {
         fault: error.to_string(),
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Event, GroupRequest, PeerInfo, Request, TransferInfo, exit};
+use super::coordinator::Vouch;
 use super::service::{Mode, Node, run};
 use super::tests::{id_of, settings};
 use crate::protocol::id::DeviceId;
@@ -345,4 +346,49 @@ fn a_device_that_may_only_receive_cannot_send_and_is_told_so() {
     assert_eq!(code.unwrap(), exit::UNAUTHORIZED);
     drop(receiver);
     pair.assert_nothing_arrived();
+}
+
+#[test]
+fn who_is_let_in_for_one_request_gets_the_answer_to_it_and_nothing_that_all_get() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let [_, stranger] = ["ours", "stranger"].map(|name| id_of(&at(name)));
+    // It is here, as if it had been seen.
+    let peers = format!("{stranger}@127.0.0.1:9");
+    let settings = settings(&at("ours"), &[("discovery.static_peers", peers)]);
+    let answer = settings.state.dir.join("provided/1/answer.npz");
+    let lesson = at("lesson.txt");
+    for file in [&answer, &lesson] {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "for whom?").unwrap();
+    }
+    let code = run(settings, Mode::Send, |node| async move {
+        let vouch = Vouch {
+            device: stranger.clone(),
+            roles: Roles::RECEIVE,
+            lasts: PATIENCE,
+            why: "for one request".to_owned(),
+        };
+        let purpose = node.vouch(vouch).await.unwrap();
+        let send = async |file: &Path, to: &str| {
+            let events = all(node.ask(Request::Send {
+                paths: vec![file.to_owned()],
+                to: vec![to.to_owned()],
+                wait_ms: Some(0),
+                share: Default::default(),
+            }));
+            match events.await.last() {
+                Some(Event::End { code }) => *code,
+                _ => panic!("no end"),
+            }
+        };
+        assert_eq!(send(&lesson, "all").await, exit::UNAUTHORIZED);
+        assert_eq!(send(&lesson, stranger.as_str()).await, exit::UNAUTHORIZED);
+        // Nobody listens there, so it does not arrive; but it may.
+        assert_eq!(send(&answer, stranger.as_str()).await, exit::NO_RECEIVER);
+        node.unvouch(stranger.clone(), purpose);
+        assert_eq!(send(&answer, stranger.as_str()).await, exit::UNAUTHORIZED);
+        exit::OK
+    });
+    assert_eq!(code.unwrap(), exit::OK);
 }

@@ -2,7 +2,6 @@
 //! it, from a person's decisions, the config file, groups, rosters and changed keys. What a
 //! person revoked stays out whatever else says that it may in, until a person authorizes it again.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
@@ -190,6 +189,10 @@ mod digest_text {
     }
 }
 
+/// One purpose for which a device was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purpose(u64);
+
 /// That a device is let in for one purpose, by this process alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vouched {
@@ -298,7 +301,9 @@ pub struct TrustBook {
     rosters: BTreeMap<RosterKey, Roster>,
     floors: BTreeMap<RosterKey, Floor>,
     /// With the number of purposes that each is let in for.
-    vouched: HashMap<DeviceId, (Vouched, usize)>,
+    vouched: HashMap<DeviceId, Vec<(Purpose, Vouched)>>,
+    /// How many there have been.
+    purposes: u64,
     /// From an id that is no longer used to the one after it, and back.
     next: HashMap<DeviceId, DeviceId>,
     earlier: HashMap<DeviceId, DeviceId>,
@@ -318,6 +323,7 @@ impl TrustBook {
             rosters: BTreeMap::new(),
             floors: BTreeMap::new(),
             vouched: HashMap::new(),
+            purposes: 0,
             next: HashMap::new(),
             earlier: HashMap::new(),
         };
@@ -392,7 +398,7 @@ impl TrustBook {
         let mut grounds: Vec<_> = decision.map(Ground::Decision).into_iter().collect();
         grounds.extend(configured.then_some(Ground::Config));
         grounds.extend(self.rosters_of(device, now).map(|(r, _)| Ground::Roster(r)));
-        grounds.extend(self.vouched_for(device, now).map(Ground::Vouched));
+        grounds.extend(self.purposes_of(device, now).map(Ground::Vouched));
         grounds
     }
 
@@ -421,45 +427,41 @@ impl TrustBook {
             })
     }
 
-    /// Lets a device in for one purpose. Nothing else is taken from it by that: it ends by itself,
-    /// and what a person revoked stays out.
+    /// Lets a device in for one purpose: nothing else follows from it, and it ends by itself. What a
+    /// person revoked stays out.
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn vouch(&mut self, device: DeviceId, vouched: Vouched, now: u64) -> Result<(), String> {
+    pub fn vouch(
+        &mut self,
+        device: DeviceId,
+        vouched: Vouched,
+        now: u64,
+    ) -> Result<Purpose, String> {
         if self.is_shut_out(&device) {
             return Err(self.why_not(&device, now));
         }
-        self.vouched.retain(|_, (vouched, _)| now < vouched.until);
-        if self.vouched.len() >= MAX_VOUCHED && !self.vouched.contains_key(&device) {
+        self.vouched.retain(|_, purposes| {
+            purposes.retain(|(_, vouched)| now < vouched.until);
+            !purposes.is_empty()
+        });
+        if self.vouched.values().map(Vec::len).sum::<usize>() >= MAX_VOUCHED {
             return Err(format!(
-                "{MAX_VOUCHED} devices are let in for one purpose already"
+                "devices are let in for {MAX_VOUCHED} purposes already"
             ));
         }
-        match self.vouched.entry(device) {
-            Entry::Vacant(entry) => {
-                entry.insert((vouched, 1));
-            }
-            Entry::Occupied(mut entry) => {
-                let (before, purposes) = entry.get_mut();
-                let roles = before.roles.union(vouched.roles);
-                let until = before.until.max(vouched.until);
-                *before = Vouched {
-                    roles,
-                    until,
-                    ..vouched
-                };
-                *purposes += 1;
-            }
-        }
-        Ok(())
+        self.purposes += 1;
+        let purpose = Purpose(self.purposes);
+        let purposes = self.vouched.entry(device).or_default();
+        purposes.push((purpose, vouched));
+        Ok(purpose)
     }
 
-    /// That purpose is over; another one may still hold.
-    pub fn unvouch(&mut self, device: &DeviceId) {
-        if let Some((_, purposes)) = self.vouched.get_mut(device) {
-            *purposes -= 1;
-            if *purposes == 0 {
+    /// That purpose is over; others may still hold.
+    pub fn unvouch(&mut self, device: &DeviceId, purpose: Purpose) {
+        if let Some(purposes) = self.vouched.get_mut(device) {
+            purposes.retain(|(of, _)| *of != purpose);
+            if purposes.is_empty() {
                 self.vouched.remove(device);
             }
         }
@@ -467,24 +469,39 @@ impl TrustBook {
 
     /// The devices that are let in for one purpose.
     pub fn vouched(&self, now: u64) -> impl Iterator<Item = &DeviceId> {
-        let valid = self.vouched.iter().filter(move |(_, (v, _))| now < v.until);
-        valid.map(|(device, _)| device)
+        let devices = self.vouched.keys();
+        devices.filter(move |device| self.is_vouched(device, now))
     }
 
     /// Whether it is one of these.
     pub fn is_vouched(&self, device: &DeviceId, now: u64) -> bool {
-        self.vouched_for(device, now).is_some()
+        self.purposes_of(device, now).next().is_some()
     }
 
-    fn vouched_for(&self, device: &DeviceId, now: u64) -> Option<&Vouched> {
-        let (vouched, _) = self.vouched.get(device)?;
-        Some(vouched).filter(|vouched| now < vouched.until)
+    /// What a device may do for the purposes for which it is let in, and for nothing else.
+    pub fn roles_for_purposes(&self, device: &DeviceId, now: u64) -> Roles {
+        match self.is_shut_out(device) {
+            true => Roles::NONE,
+            false => self
+                .purposes_of(device, now)
+                .fold(Roles::NONE, |roles, vouched| roles.union(vouched.roles)),
+        }
     }
 
-    /// True when a device may exchange bundles with us at all.
+    fn purposes_of(&self, device: &DeviceId, now: u64) -> impl Iterator<Item = &Vouched> {
+        let purposes = self.vouched.get(device).into_iter().flatten();
+        let all = purposes.map(|(_, vouched)| vouched);
+        all.filter(move |vouched| now < vouched.until)
+    }
+
+    /// True when a device may have a link with us at all.
     pub fn lets_in(&self, device: &DeviceId, now: u64) -> bool {
-        !self.is_shut_out(device)
-            && (self.is_known(device, now) || self.vouched_for(device, now).is_some())
+        self.is_member(device, now) || (!self.is_shut_out(device) && self.is_vouched(device, now))
+    }
+
+    /// True when it is let in for more than a purpose.
+    pub fn is_member(&self, device: &DeviceId, now: u64) -> bool {
+        !self.is_shut_out(device) && self.is_known(device, now)
     }
 
     /// Whether anything but being vouched for lets a device in that is not shut out.
@@ -498,16 +515,11 @@ impl TrustBook {
     }
 
     /// What a device may do: what was said about it, else what is said in any of its groups and
-    /// rosters, else everything. Nothing when it is not let in.
+    /// rosters, else everything. Nothing when it is not let in, or only for a purpose.
     pub fn roles(&self, device: &DeviceId, now: u64) -> Roles {
-        if !self.lets_in(device, now) {
-            return Roles::NONE;
-        }
-        let vouched = self.vouched_for(device, now);
-        let vouched = vouched.map_or(Roles::NONE, |vouched| vouched.roles);
-        match self.is_known(device, now) {
-            true => self.lasting_roles(device, now).union(vouched),
-            false => vouched,
+        match self.is_member(device, now) {
+            true => self.lasting_roles(device, now),
+            false => Roles::NONE,
         }
     }
 

@@ -48,9 +48,10 @@ fn one_purpose_lets_a_device_in_for_its_time_and_what_it_needs_and_never_a_revok
         why: "for one request".to_owned(),
     };
     let receives = vouched(Roles::RECEIVE, NOW + 10);
-    book.vouch(id(2), receives.clone(), NOW).unwrap();
-    assert!(book.lets_in(&id(2), NOW));
-    assert_eq!(book.roles(&id(2), NOW), Roles::RECEIVE);
+    let first = book.vouch(id(2), receives.clone(), NOW).unwrap();
+    assert!(book.lets_in(&id(2), NOW) && !book.is_member(&id(2), NOW));
+    assert_eq!(book.roles_for_purposes(&id(2), NOW), Roles::RECEIVE);
+    assert_eq!(book.roles(&id(2), NOW), Roles::NONE, "and nothing else");
     assert_eq!(
         book.why(&id(2), NOW),
         ("for one request".to_owned(), Some(NOW + 10))
@@ -62,26 +63,29 @@ fn one_purpose_lets_a_device_in_for_its_time_and_what_it_needs_and_never_a_revok
     );
     assert!(!book.lets_in(&id(2), NOW + 10), "it ends by itself");
 
-    // Two purposes hold until both are over.
-    book.vouch(id(2), vouched(Roles::SEND, NOW + 20), NOW)
-        .unwrap();
-    assert_eq!(book.roles(&id(2), NOW), Roles::RECEIVE.union(Roles::SEND));
-    book.unvouch(&id(2));
-    assert!(book.lets_in(&id(2), NOW + 15));
-    book.unvouch(&id(2));
+    // Each purpose holds until it is over, and gives what it needs.
+    let sends = vouched(Roles::SEND, NOW + 20);
+    let second = book.vouch(id(2), sends, NOW).unwrap();
+    let both = Roles::RECEIVE.union(Roles::SEND);
+    assert_eq!(book.roles_for_purposes(&id(2), NOW), both);
+    assert_eq!(book.roles_for_purposes(&id(2), NOW + 15), Roles::SEND);
+    book.unvouch(&id(2), second);
+    assert_eq!(book.roles_for_purposes(&id(2), NOW), Roles::RECEIVE);
+    book.unvouch(&id(2), second);
+    assert!(book.lets_in(&id(2), NOW), "another one is not ended by it");
+    book.unvouch(&id(2), first);
     assert!(!book.lets_in(&id(2), NOW));
-    book.unvouch(&id(2));
 
     // What a person decided stays as it is.
     let mut narrow = entry(3);
     narrow.roles = Some(Roles::SEND);
     book.authorize(narrow);
     book.vouch(id(3), receives.clone(), NOW).unwrap();
-    assert_eq!(book.roles(&id(3), NOW), Roles::RECEIVE.union(Roles::SEND));
-    book.unvouch(&id(3));
+    assert_eq!(book.roles_for_purposes(&id(3), NOW), Roles::RECEIVE);
     assert_eq!(book.roles(&id(3), NOW), Roles::SEND);
     book.revoke(&id(3));
     assert!(book.vouch(id(3), receives.clone(), NOW).is_err());
+    assert_eq!(book.roles_for_purposes(&id(3), NOW), Roles::NONE);
     book.vouch(id(4), receives, NOW).unwrap();
     book.revoke(&id(4));
     assert!(!book.lets_in(&id(4), NOW), "a person's word ends it");
@@ -100,8 +104,8 @@ fn so_many_devices_are_let_in_for_one_purpose_and_those_that_are_over_make_room(
         book.vouch(device(n), vouched(NOW + 10), NOW).unwrap();
     }
     assert!(book.vouch(device(5000), vouched(NOW + 10), NOW).is_err());
-    book.vouch(device(0), vouched(NOW + 10), NOW)
-        .expect("one that is there");
+    let one_more = book.vouch(device(0), vouched(NOW + 10), NOW);
+    assert!(one_more.is_err(), "purposes count, also of one device");
     book.vouch(device(5000), vouched(NOW + 20), NOW + 10)
         .expect("the others are over");
 }

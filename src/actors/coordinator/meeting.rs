@@ -14,9 +14,7 @@ use crate::protocol::policy::Whom;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
 use crate::protocol::rendezvous::MAX_WATCHED;
-use crate::protocol::roles::Roles;
 use crate::protocol::signal::{Signal, SignalKind};
-use crate::protocol::trust::Vouched;
 
 use super::super::api::Event;
 use super::super::discovery::stream_of;
@@ -28,8 +26,10 @@ use super::Coordinator;
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon the rendezvous is asked again for STUN and TURN servers at most.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Signals that are heard in a while; the rendezvous is not ours.
+/// Signals of devices that are let in that are heard in a while; the rendezvous is not ours.
 const SIGNALS: (u32, Duration) = (512, Duration::from_secs(10));
+/// Signals of others that are answered in a while.
+const STRANGERS: (u32, Duration) = (32, Duration::from_secs(10));
 
 /// Where we stand at a rendezvous.
 pub(super) struct Meeting {
@@ -42,6 +42,7 @@ pub(super) struct Meeting {
     absence: Option<String>,
     looked: Option<Instant>,
     rate: Rate,
+    strangers: Rate,
     /// When the rendezvous is asked again for its STUN and TURN servers: their credentials expire.
     renewal: Option<Instant>,
 }
@@ -60,29 +61,11 @@ impl Meeting {
             absence: Some("not connected yet".to_owned()),
             looked: None,
             rate: Rate::new(SIGNALS.0, SIGNALS.1),
+            strangers: Rate::new(STRANGERS.0, STRANGERS.1),
             renewal: None,
         }
     }
 }
-
-/// Lets a device in for one purpose and a time; nothing of it is kept on disk.
-#[derive(Message)]
-#[rtype(result = "Result<(), String>")]
-pub struct Vouch {
-    /// Which.
-    pub device: DeviceId,
-    /// What it may do.
-    pub roles: Roles,
-    /// For how long at most.
-    pub lasts: Duration,
-    /// Why, for people.
-    pub why: String,
-}
-
-/// Takes that back: the purpose is over.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Unvouch(pub DeviceId);
 
 /// Asks whether this device is at its rendezvous; nothing where it has none.
 #[derive(Message)]
@@ -169,38 +152,19 @@ impl Handler<IsMeant> for Coordinator {
     }
 }
 
-impl Handler<Vouch> for Coordinator {
-    type Result = Result<(), String>;
-
-    fn handle(&mut self, vouch: Vouch, _: &mut Context<Self>) -> Self::Result {
-        let now = unix_now();
-        let vouched = Vouched {
-            roles: vouch.roles,
-            until: now.saturating_add(vouch.lasts.as_secs()),
-            why: vouch.why,
-        };
-        self.trust.vouch(vouch.device.clone(), vouched, now)?;
-        if let Some(meeting) = &mut self.meeting {
-            meeting.looked = None;
-        }
-        self.watch_who_may();
-        Ok(())
-    }
-}
-
-impl Handler<Unvouch> for Coordinator {
-    type Result = ();
-
-    fn handle(&mut self, Unvouch(device): Unvouch, _: &mut Context<Self>) {
-        self.trust.unvouch(&device);
-    }
-}
-
 impl Coordinator {
     /// Whether mail reaches a device now.
     pub(super) fn is_met(&self, device: &DeviceId) -> bool {
         let meeting = self.meeting.as_ref();
         meeting.is_some_and(|meeting| meeting.present.contains(device))
+    }
+
+    /// Somebody may who could not a moment ago, and does not wait.
+    pub(super) fn watch_at_once(&mut self) {
+        if let Some(meeting) = &mut self.meeting {
+            meeting.looked = None;
+        }
+        self.watch_who_may();
     }
 
     /// Tells the rendezvous of whom we want to hear.
@@ -214,9 +178,20 @@ impl Coordinator {
         }
         meeting.looked = Some(Instant::now());
         let now = unix_now();
-        let mut devices: BTreeSet<_> = self.trust.all_let_in(now).into_iter().collect();
-        devices.extend(self.trust.vouched(now).cloned());
-        devices.retain(|id| id.is_self_certifying() && *id != self.identity.device_id());
+        let wanted = self.peers.iter().filter(|(_, slot)| slot.wanted);
+        let wanted = wanted.map(|(device, _)| device);
+        // The rendezvous takes so many: first those that somebody waits for.
+        let mut first: Vec<_> = self.trust.vouched(now).chain(wanted).cloned().collect();
+        let mut all = self.trust.all_let_in(now);
+        first.sort();
+        all.sort();
+        let mut devices = BTreeSet::new();
+        for device in first.into_iter().chain(all) {
+            let fits = device.is_self_certifying() && device != self.identity.device_id();
+            if fits && devices.len() < MAX_WATCHED {
+                devices.insert(device);
+            }
+        }
         // Who is let in again within a moment has never left the list that the rendezvous has, and
         // it tells of changes alone. Of the others nothing is heard any more: whoever writes to
         // one that has gone is told so.
@@ -267,16 +242,22 @@ impl Coordinator {
 
     fn hear_mail(&mut self, signal: Signal) {
         let device = signal.peer_id.clone();
+        let is_let_in = self.is_let_in(&device);
         let Some(meeting) = &mut self.meeting else {
             return;
         };
         // Devices without a key have no place at a rendezvous: it would be its word alone.
         let fits = device.is_self_certifying() && device != self.identity.device_id();
-        if !fits || !meeting.rate.take(Instant::now()) {
+        // Strangers never use up what those have that are let in.
+        let rate = match is_let_in {
+            true => &mut meeting.rate,
+            false => &mut meeting.strangers,
+        };
+        if !fits || !rate.take(Instant::now()) {
             return debug!(%device, "mail is left unread");
         }
         let mail = meeting.mail.clone();
-        if !self.is_let_in(&device) {
+        if !is_let_in {
             if signal.kind == SignalKind::Offer {
                 info!(%device, "a device that is not authorized writes over the rendezvous");
                 let data = format!(

@@ -20,6 +20,7 @@ mod pairing;
 mod people;
 mod plans;
 mod pulse;
+mod purposes;
 mod questions;
 mod receiving;
 mod reload;
@@ -72,13 +73,12 @@ use kiosk::Kiosk;
 pub use kiosk::KioskStart;
 pub use links::{FromPeer, PeerNews};
 use meeting::Meeting;
-pub use meeting::{
-    AtRendezvous, IsMeant, IsReachable, PathTo, Standing as AtStanding, Unvouch, Vouch,
-};
+pub use meeting::{AtRendezvous, IsMeant, IsReachable, PathTo, Standing as AtStanding};
 pub use notes::{Acquaintance, Noted, WhoMay};
 use plans::Plans;
 pub use plans::is_no_end;
 pub use pulse::{Alive, Pulse};
+pub use purposes::{Unvouch, Vouch};
 use reload::Changing;
 use turns::Waits;
 

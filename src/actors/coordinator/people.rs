@@ -44,7 +44,7 @@ impl Coordinator {
         self.trust.lets_in(device, unix_now())
     }
 
-    fn is_plain_and_welcome(&self, device: &DeviceId) -> bool {
+    pub(super) fn is_plain_and_welcome(&self, device: &DeviceId) -> bool {
         self.settings.trust.plain_peers && !device.is_self_certifying()
     }
 
@@ -77,7 +77,7 @@ impl Coordinator {
             .map(|peer| &peer.id);
         let here = self.table.iter().map(|entry| &entry.advert.id).chain(named);
         let mut all = self.trust.all_let_in(unix_now());
-        all.extend(here.filter(|id| self.is_let_in(id)).cloned());
+        all.extend(here.filter(|id| self.is_member(id)).cloned());
         all.sort();
         all.dedup();
         all.retain(|id| *id != self.identity.device_id());
@@ -122,7 +122,7 @@ impl Coordinator {
                 .iter()
                 .map(SocketAddr::to_string)
                 .collect(),
-            authorized: self.is_authorized(device),
+            authorized: self.trust.is_member(device, unix_now()),
             roles: self.roles_of(device),
             groups: self.groups_of(device),
             why,

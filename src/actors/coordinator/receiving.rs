@@ -16,7 +16,6 @@ use crate::protocol::identity::{b64, unb64};
 use crate::protocol::message::{Code, StartTransfer};
 use crate::protocol::names::printable;
 use crate::protocol::policy::{self, Mode, Refusal, Standing, Taken, Terms, Usage, Verdict, Whom};
-use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{Account, After, GrantedBy, Question, TransferRecord};
@@ -148,13 +147,19 @@ impl Coordinator {
             );
         }
         if offer.hand_in {
+            if !self.is_member(device) {
+                return barred(
+                    Code::Unauthorized,
+                    "this device is let in for one request alone",
+                );
+            }
             if !self.settings.hand_in.enabled {
                 return barred(
                     Code::Declined,
                     "this device takes nothing back now (hand_in.enabled)",
                 );
             }
-        } else if !self.roles_of(device).allow(Roles::SEND) {
+        } else if !self.may_send(device) {
             return barred(
                 Code::Unauthorized,
                 "this device may not send here (its roles)",

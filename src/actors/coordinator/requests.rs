@@ -1,5 +1,6 @@
 //! What people and programs ask.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -93,7 +94,7 @@ impl Handler<Ask> for Coordinator {
                 to,
                 wait_ms,
                 share,
-            } => match self.resolve_places(&to, ctx) {
+            } => match self.resolve_places(&to, &paths, ctx) {
                 Ok((devices, notes)) => {
                     for text in notes {
                         offer_event(&reply, &Event::Note { text });
@@ -123,7 +124,7 @@ impl Handler<Ask> for Coordinator {
                 paths,
                 to,
                 wait_ms,
-            } => match self.resolve(&to) {
+            } => match self.resolve(&to, &paths) {
                 Ok((devices, _)) => {
                     let sending = Sending {
                         paths,
@@ -312,6 +313,7 @@ impl Coordinator {
     fn resolve_places(
         &mut self,
         to: &[String],
+        paths: &[PathBuf],
         ctx: &mut Context<Self>,
     ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
         let places: Vec<_> = to.iter().map(|word| place_in(word)).collect();
@@ -319,17 +321,18 @@ impl Coordinator {
             Some(place) => place.id.to_string(),
             None => word.clone(),
         });
-        let resolved = self.resolve(&devices.collect::<Vec<_>>())?;
+        let resolved = self.resolve(&devices.collect::<Vec<_>>(), paths)?;
         for place in places.into_iter().flatten() {
             self.look_up_static_peer(place, ctx);
         }
         Ok(resolved)
     }
 
-    /// The devices that `--to` means, and notes about those that get nothing.
+    /// The devices that `--to` means for these files, and notes about those that get nothing.
     pub(super) fn resolve(
         &self,
         to: &[String],
+        paths: &[PathBuf],
     ) -> Result<(Vec<DeviceId>, Vec<String>), (String, u8)> {
         let (mut devices, mut notes) = (Vec::new(), Vec::new());
         for word in to {
@@ -355,8 +358,8 @@ impl Coordinator {
                     exit::USAGE,
                 )
             })?;
-            if !self.roles_of(&device).allow(Roles::RECEIVE) {
-                let reason = match self.is_let_in(&device) {
+            if !self.may_receive(&device, paths) {
+                let reason = match self.is_member(&device) {
                     false => format!("{device} is not authorized"),
                     true => format!("{device} may not receive (`handout peers` shows its roles)"),
                 };

@@ -14,7 +14,6 @@ use crate::dataplane::{SendJob, SessionCommand};
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, DeviceId, TransferId};
 use crate::protocol::message::Code;
-use crate::protocol::roles::Roles;
 use crate::protocol::series::Series;
 use crate::protocol::transfer::{Direction, Side, TransferEvent, TransferState};
 use crate::store::{Account, BroadcastRecord, BroadcastState, TransferRecord};
@@ -306,7 +305,10 @@ impl Coordinator {
     fn may_still_receive(&mut self, device: &DeviceId, id: TransferId) -> bool {
         // What is given back is this side's own wish, and the other one's to take.
         let gives_back = self.transfers[&id].record.hand_in && self.is_let_in(device);
-        if gives_back || self.roles_of(device).allow(Roles::RECEIVE) {
+        let of = self.transfers[&id].record.broadcast;
+        let of = of.and_then(|of| self.broadcasts.get(&of));
+        let paths = of.map_or(&[][..], |broadcast| &broadcast.record.paths);
+        if gives_back || self.may_receive(device, paths) {
             return true;
         }
         let reason = match self.is_let_in(device) {

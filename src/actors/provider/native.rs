@@ -16,6 +16,7 @@ use crate::net::link::Path as LinkPath;
 use crate::protocol::id::DeviceId;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::TransferState;
+use crate::protocol::trust::Purpose;
 
 use super::EVENTS;
 use super::ask::{Asking, ask};
@@ -30,6 +31,7 @@ const COMING: Duration = Duration::from_secs(120);
 struct LetIn {
     node: Node,
     device: DeviceId,
+    purpose: Purpose,
 }
 
 impl LetIn {
@@ -45,10 +47,11 @@ impl LetIn {
             lasts: LASTS,
             why,
         };
-        node.vouch(vouch).await?;
+        let purpose = node.vouch(vouch).await?;
         Ok(Self {
             node: node.clone(),
             device: device.clone(),
+            purpose,
         })
     }
 
@@ -59,7 +62,7 @@ impl LetIn {
 
 impl Drop for LetIn {
     fn drop(&mut self) {
-        self.node.unvouch(self.device.clone());
+        self.node.unvouch(self.device.clone(), self.purpose);
     }
 }
 

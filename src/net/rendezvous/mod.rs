@@ -159,8 +159,11 @@ impl Server {
         match self.open(&first, bearer.clone()).await {
             Err(SocketError::Http(answer)) if answer.status() == StatusCode::TEMPORARY_REDIRECT => {
                 let elsewhere = location(&answer);
-                // The token never leaves an encrypted way for one that is not.
-                let safe = |to: &&str| to.starts_with("https://") || self.tls.is_none();
+                // The token never leaves an encrypted way for one that is not, and the other server
+                // is asked for the same.
+                let safe = |to: &&str| {
+                    (to.starts_with("https://") || self.tls.is_none()) && to.ends_with(path)
+                };
                 match elsewhere.filter(safe) {
                     Some(to) => self
                         .open(to, bearer)

@@ -118,7 +118,7 @@ impl Coordinator {
         let to = self.plans.running[name].rule.to.clone();
         let (mut targets, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for word in to {
-            match self.resolve(std::slice::from_ref(&word)) {
+            match self.resolve(std::slice::from_ref(&word), &[]) {
                 Ok((devices, _)) => targets.extend(devices),
                 Err((reason, _)) => {
                     // Who is meant may still come to be known.
