@@ -71,6 +71,17 @@ pub(super) async fn sessions(caller: Caller, query: web::Query<ListQuery>, to: T
     }
 }
 
+/// Ends a session, for both parties: nobody waits for it any more, and it no longer counts.
+pub(super) async fn end(caller: Caller, session: web::Path<String>, to: To) -> Answered {
+    caller.must_be(&PARTIES, "has sessions")?;
+    check_session_id(&session)?;
+    to.store.end(caller.user, &session).await?;
+    to.bus.said(&session);
+    to.bus.list_changed();
+    tracing::info!(session = *session, "ended");
+    Ok(HttpResponse::Ok().json(json!({ "status": "ended" })))
+}
+
 /// Takes what one party says to the other.
 pub(super) async fn signal(
     caller: Caller,

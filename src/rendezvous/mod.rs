@@ -34,7 +34,7 @@ use crate::protocol::rendezvous::ClientType;
 use bus::Bus;
 use devices::Devices;
 use helpers::Helpers;
-use limits::Rates;
+use limits::{Connections, Rates};
 use metrics::Metrics;
 use problem::Problem;
 use relay::Relays;
@@ -243,14 +243,12 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
     });
     let ours = &shared.devices.ours;
     let alive = shared.store.alive(ours, &shared.public_url).await;
-    alive.map_err(|error| match error {
-        Refused::Database(source) => DatabaseError::Database {
-            what: "saying that this server is there",
-            source,
-        },
-        other => DatabaseError::Database {
-            what: "saying that this server is there",
-            source: sqlx::Error::Protocol(other.to_string()),
+    alive.map_err(|error| DatabaseError::Database {
+        database: format!("{:?}", serve.database),
+        what: "saying that this server is there",
+        source: match error {
+            Refused::Database(source) => source,
+            other => sqlx::Error::Protocol(other.to_string()),
         },
     })?;
     let tasks = background(serve, &shared);
@@ -271,6 +269,9 @@ fn serve_http(
     shared: &web::Data<Shared>,
 ) -> io::Result<actix_web::dev::Server> {
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let connections = Connections::new(serve.address_connections);
+    let proxies = serve.proxies.clone();
+    let refused = shared.metrics.crowded.clone();
     let shared = shared.clone();
     let server = HttpServer::new(move || {
         let refuse = |what: &str, error: String| {
@@ -293,8 +294,23 @@ fn serve_http(
     .client_request_timeout(REQUEST_LIMIT)
     .client_disconnect_timeout(Duration::from_secs(1))
     .keep_alive(KEEP_ALIVE)
-    .on_connect(|stream, _| {
+    .on_connect(move |stream, data| {
         if let Some(stream) = stream.downcast_ref::<tokio::net::TcpStream>() {
+            let from = stream
+                .peer_addr()
+                .map(|address| address.ip().to_canonical());
+            if let Ok(from) = from.as_ref()
+                && !proxies.iter().any(|proxy| proxy.contains(*from))
+            {
+                match connections.open(*from) {
+                    Some(connection) => drop(data.insert(connection)),
+                    None => {
+                        refused.inc();
+                        // All that can be done here: nothing more is read of it, or written.
+                        let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Both);
+                    }
+                }
+            }
             // Who does not read what it asked for loses its connection.
             let limit = UNREAD_LIMIT.as_millis().try_into().unwrap_or(u32::MAX);
             let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, limit);

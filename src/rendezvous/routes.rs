@@ -29,10 +29,12 @@ macro_rules! routes {
 
 routes! {
     get "/health" => health,
+    head "/health" => health,
     get "/metrics" => metrics,
     get "/openapi.json" => openapi,
     post "/api/ice/initiate" => ice::initiate,
     get "/api/ice/sessions" => ice::sessions,
+    delete "/api/ice/sessions/{session_id}" => ice::end,
     post "/api/ice/signal" => ice::signal,
     get "/api/ice/signals" => ice::signals_of,
     get "/api/ice/signals/{session_id}" => ice::signals,
@@ -49,7 +51,8 @@ pub(super) async fn nothing_here(request: HttpRequest) -> Answered {
         loop {
             match (path.next(), pattern.next()) {
                 (None, None) => return true,
-                (Some(there), Some(part)) if part.starts_with('{') || there == part => {}
+                (Some(there), Some(part))
+                    if there == part || (part.starts_with('{') && !there.is_empty()) => {}
                 _ => return false,
             }
         }

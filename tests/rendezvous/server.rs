@@ -144,6 +144,12 @@ impl Server {
         read(request.call().unwrap())
     }
 
+    pub fn delete(&self, token: &str, path: &str) -> Answer {
+        let request = agent().delete(format!("{}{path}", self.url));
+        let request = request.header("Authorization", format!("Bearer {token}"));
+        read(request.call().unwrap())
+    }
+
     pub fn post(&self, token: &str, path: &str, body: &Value) -> Answer {
         self.post_text(token, path, "application/json", &body.to_string())
     }

@@ -48,6 +48,7 @@ pub(super) fn agent(ca: Option<&[u8]>) -> Result<ureq::Agent, ServerError> {
 enum Call {
     Get,
     Post(String),
+    Delete,
 }
 
 impl Server {
@@ -76,6 +77,17 @@ impl Server {
     /// [`ServerError`]
     pub async fn signal(&self, signal: &SignalPost) -> Result<(), ServerError> {
         let answer: serde_json::Value = self.call("/api/ice/signal", json(signal), 0).await?;
+        drop(answer);
+        Ok(())
+    }
+
+    /// Ends a session for both parties.
+    ///
+    /// # Errors
+    /// [`ServerError`]
+    pub async fn end(&self, session_id: &str) -> Result<(), ServerError> {
+        let path = format!("/api/ice/sessions/{session_id}");
+        let answer: serde_json::Value = self.call(&path, Call::Delete, 0).await?;
         drop(answer);
         Ok(())
     }
@@ -129,6 +141,10 @@ impl Server {
         let sent = match call {
             Call::Get => {
                 let request = self.agent.get(address).header("Authorization", &bearer);
+                request.config().timeout_global(limit).build().call()
+            }
+            Call::Delete => {
+                let request = self.agent.delete(address).header("Authorization", &bearer);
                 request.config().timeout_global(limit).build().call()
             }
             Call::Post(body) => {

@@ -168,6 +168,25 @@ impl Store {
         }
     }
 
+    /// Ends a session of this user.
+    pub(in crate::rendezvous) async fn end(&self, user: i64, session: &str) -> Result<(), Refused> {
+        let mut work = self.write.begin().await?;
+        let end = sqlx::query(
+            "UPDATE ice_sessions SET expires_at = $1, updated_at = $2 WHERE session_id = $3
+                 AND expires_at > $1 AND (initiator_user_id = $4 OR target_user_id = $4)",
+        );
+        let now = now();
+        let end = end.bind(now).bind(written(now)).bind(session.to_owned());
+        let ended = end.bind(user).execute(&mut *work).await?;
+        if ended.rows_affected() == 0 {
+            return Err(Refused::NoSession);
+        }
+        self.tell(&mut work, &format!("s{session}")).await?;
+        self.tell(&mut work, "l").await?;
+        work.commit().await?;
+        Ok(())
+    }
+
     /// What the other party has said after a signal's number. Reading changes nothing.
     pub(in crate::rendezvous) async fn signals(
         &self,
