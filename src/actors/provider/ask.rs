@@ -22,8 +22,9 @@ use crate::protocol::plain::OfferData;
 use crate::protocol::policy::Whom;
 use crate::protocol::rendezvous::{Initiate, SessionInfo, SignalType};
 
-use super::connect::{Direct, Signals, offer_data, say};
+use super::connect::{Direct, offer_data};
 use super::native::take;
+use super::signals::{Signals, say};
 use super::{Common, ProviderEvent, server};
 
 /// How often progress is told.

@@ -20,7 +20,7 @@ use crate::protocol::plain::OfferData;
 use crate::protocol::rendezvous::{SessionInfo, SignalType};
 
 use super::answers::{AnswerError, Answers, Folder};
-use super::connect::say;
+use super::signals::say;
 use super::{Common, ProviderEvent, Requester, rules, server};
 
 /// Sessions at once; further ones wait at the rendezvous.
