@@ -39,6 +39,12 @@ pub(super) enum AnswerError {
     /// There is no room for it.
     #[error("the provider's disk has no room for it")]
     Room,
+    /// It is not said by the device itself that it asks.
+    #[error("whoever asks has not proven to be the device that it says: {0}")]
+    Unproven(String),
+    /// The device is not let in. Why is in our log.
+    #[error("the provider does not let this device in")]
+    NotLetIn,
     /// The program ends.
     #[error("the provider is being stopped")]
     Stopped,
@@ -51,6 +57,8 @@ impl AnswerError {
             Self::Request(_) => "parameters",
             Self::Here => "failed",
             Self::Room => "disk_full",
+            Self::Unproven(_) => "unproven",
+            Self::NotLetIn => "unauthorized",
             Self::Stopped => "stopped",
         }
     }

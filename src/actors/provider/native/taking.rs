@@ -10,13 +10,13 @@ use super::{COMING, LetIn, reason_of};
 use crate::actors::api::{Event, Request};
 use crate::actors::provider::ask::AskError;
 use crate::actors::provider::connect::offer_data;
-use crate::actors::provider::signals::Signals;
+use crate::actors::provider::signals::{Signals, say};
 use crate::actors::provider::{Common, EVENTS, ProviderEvent};
 use crate::actors::service::Node;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::brief;
 use crate::protocol::plain::OfferData;
-use crate::protocol::rendezvous::SessionInfo;
+use crate::protocol::rendezvous::{SessionInfo, SignalType};
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
 
@@ -44,6 +44,8 @@ pub(in crate::actors::provider) async fn take(
     let why = "for one request of ours at the rendezvous".to_owned();
     let let_in = LetIn::new(node, provider, Roles::SEND, why).await;
     let let_in = let_in.map_err(AskError::NotLetIn)?;
+    let proof = node.prove_asking(id, provider);
+    say(&common.server, id, SignalType::Answer, proof).await?;
     let mut coming = Coming::default();
     let mut deadline = Instant::now() + MAKING;
     let (mut looks, mut seen) = (interval(LOOK), Instant::now());
