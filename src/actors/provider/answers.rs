@@ -121,14 +121,20 @@ impl Answers {
 
     /// Checks what can be checked before anything is made.
     pub(super) fn check(&self, values: &Values) -> Result<(), AnswerError> {
-        if let Origin::Generator(generator) = self.rule.origin {
-            let product = Product::new(generator, values).map_err(of_generator)?;
-            let (size, most) = (product.size(), self.rule.max_size);
-            if size > most {
-                return Err(of_generator(GenerateError::TooLarge { size, most }));
+        match &self.rule.origin {
+            Origin::Generator(generator) => {
+                let product = Product::new(*generator, values).map_err(of_generator)?;
+                let (size, most) = (product.size(), self.rule.max_size);
+                match size > most {
+                    true => Err(of_generator(GenerateError::TooLarge { size, most })),
+                    false => Ok(()),
+                }
+            }
+            Origin::Command { arguments, .. } => {
+                let checked = self.rule.parameters.check_arguments(arguments, values);
+                checked.map_err(|error| AnswerError::Request(error.to_string()))
             }
         }
-        Ok(())
     }
 
     /// The answer to a request: one that is kept, or a new one.

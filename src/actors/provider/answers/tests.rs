@@ -89,6 +89,19 @@ async fn what_many_ask_for_at_once_is_made_once_and_removed_when_nobody_needs_it
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
 }
 
+#[test]
+fn no_text_of_a_request_is_an_option_of_a_command() {
+    let bench = bench("true", |_| {});
+    let check = |text: &str| bench.answers.check(&bench.values(text));
+    assert!(check("plain").is_ok());
+    let error = check("-rf").unwrap_err();
+    assert!(
+        matches!(&error, AnswerError::Request(said) if said.contains("text")),
+        "{error}"
+    );
+    assert_eq!(bench.runs(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cache_keeps_no_more_and_no_longer_than_it_may() {
     let write = "printf %s \"$2\" > \"$1\"";
