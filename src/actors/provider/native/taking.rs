@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep_until};
+use tracing::debug;
 
 use super::{COMING, LetIn, reason_of};
 use crate::actors::api::{Event, Request};
@@ -70,17 +71,24 @@ pub(in crate::actors::provider) async fn take(
             }
         }
         tokio::select! {
-            signal = signals.next() => match offer_data(&signal?) {
-                Some(OfferData::Handout { name: Some(said), done, .. }) => {
-                    name = Some(said);
-                    coming.done |= done;
-                    deadline = Instant::now() + COMING;
-                }
-                Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
-                    code: brief(&code),
-                    message: brief(&message),
-                }),
-                _ => {}
+            signal = signals.next() => match signal {
+                // The session may be over before the file is here, which no longer needs it.
+                Err(error) if name.is_some() => debug!(%error, "no more is heard of the session"),
+                Err(error) => return Err(error.into()),
+                Ok(signal) => match offer_data(&signal) {
+                    Some(OfferData::Handout { device_id, name: Some(said), done })
+                        if device_id == provider.as_str() =>
+                    {
+                        name = Some(said);
+                        coming.done |= done;
+                        deadline = Instant::now() + COMING;
+                    }
+                    Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
+                        code: brief(&code),
+                        message: brief(&message),
+                    }),
+                    _ => {}
+                },
             },
             event = watched.recv() => {
                 let Some(event) = event else {
