@@ -22,7 +22,7 @@ use super::ask::{Asking, ask};
 pub(super) use taking::take;
 
 /// The longest that a device is let in for one request. It ends with the request, which is sooner.
-const LASTS: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LASTS: Duration = Duration::from_secs(24 * 3600);
 /// How long a device may take to come, once the file is there for it.
 const COMING: Duration = Duration::from_secs(120);
 
