@@ -109,7 +109,7 @@ pub(super) async fn say(
         session_id: session.to_owned(),
         signal_type: kind,
         signal_data: data,
-        client: None,
+        client: server.client().map(str::to_owned),
     };
     let mut tries = 0;
     loop {

@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc as std_mpsc;
 
@@ -6,7 +6,9 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// The rendezvous's end: the questions, in the order in which they come.
+const ID: &str = "0b1f8a3e-1c2d-4e5f-8a9b-0c1d2e3f4a5b";
+
+/// The rendezvous's end: the first line and the body of what is asked, in the order of coming.
 struct Questions {
     at: String,
     asked: std_mpsc::Receiver<(String, TcpStream)>,
@@ -20,9 +22,21 @@ impl Questions {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let first = lines.next().unwrap().unwrap();
-                while !lines.next().unwrap().unwrap().is_empty() {}
+                let mut from = BufReader::new(stream.try_clone().unwrap());
+                let (mut first, mut length) = (String::new(), 0);
+                from.read_line(&mut first).unwrap();
+                loop {
+                    let mut line = String::new();
+                    from.read_line(&mut line).unwrap();
+                    match line.trim_end().to_ascii_lowercase().split_once(": ") {
+                        Some(("content-length", value)) => length = value.parse().unwrap(),
+                        Some(_) => {}
+                        None => break,
+                    }
+                }
+                let mut body = vec![0; length];
+                from.read_exact(&mut body).unwrap();
+                first.push_str(&String::from_utf8(body).unwrap());
                 if tell.send((first, stream)).is_err() {
                     return;
                 }
@@ -42,18 +56,18 @@ fn answer(mut to: TcpStream, status: &str, body: &str) {
     write!(to, "{head}\r\n{body}").unwrap();
 }
 
-fn signals(at: &str) -> (Signals, tempfile::TempDir) {
+fn server(at: &str) -> (Server, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "abc").unwrap();
-    let server = Server::new(at, &token, None).unwrap();
-    (Signals::new(server, "s".to_owned()), dir)
+    (Server::new(at, &token, None).unwrap(), dir)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn giving_up_waiting_for_a_signal_asks_no_second_question_and_loses_none() {
     let questions = Questions::listen();
-    let (mut signals, _dir) = signals(&questions.at);
+    let (server, _dir) = server(&questions.at);
+    let mut signals = Signals::new(server, "s".to_owned());
     let (first, to) = questions.next();
     assert!(first.contains("after=0&wait=10"), "{first}");
     for _ in 0..50 {
@@ -77,4 +91,27 @@ async fn giving_up_waiting_for_a_signal_asks_no_second_question_and_loses_none()
         matches!(over, Err(ServerError::Refused { status: 404, .. })),
         "{over:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_a_program_says_bears_the_same_name_and_another_has_another() {
+    let questions = Questions::listen();
+    let (ours, _dir) = server(&questions.at);
+    let (other, _other_dir) = server(&questions.at);
+    let mut names = Vec::new();
+    for from in [ours.clone(), ours, other] {
+        let saying = tokio::spawn(async move {
+            let data = "x".to_owned();
+            say(&from, ID, SignalType::Offer, data).await
+        });
+        let (said, to) = questions.next();
+        let (_, body) = said.split_once("\r\n").unwrap();
+        let post: SignalPost = serde_json::from_str(body).unwrap();
+        assert_eq!(post.check(), Ok(()));
+        names.push(post.client.expect("a name"));
+        answer(to, "200 OK", "{}");
+        saying.await.unwrap().unwrap();
+    }
+    assert_eq!(names[0], names[1]);
+    assert_ne!(names[0], names[2]);
 }
