@@ -7,12 +7,13 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{Mutex as Turn, Semaphore};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::actors::program::{Confined, Program};
@@ -91,7 +92,10 @@ impl Drop for Answer {
 /// How one answer stands.
 #[derive(Default)]
 struct Slot {
+    /// The one that is kept.
     answer: Option<Arc<Answer>>,
+    /// The last one, kept or not, while somebody has it: whoever waited for it takes it, too.
+    last: Weak<Answer>,
     /// The last try that failed: whoever waited for it does not try again.
     failed: Option<(Instant, AnswerError)>,
 }
@@ -144,7 +148,6 @@ impl Answers {
         let slot = Arc::clone(lock(&self.slots).entry(key).or_default());
         // Whoever asks for the same meanwhile waits here, and takes what comes of it.
         let mut turn = slot.lock().await;
-        self.forget_old();
         if let Some(answer) = &turn.answer
             && answer.made.elapsed() < self.rule.cache_for
         {
@@ -152,6 +155,11 @@ impl Answers {
                 kept.0 = Instant::now();
             }
             return Ok(Arc::clone(answer));
+        }
+        if let Some(answer) = turn.last.upgrade()
+            && answer.made >= asked
+        {
+            return Ok(answer);
         }
         turn.answer = None;
         if let Some((at, error)) = &turn.failed
@@ -166,6 +174,7 @@ impl Answers {
         match made {
             Ok(answer) => {
                 let answer = Arc::new(answer);
+                turn.last = Arc::downgrade(&answer);
                 if answer.size <= self.rule.cache_size {
                     turn.answer = Some(Arc::clone(&answer));
                     drop(turn);
@@ -237,6 +246,14 @@ impl Answers {
             warn!(%error, "making an answer ended early");
             Err(AnswerError::Here)
         })
+    }
+}
+
+/// Lets go of what is too old, again and again: perhaps nobody asks any more. Does not end.
+pub(super) async fn keep_tidy(all: impl Iterator<Item = &Arc<Answers>> + Clone, every: Duration) {
+    loop {
+        sleep(every).await;
+        all.clone().for_each(|answers| answers.forget_old());
     }
 }
 

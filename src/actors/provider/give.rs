@@ -19,7 +19,7 @@ use crate::protocol::names::{brief, printable};
 use crate::protocol::plain::OfferData;
 use crate::protocol::rendezvous::{SessionInfo, SignalType};
 
-use super::answers::{AnswerError, Answers, Folder};
+use super::answers::{AnswerError, Answers, Folder, keep_tidy};
 use super::native;
 use super::signals::say;
 use super::{Common, ProviderEvent, Requester, rules, server};
@@ -38,6 +38,8 @@ const POLL: u64 = 25;
 const AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait between two tries to reach the rendezvous.
 const LONGEST: Duration = Duration::from_secs(30);
+/// How often it is looked which answers are too old to be kept.
+const TIDY: Duration = Duration::from_secs(5);
 /// How long what is being made may take to end, when the program ends.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,7 @@ pub async fn give(giving: Giving, ends: impl Future<Output = ()>) -> Result<(), 
     let provider = Arc::new(provider);
     let outcome = tokio::select! {
         outcome = Arc::clone(&provider).serve() => outcome,
+        () = keep_tidy(provider.answers.values(), TIDY) => Ok(()),
         () = ends => Ok(()),
     };
     // Programs that work for us end with us, and with them what they have started.
