@@ -50,7 +50,8 @@ impl Answer {
     }
 }
 
-fn program(state: &Path, settings: &[String], verb: &[&str]) -> Command {
+/// The program with these settings, on this state folder.
+pub fn program(state: &Path, settings: &[String], verb: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handout"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HANDOUT_") {

@@ -22,8 +22,9 @@ use crate::protocol::plain::OfferData;
 use crate::protocol::policy::Whom;
 use crate::protocol::rendezvous::{Initiate, SessionInfo, SignalType};
 
-use super::connect::{Direct, Signals, offer_data, say};
+use super::connect::{Direct, offer_data};
 use super::native::take;
+use super::signals::{Signals, say};
 use super::{Common, ProviderEvent, server};
 
 /// How often progress is told.
@@ -228,16 +229,22 @@ impl Asker {
 
     /// Waits for an offer. Returns it, and the candidates that came before.
     async fn offer(&self, signals: &mut Signals, wait: Duration) -> Result<Offered, AskError> {
-        let end = Instant::now() + wait;
+        let began = Instant::now();
+        let nobody = |waited| AskError::Nobody {
+            request_type: self.session.request_type.clone(),
+            waited,
+        };
         let mut candidates = Vec::new();
         loop {
-            let Ok(signal) = timeout_at(end, signals.next()).await else {
-                return Err(AskError::Nobody {
-                    request_type: self.session.request_type.clone(),
-                    waited: wait,
-                });
+            let signal = match timeout_at(began + wait, signals.next()).await {
+                Ok(Ok(signal)) => signal,
+                // The rendezvous has given the session up.
+                Ok(Err(ServerError::Refused { status: 404, .. })) => {
+                    return Err(nobody(began.elapsed()));
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(nobody(wait)),
             };
-            let signal = signal?;
             match offer_data(&signal) {
                 Some(OfferData::Offer { sdp }) => return Ok(Offered::Plain(sdp, candidates)),
                 Some(OfferData::Handout {

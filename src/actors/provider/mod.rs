@@ -6,6 +6,7 @@ mod ask;
 mod connect;
 mod give;
 mod native;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

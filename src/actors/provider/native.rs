@@ -23,9 +23,12 @@ use super::ask::{Asking, ask};
 pub(super) use taking::take;
 
 /// The longest that a device is let in for one request. It ends with the request, which is sooner.
-const LASTS: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LASTS: Duration = Duration::from_secs(24 * 3600);
 /// How long a device may take to come, once the file is there for it.
 const COMING: Duration = Duration::from_secs(120);
+
+/// How long a device may take to prove that it asks.
+const PROVING: Duration = Duration::from_secs(30);
 
 /// While it lives, a device is let in for one request.
 struct LetIn {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -41,6 +42,8 @@ pub struct Server {
     /// Read each time that it is needed: tokens end, and whoever renews one writes the file.
     token_file: Arc<Path>,
     tls: Option<Arc<ClientConfig>>,
+    /// What tells us from others with the same user's token. Not secret.
+    client: Option<Arc<str>>,
     agent: ureq::Agent,
 }
 
@@ -112,6 +115,7 @@ impl Server {
             url: url.into(),
             token_file: token_file.into(),
             tls: tls.map(Arc::new),
+            client: client(),
             agent: http::agent(ca)?,
         })
     }
@@ -119,6 +123,12 @@ impl Server {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What our signals say of who among the clients of one user posts them; nothing where the
+    /// system gave no randomness.
+    pub fn client(&self) -> Option<&str> {
+        self.client.as_deref()
     }
 
     /// Who we are there, as the header `Authorization` says it. A secret.
@@ -215,6 +225,13 @@ impl Server {
             },
         }
     }
+}
+
+/// Random, so that no two programs have the same.
+fn client() -> Option<Arc<str>> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(HEXLOWER.encode(&bytes).into())
 }
 
 /// What an answer says why it refuses: its JSON's message, else its text.

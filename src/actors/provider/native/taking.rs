@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep_until};
+use tracing::debug;
 
 use super::{COMING, LetIn, reason_of};
 use crate::actors::api::{Event, Request};
 use crate::actors::provider::ask::AskError;
-use crate::actors::provider::connect::{Signals, offer_data};
+use crate::actors::provider::connect::offer_data;
+use crate::actors::provider::signals::{Signals, say};
 use crate::actors::provider::{Common, EVENTS, ProviderEvent};
 use crate::actors::service::Node;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::names::brief;
 use crate::protocol::plain::OfferData;
-use crate::protocol::rendezvous::SessionInfo;
+use crate::protocol::rendezvous::{SessionInfo, SignalType};
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::{Direction, TransferState};
 
@@ -43,6 +45,8 @@ pub(in crate::actors::provider) async fn take(
     let why = "for one request of ours at the rendezvous".to_owned();
     let let_in = LetIn::new(node, provider, Roles::SEND, why).await;
     let let_in = let_in.map_err(AskError::NotLetIn)?;
+    let proof = node.prove_asking(id, provider);
+    say(&common.server, id, SignalType::Answer, proof).await?;
     let mut coming = Coming::default();
     let mut deadline = Instant::now() + MAKING;
     let (mut looks, mut seen) = (interval(LOOK), Instant::now());
@@ -67,17 +71,24 @@ pub(in crate::actors::provider) async fn take(
             }
         }
         tokio::select! {
-            signal = signals.next() => match offer_data(&signal?) {
-                Some(OfferData::Handout { name: Some(said), done, .. }) => {
-                    name = Some(said);
-                    coming.done |= done;
-                    deadline = Instant::now() + COMING;
-                }
-                Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
-                    code: brief(&code),
-                    message: brief(&message),
-                }),
-                _ => {}
+            signal = signals.next() => match signal {
+                // The session may be over before the file is here, which no longer needs it.
+                Err(error) if name.is_some() => debug!(%error, "no more is heard of the session"),
+                Err(error) => return Err(error.into()),
+                Ok(signal) => match offer_data(&signal) {
+                    Some(OfferData::Handout { device_id, name: Some(said), done })
+                        if device_id == provider.as_str() =>
+                    {
+                        name = Some(said);
+                        coming.done |= done;
+                        deadline = Instant::now() + COMING;
+                    }
+                    Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
+                        code: brief(&code),
+                        message: brief(&message),
+                    }),
+                    _ => {}
+                },
             },
             event = watched.recv() => {
                 let Some(event) = event else {
