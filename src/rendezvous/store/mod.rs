@@ -90,7 +90,7 @@ pub(super) enum Refused {
     /// The user has enough of them.
     #[error(
         "this user has {0} open sessions already; they end some time after the last that was said \
-         in them"
+         or asked in them"
     )]
     ManySessions(u32),
     /// The session has enough of them.
