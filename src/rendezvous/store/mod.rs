@@ -21,7 +21,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Executor, SqlSafeStr};
 
 use crate::config::Database;
-pub(super) use instances::{InstanceId, Mail};
+pub(super) use instances::{Here, InstanceId, Mail};
 pub(super) use relays::Meeting;
 pub(super) use sessions::Terms;
 
@@ -45,6 +45,11 @@ const STEPS: &[(&str, &str, &str)] = &[
         "devices and relays",
         include_str!("migrations/2-sqlite.sql"),
         include_str!("migrations/2-postgres.sql"),
+    ),
+    (
+        "whose rows and claims",
+        include_str!("migrations/3-sqlite.sql"),
+        include_str!("migrations/3-postgres.sql"),
     ),
 ];
 
