@@ -44,7 +44,7 @@ pub struct RendezvousServe {
     pub audience: String,
     /// Whose word about addresses counts.
     pub proxies: Vec<Network>,
-    /// How long a session lasts after the last that was said in it.
+    /// How long a session lasts after the last that its parties said in it or asked.
     pub session_for: Duration,
     /// How long it is on record after that.
     pub keep_for: Duration,

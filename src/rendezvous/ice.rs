@@ -159,7 +159,10 @@ async fn answer(caller: &Caller, session: &str, query: &SignalsQuery, to: &To) -
     let mut waiting = to.bus.wait_for_session(session, limit);
     let _counted = to.waits(limit);
     loop {
-        let signals = to.store.signals(caller.user, session, query.after).await?;
+        let signals = to
+            .store
+            .signals(caller.user, session, query.after, &to.terms);
+        let signals = signals.await?;
         if !signals.is_empty() || !waiting.goes_on().await {
             return Ok(HttpResponse::Ok().json(signals));
         }

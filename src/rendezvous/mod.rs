@@ -241,8 +241,7 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         health: tokio::sync::Mutex::default(),
         ice: Helpers::start(settings).await?,
     });
-    let ours = &shared.devices.ours;
-    let alive = shared.store.alive(ours, &shared.public_url).await;
+    let alive = devices::alive(&shared).await;
     alive.map_err(|error| DatabaseError::Database {
         database: format!("{:?}", serve.database),
         what: "saying that this server is there",
@@ -372,8 +371,7 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
         tasks.push(actix_rt::spawn(async move {
             loop {
                 tokio::time::sleep(ALIVE).await;
-                let ours = &here.devices.ours;
-                let alive = here.store.alive(ours, &here.public_url).await;
+                let alive = devices::alive(&here).await;
                 let cleared = here.store.clear_gone(None).await;
                 if let Err(error) = alive.and(cleared) {
                     tracing::warn!(%error, "other servers may believe that this one is gone");

@@ -163,6 +163,15 @@ impl Server {
         read(request.send(body).unwrap())
     }
 
+    /// One of the numbers of this server.
+    pub fn number(&self, name: &str) -> i64 {
+        let numbers = self.get_with(&[], "/metrics").expect(200);
+        let name = format!("handout_rendezvous_{name} ");
+        let mut lines = numbers.as_str().unwrap().lines();
+        let number = lines.find_map(|line| line.strip_prefix(&name));
+        number.expect("the number").parse().unwrap()
+    }
+
     /// Begins a session; its id.
     pub fn initiate(&self, token: &str) -> String {
         let session = self.post(token, "/api/ice/initiate", &asked("spectrum"));

@@ -280,13 +280,27 @@ fn a_session_ends(server: &Server) {
     );
     let id = server.initiate(&asks);
     server.signal(&provides, &id, "offer", "x").expect(200);
+    let waits = server.initiate(&asks);
+    server.signal(&provides, &waits, "offer", "x").expect(200);
+    let after = server.signals(&asks, &waits)[0]["id"].as_i64().unwrap();
+    let polled = server.initiate(&asks);
     let other = server.initiate(&asks);
-    let end = Instant::now() + Duration::from_secs(40);
+    // Both of those that are asked for outlast the others, which were begun with them or later.
+    std::thread::scope(|scope| {
+        let path = format!("/api/ice/signals/{waits}?wait=30&after={after}");
+        let last = scope.spawn(|| server.get(&asks, &{ path }).expect(200));
+        let end = Instant::now() + Duration::from_secs(25);
+        while server.number("open_sessions") != 2 {
+            assert_eq!(server.signals(&asks, &polled), [Value::Null; 0]);
+            assert!(Instant::now() < end, "they are still there");
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+        server.signal(&provides, &waits, "offer", "y").expect(200);
+        assert_eq!(last.join().unwrap()[0]["signal_data"], "y");
+    });
+    assert_eq!(server.waiting(&provides), [polled]);
     let path = format!("/api/ice/signals/{id}");
-    while server.get(&asks, &path).status != 404 || server.waiting(&provides).contains(&other) {
-        assert!(Instant::now() < end, "it is still there");
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+    server.get(&asks, &path).expect(404);
     server.signal(&provides, &id, "candidate", "x").expect(404);
     server.signal(&provides, &other, "offer", "x").expect(404);
 }

@@ -11,6 +11,14 @@ use super::relays::joined;
 use super::server::{DEVICE, PROVIDER, REQUESTER, Server};
 use super::sockets::{Socket, run};
 
+/// The name of the server where a device's socket is.
+fn server_of(database: &Database, number: u8) -> String {
+    let device = id(number);
+    database.sql(&format!(
+        "SELECT instance_id FROM device_sockets WHERE device_id = '{device}'"
+    ))
+}
+
 /// Both with the same key for tokens.
 fn two(database: &Database) -> (Server, Server) {
     let setting = database.setting();
@@ -129,4 +137,73 @@ fn when_a_server_stops_its_devices_are_absent_and_the_others_go_on() {
         assert_eq!(here.hear().await, absent(&[2]));
     });
     assert_eq!(database.sql("SELECT COUNT(*) FROM instances"), "1");
+}
+
+#[test]
+fn what_a_killed_server_left_is_cleared_away_and_its_devices_are_absent() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let _there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        here.say(&watch(&[2])).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        // It is killed.
+        drop(other);
+        assert_eq!(here.hear().await, absent(&[2]));
+        assert_eq!(server_of(&database, 2), "");
+        assert_eq!(database.sql("SELECT COUNT(*) FROM instances"), "1");
+    });
+}
+
+#[test]
+fn a_server_that_others_took_for_gone_is_there_again_with_all_that_it_has() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    let path = "/api/relay/abcdefghijklmnopqrstuvwxyz234567";
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let _end = Socket::open(&one.url, path, &token).await.unwrap();
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        there.say(&watch(&[1])).await;
+        assert_eq!(there.hear().await, present(&[1]));
+        let stalled = format!(
+            "UPDATE instances SET seen_at = 0 WHERE instance_id = '{}'",
+            server_of(&database, 1)
+        );
+        let cleared = loop {
+            database.sql(&stalled);
+            let hearing = tokio::time::timeout(Duration::from_millis(200), there.hear());
+            if let Ok(says) = hearing.await {
+                break says;
+            }
+        };
+        assert_eq!(cleared, absent(&[1]));
+        assert_eq!(there.hear().await, present(&[1]));
+        there.say(&signal(1, "are you there")).await;
+        assert_eq!(here.hear().await, heard(2, "are you there"));
+        here.say(&signal(2, "again")).await;
+        assert_eq!(there.hear().await, heard(1, "again"));
+        let sent_on = Socket::open(&other.url, path, &token).await.err().unwrap();
+        assert_eq!(sent_on.location, Some(format!("http://one.test{path}")));
+    });
+}
+
+#[test]
+fn the_end_of_an_older_socket_takes_no_newer_one_away() {
+    let database = Database::new();
+    let (_one, other) = two(&database);
+    let token = other.token("lab", DEVICE);
+    run(async {
+        let there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        // As if the device had come back, and that were written first.
+        database.sql("UPDATE device_sockets SET number = number + 1");
+        there.close().await;
+        while other.number("devices") != 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_ne!(server_of(&database, 2), "");
+    });
 }

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::bus::MISSED;
+use super::relay::part;
 use super::routes::To;
-use super::store::{InstanceId, Mail, Refused};
+use super::store::{Here, InstanceId, Mail, Refused};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rendezvous::ServerSays;
 pub(super) use socket::{UNREAD, open, pings};
@@ -84,6 +85,12 @@ impl Inner {
         }
     }
 
+    /// True where a device has this socket, and no newer one.
+    fn is_at(&self, device: &DeviceId, number: u64) -> bool {
+        let place = self.here.get(device);
+        place.is_some_and(|place| place.number == number)
+    }
+
     /// Takes a device out; its socket ends when its queue is dropped.
     fn remove(&mut self, device: &DeviceId) -> Option<Place> {
         let place = self.here.remove(device)?;
@@ -145,24 +152,26 @@ impl Devices {
         number
     }
 
-    /// A socket has ended. True where the device has no newer one.
-    fn leave(&self, device: &DeviceId, number: u64) -> bool {
+    /// A socket has ended; the device may have a newer one, here or at another server.
+    fn leave(&self, device: &DeviceId, number: u64) {
         let mut inner = self.inner();
-        let ours = |place: &Place| place.number == number;
-        // It may have a newer one, here or at another server.
-        if !inner.here.get(device).is_some_and(ours) {
-            return false;
+        if inner.is_at(device, number) {
+            inner.remove(device);
+            inner.tell_watchers(device, false);
         }
-        inner.remove(device);
-        inner.tell_watchers(device, false);
-        true
+    }
+
+    /// All devices that are here, each with the number of its socket.
+    fn all(&self) -> Vec<(DeviceId, u64)> {
+        let inner = self.inner();
+        let all = inner.here.iter();
+        all.map(|(id, place)| (id.clone(), place.number)).collect()
     }
 
     /// From now on a device is told of these.
     fn watch(&self, device: &DeviceId, number: u64, ids: &[DeviceId]) {
         let mut inner = self.inner();
-        let ours = |place: &Place| place.number == number;
-        if !inner.here.get(device).is_some_and(ours) {
+        if !inner.is_at(device, number) {
             return;
         }
         let before = inner.here.get_mut(device).map(|place| {
@@ -273,6 +282,33 @@ async fn tell_presence(shared: &Shared, device: &DeviceId, number: u64, ids: Vec
         }
         return;
     }
+}
+
+/// A sign of life for other servers. Where they took this one for gone, they are told again what is
+/// here.
+pub(super) async fn alive(shared: &Shared) -> Result<(), Refused> {
+    let ours = &shared.devices.ours;
+    let here = || Here {
+        devices: shared.devices.all(),
+        relays: shared.relays.keys(),
+    };
+    let told = shared.store.alive(ours, &shared.public_url, here).await?;
+    let Some(Here { devices, relays }) = told else {
+        return Ok(());
+    };
+    if !devices.is_empty() || !relays.is_empty() {
+        tracing::warn!("other servers took this one for gone; they are told again what is here");
+    }
+    // Some may have left while that was written.
+    for (device, number) in devices {
+        if !shared.devices.inner().is_at(&device, number) {
+            shared.store.device_left(ours, &device, number).await?;
+        }
+    }
+    for relay in relays {
+        part(shared, &relay).await;
+    }
+    Ok(())
 }
 
 /// Takes up what another server has told: a device that came or went (`d`), signals for devices

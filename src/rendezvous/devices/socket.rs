@@ -132,16 +132,14 @@ impl Socket {
         let number = self.to.devices.arrive(device, queue);
         tracing::info!(%device, "a device is here");
         let ours = &self.to.devices.ours;
-        let ended = match self.to.store.device_is_here(ours, device).await {
+        let ended = match self.to.store.device_is_here(ours, device, number).await {
             Ok(()) => self.welcome(device, number, caller, &mut inbox).await,
             Err(error) => Err(Fault("unavailable", error.to_string())),
         };
-        // One that came back meanwhile is still here.
-        if self.to.devices.leave(device, number) {
-            let left = self.to.store.device_left(&self.to.devices.ours, device);
-            if let Err(error) = left.await {
-                tracing::warn!(%error, "other servers do not know that a device has gone");
-            }
+        self.to.devices.leave(device, number);
+        let ours = &self.to.devices.ours;
+        if let Err(error) = self.to.store.device_left(ours, device, number).await {
+            tracing::warn!(%error, "other servers do not know that a device has gone");
         }
         tracing::info!(%device, "a device has gone");
         ended

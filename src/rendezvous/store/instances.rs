@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 
-use super::{Kind, Refused, Store, now};
+use super::{CHANNEL, Kind, Refused, Store, now};
 use crate::protocol::id::DeviceId;
 
 /// Without a sign of life for that long, a server is gone.
@@ -29,6 +29,15 @@ impl InstanceId {
     }
 }
 
+/// What others find at a server.
+#[derive(Debug, Default)]
+pub(in crate::rendezvous) struct Here {
+    /// Devices, each with the number of its socket.
+    pub devices: Vec<(DeviceId, u64)>,
+    /// Relayed links.
+    pub relays: Vec<String>,
+}
+
 /// A signal on its way from another server.
 #[derive(Debug)]
 pub(in crate::rendezvous) struct Mail {
@@ -49,25 +58,69 @@ impl Store {
         self.kind == Kind::Postgres
     }
 
-    /// A sign of life of this server.
+    /// A sign of life of this server. Where others do not know it, or took it for gone and have
+    /// cleared away what they knew of it, they are told all that is here, which is returned then.
     pub(in crate::rendezvous) async fn alive(
         &self,
         ours: &InstanceId,
         public_url: &str,
-    ) -> Result<(), Refused> {
+        here: impl FnOnce() -> Here,
+    ) -> Result<Option<Here>, Refused> {
         if !self.is_shared() {
-            return Ok(());
+            return Ok(None);
         }
+        let mut work = self.write.begin().await?;
+        let seen = sqlx::query("UPDATE instances SET seen_at = $1 WHERE instance_id = $2");
+        let seen = seen.bind(now()).bind(ours.0.clone());
+        if seen.execute(&mut *work).await?.rows_affected() > 0 {
+            work.commit().await?;
+            return Ok(None);
+        }
+        sqlx::query("INSERT INTO instances (instance_id, public_url, seen_at) VALUES ($1, $2, $3)")
+            .bind(ours.0.clone())
+            .bind(public_url.to_owned())
+            .bind(now())
+            .execute(&mut *work)
+            .await?;
+        let here = here();
+        let mut devices: Vec<_> = here.devices.iter().collect();
+        // In one order, so that no two servers wait for each other.
+        devices.sort();
+        let ids: Vec<&str> = devices.iter().map(|(id, _)| id.as_str()).collect();
+        let numbers: Vec<String> = devices.iter().map(|(_, n)| n.to_string()).collect();
+        let ids = ids.join(",");
+        // What has come to another server meanwhile stays there.
         sqlx::query(
-            "INSERT INTO instances (instance_id, public_url, seen_at) VALUES ($1, $2, $3)
-             ON CONFLICT (instance_id) DO UPDATE SET seen_at = excluded.seen_at",
+            "INSERT INTO device_sockets (device_id, instance_id, number)
+             SELECT d.id, $1, d.number FROM unnest(
+                 string_to_array($2, ','), string_to_array($3, ',')::BIGINT[]) AS d (id, number)
+             ON CONFLICT (device_id) DO UPDATE
+                 SET instance_id = excluded.instance_id, number = excluded.number
+             WHERE NOT EXISTS (SELECT 1 FROM instances i
+                 WHERE i.instance_id = device_sockets.instance_id AND i.seen_at >= $4)",
         )
         .bind(ours.0.clone())
-        .bind(public_url.to_owned())
-        .bind(now())
-        .execute(&self.write)
+        .bind(ids.clone())
+        .bind(numbers.join(","))
+        .bind(alive_since())
+        .execute(&mut *work)
         .await?;
-        Ok(())
+        sqlx::query(
+            "INSERT INTO relay_places (relay_id, instance_id)
+             SELECT r.id, $1 FROM unnest(string_to_array($2, ',')) AS r (id)
+             ON CONFLICT (relay_id) DO NOTHING",
+        )
+        .bind(ours.0.clone())
+        .bind(here.relays.join(","))
+        .execute(&mut *work)
+        .await?;
+        let tell = sqlx::query(
+            "SELECT pg_notify($1, 'd' || d.id) FROM unnest(string_to_array($2, ',')) AS d (id)",
+        );
+        let tell = tell.bind(CHANNEL).bind(ids);
+        tell.execute(&mut *work).await?;
+        work.commit().await?;
+        Ok(Some(here))
     }
 
     /// Clears away what servers that are gone have left; and what this one has, where it ends.
@@ -82,10 +135,20 @@ impl Store {
         let gone = sqlx::query(
             "SELECT instance_id FROM instances WHERE seen_at < $1 OR instance_id = $2 LIMIT 100",
         );
-        let gone = gone.bind(alive_since()).bind(ending);
+        let gone = gone.bind(alive_since()).bind(ending.clone());
         for row in gone.fetch_all(&self.read).await? {
             let gone: String = row.try_get(0)?;
             let mut work = self.write.begin().await?;
+            // One that comes back waits for the end of this, and tells again what is there.
+            let forget = sqlx::query(
+                "DELETE FROM instances
+                 WHERE instance_id = $1 AND (seen_at < $2 OR instance_id = $3)",
+            );
+            let forget = forget.bind(gone.clone()).bind(alive_since());
+            let forget = forget.bind(ending.clone()).execute(&mut *work).await?;
+            if forget.rows_affected() == 0 {
+                continue;
+            }
             let devices = sqlx::query(
                 "DELETE FROM device_sockets WHERE instance_id = $1 RETURNING device_id",
             );
@@ -97,7 +160,6 @@ impl Store {
             for forget in [
                 "DELETE FROM device_mails WHERE instance_id = $1",
                 "DELETE FROM relay_places WHERE instance_id = $1",
-                "DELETE FROM instances WHERE instance_id = $1",
             ] {
                 let forget = sqlx::query(forget).bind(gone.clone());
                 forget.execute(&mut *work).await?;
@@ -107,22 +169,28 @@ impl Store {
         Ok(())
     }
 
-    /// A device's socket is open here now, and nowhere else.
+    /// A device's socket is open here now, and nowhere else. Of two here, the one with the higher
+    /// number counts, in whatever order that is written.
     pub(in crate::rendezvous) async fn device_is_here(
         &self,
         ours: &InstanceId,
         device: &DeviceId,
+        number: u64,
     ) -> Result<(), Refused> {
         if !self.is_shared() {
             return Ok(());
         }
         let mut work = self.write.begin().await?;
         sqlx::query(
-            "INSERT INTO device_sockets (device_id, instance_id) VALUES ($1, $2)
-             ON CONFLICT (device_id) DO UPDATE SET instance_id = excluded.instance_id",
+            "INSERT INTO device_sockets (device_id, instance_id, number) VALUES ($1, $2, $3)
+             ON CONFLICT (device_id) DO UPDATE
+                 SET instance_id = excluded.instance_id, number = excluded.number
+             WHERE device_sockets.instance_id <> excluded.instance_id
+                 OR device_sockets.number < excluded.number",
         )
         .bind(device.to_string())
         .bind(ours.0.clone())
+        .bind(i64::try_from(number).unwrap_or(i64::MAX))
         .execute(&mut *work)
         .await?;
         self.tell(&mut work, &format!("d{device}")).await?;
@@ -130,22 +198,25 @@ impl Store {
         Ok(())
     }
 
-    /// A device's socket is not open here any more.
+    /// A device's socket is not open here any more; it may have a newer one.
     pub(in crate::rendezvous) async fn device_left(
         &self,
         ours: &InstanceId,
         device: &DeviceId,
+        number: u64,
     ) -> Result<(), Refused> {
         if !self.is_shared() {
             return Ok(());
         }
         let mut work = self.write.begin().await?;
-        sqlx::query("DELETE FROM device_sockets WHERE device_id = $1 AND instance_id = $2")
-            .bind(device.to_string())
-            .bind(ours.0.clone())
-            .execute(&mut *work)
-            .await?;
-        self.tell(&mut work, &format!("d{device}")).await?;
+        let left = sqlx::query(
+            "DELETE FROM device_sockets WHERE device_id = $1 AND instance_id = $2 AND number = $3",
+        );
+        let left = left.bind(device.to_string()).bind(ours.0.clone());
+        let left = left.bind(i64::try_from(number).unwrap_or(i64::MAX));
+        if left.execute(&mut *work).await?.rows_affected() > 0 {
+            self.tell(&mut work, &format!("d{device}")).await?;
+        }
         work.commit().await?;
         Ok(())
     }

@@ -21,7 +21,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor, SqlSafeStr};
 
 use crate::config::Database;
-pub(super) use instances::{InstanceId, Mail};
+pub(super) use instances::{Here, InstanceId, Mail};
 pub(super) use relays::Meeting;
 pub(super) use sessions::Terms;
 
@@ -47,6 +47,11 @@ const STEPS: &[(&str, &str, &str)] = &[
         "devices and relays",
         include_str!("migrations/2-sqlite.sql"),
         include_str!("migrations/2-postgres.sql"),
+    ),
+    (
+        "whose rows and claims",
+        include_str!("migrations/3-sqlite.sql"),
+        include_str!("migrations/3-postgres.sql"),
     ),
 ];
 
@@ -140,7 +145,7 @@ pub(super) enum Refused {
     /// The user has enough of them.
     #[error(
         "this user has {0} open sessions already; they end some time after the last that was said \
-         in them"
+         or asked in them"
     )]
     ManySessions(u32),
     /// The session has enough of them.

@@ -11,10 +11,13 @@ use crate::protocol::rendezvous::{Initiate, SessionInfo, SessionStatus};
 /// Sessions in one list.
 const MOST_LISTED: i64 = 500;
 
+/// A session's end is put off by those who ask no more often than this.
+const STEP: Duration = Duration::from_secs(60);
+
 /// What holds for sessions.
 #[derive(Debug, Clone)]
 pub(in crate::rendezvous) struct Terms {
-    /// How long a session lasts after the last that was said in it.
+    /// How long a session lasts after the last that was said or asked in it.
     pub lasts: Duration,
     /// Open ones of one user.
     pub most: u32,
@@ -25,6 +28,13 @@ pub(in crate::rendezvous) struct Terms {
 impl Terms {
     pub(super) fn until(&self, now: i64) -> i64 {
         now.saturating_add(self.lasts.as_millis().try_into().unwrap_or(i64::MAX))
+    }
+
+    /// Asking for signals puts a session's end off by at least so many milliseconds or not at all,
+    /// so that who asks often costs few writes.
+    pub(super) fn step(&self) -> i64 {
+        let step = (self.lasts / 4).min(STEP);
+        step.as_millis().try_into().unwrap_or(i64::MAX)
     }
 }
 

@@ -144,17 +144,19 @@ impl Store {
         Ok((parties, row.try_get(2)?))
     }
 
-    /// The parties of an open session, where this user is one of them.
-    pub(in crate::rendezvous) async fn parties(
+    /// Checks that this user is one of the parties of an open session, which lasts on by that.
+    pub(in crate::rendezvous) async fn is_party(
         &self,
         user: i64,
         session: &str,
-    ) -> Result<Parties, Refused> {
+        terms: &Terms,
+    ) -> Result<(), Refused> {
+        let now = now();
         let row = sqlx::query(
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0) FROM ice_sessions
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), expires_at FROM ice_sessions
              WHERE session_id = $1 AND expires_at > $2",
         );
-        let row = row.bind(session.to_owned()).bind(now());
+        let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(&self.read).await?;
         let row = row.ok_or(Refused::NoSession)?;
         let target: i64 = row.try_get(1)?;
@@ -162,10 +164,18 @@ impl Store {
             initiator: row.try_get(0)?,
             target: (target != 0).then_some(target),
         };
-        match parties.other(user) {
-            Some(_) => Ok(parties),
-            None => Err(Refused::NoSession),
+        parties.other(user).ok_or(Refused::NoSession)?;
+        let (until, later) = (terms.until(now), terms.until(now) - terms.step());
+        if row.try_get::<i64, _>(2)? <= later {
+            // Others who ask at the same time have the same in mind: one write is enough.
+            let last = sqlx::query(
+                "UPDATE ice_sessions SET expires_at = $1
+                 WHERE session_id = $2 AND expires_at > $3 AND expires_at <= $4",
+            );
+            let last = last.bind(until).bind(session.to_owned());
+            last.bind(now).bind(later).execute(&self.write).await?;
         }
+        Ok(())
     }
 
     /// Ends a session of this user.
@@ -187,14 +197,15 @@ impl Store {
         Ok(())
     }
 
-    /// What the other party has said after a signal's number. Reading changes nothing.
+    /// What the other party has said after a signal's number. Reading takes nothing away.
     pub(in crate::rendezvous) async fn signals(
         &self,
         user: i64,
         session: &str,
         after: i64,
+        terms: &Terms,
     ) -> Result<Vec<SignalInfo>, Refused> {
-        self.parties(user, session).await?;
+        self.is_party(user, session, terms).await?;
         let rows = sqlx::query(
             "SELECT id, signal_type, candidate, user_id FROM ice_candidates
              WHERE session_id = $1 AND id > $2 AND user_id <> $3 ORDER BY id LIMIT $4",
