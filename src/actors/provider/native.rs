@@ -14,6 +14,7 @@ use crate::actors::coordinator::Vouch;
 use crate::actors::service::Node;
 use crate::net::link::Path as LinkPath;
 use crate::protocol::id::DeviceId;
+use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::TransferState;
 use crate::protocol::trust::Purpose;
@@ -70,12 +71,11 @@ impl Drop for LetIn {
 }
 
 /// Why a transfer came to nothing.
-fn reason_of(state: &TransferState) -> Option<String> {
+fn why_of(state: &TransferState) -> Option<(Code, String)> {
     match state {
-        TransferState::Failed { reason, .. } | TransferState::Paused { reason, .. } => {
-            Some(reason.clone())
-        }
-        TransferState::Cancelled { .. } => Some("it was cancelled".to_owned()),
+        TransferState::Failed { code, reason }
+        | TransferState::Paused { code, reason, .. }
+        | TransferState::Cancelled { code, reason, .. } => Some((*code, reason.clone())),
         _ => None,
     }
 }

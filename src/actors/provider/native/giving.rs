@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{COMING, LetIn, PROVING, reason_of};
+use super::{COMING, LetIn, PROVING, why_of};
 use crate::actors::api::{Event, Request, exit};
 use crate::actors::provider::ProviderEvent;
 use crate::actors::provider::answers::{Answer, AnswerError, Answers, Folder};
@@ -53,6 +53,11 @@ impl Drop for Shown {
     }
 }
 
+/// Waits until the other side has ended a session, or nothing more can be heard of it.
+async fn is_over(signals: &mut Signals) {
+    while signals.next().await.is_ok() {}
+}
+
 impl Provider {
     /// Answers a request of a device.
     pub(in crate::actors::provider) async fn give_device(
@@ -87,7 +92,8 @@ impl Provider {
         said.map_err(|error| error.to_string())?;
         common.tell(requested).await;
         // The rendezvous, and whoever asks there, could name any device.
-        if let Err(reason) = self.proven(node, session, device).await {
+        let mut signals = Signals::new(common.server.clone(), id.clone());
+        if let Err(reason) = self.proven(node, session, device, &mut signals).await {
             self.refuse(id, &AnswerError::Unproven(reason)).await;
             return Ok(());
         }
@@ -103,7 +109,11 @@ impl Provider {
                 return Ok(());
             }
         };
-        let answer = match answers.get(values).await {
+        let made = tokio::select! {
+            made = answers.get(values) => made,
+            () = is_over(&mut signals) => return Err("whoever asked has given up".to_owned()),
+        };
+        let answer = match made {
             Ok(answer) => answer,
             Err(error) => {
                 self.refuse(id, &error).await;
@@ -137,7 +147,7 @@ impl Provider {
                         relayed = let_in.is_relayed().await;
                         self.connected_to(id, relayed, &answer).await;
                     }
-                    reason = reason_of(&info.state).or(reason);
+                    reason = why_of(&info.state).map(|(_, why)| why).or(reason);
                 }
                 Event::Progress { bytes, .. } => {
                     let session = id.clone();
@@ -180,9 +190,9 @@ impl Provider {
         node: &Node,
         session: &SessionInfo,
         device: &DeviceId,
+        signals: &mut Signals,
     ) -> Result<(), String> {
         let id = &session.session_id;
-        let mut signals = Signals::new(self.common.server.clone(), id.clone());
         let answer = async {
             loop {
                 let signal = signals.next().await.map_err(|error| error.to_string())?;
