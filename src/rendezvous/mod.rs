@@ -341,16 +341,12 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
             }
         }
     }));
+    tasks.push(actix_rt::spawn(devices::look_again(shared.clone())));
     if let Database::Postgres(url) = &serve.database {
-        let (others, mut told) = bus::others();
+        let (others, told) = bus::others();
         let listening = bus::listen(url.clone(), Arc::clone(&shared.bus), others);
         tasks.push(actix_rt::spawn(listening));
-        let here = shared.clone();
-        tasks.push(actix_rt::spawn(async move {
-            while let Some(word) = told.recv().await {
-                devices::told(&here, &word).await;
-            }
-        }));
+        tasks.push(actix_rt::spawn(devices::attend(shared.clone(), told)));
         let here = shared.clone();
         tasks.push(actix_rt::spawn(async move {
             loop {

@@ -1,5 +1,7 @@
 //! Devices meet: who is present, and signals between them.
 
+use std::time::Duration;
+
 use handout::protocol::id::DeviceId;
 use handout::protocol::identity::Identity;
 use handout::protocol::rendezvous::{DeviceSays, Hello, ServerSays};
@@ -94,6 +96,36 @@ fn signals_arrive_in_order_or_it_is_said_that_they_do_not() {
         }
         two.say(&signal(1, "back")).await;
         assert_eq!(one.hear().await, heard(2, "back"));
+    });
+}
+
+#[test]
+fn who_was_told_that_a_signal_could_not_be_given_hears_when_the_device_is_there() {
+    let server = Server::start(&[]);
+    let token = server.token("lab", DEVICE);
+    run(async {
+        let mut one = Socket::of_device(&server.url, &token, &identity(1)).await;
+        let mut two = Socket::of_device(&server.url, &token, &identity(2)).await;
+        one.say(&watch(&[2])).await;
+        assert_eq!(one.hear().await, present(&[2]));
+        // It does not read, and takes no more at some time.
+        let large = "x".repeat(60 << 10);
+        let lost = loop {
+            one.say(&signal(2, &large)).await;
+            let hearing = tokio::time::timeout(Duration::from_millis(5), one.hear());
+            if let Ok(says) = hearing.await {
+                break says;
+            }
+        };
+        assert_eq!(lost, ServerSays::Undeliverable { to: id(2) });
+        assert_eq!(two.hear().await, heard(1, &large));
+        let back = loop {
+            match one.hear().await {
+                ServerSays::Undeliverable { .. } => {}
+                says => break says,
+            }
+        };
+        assert_eq!(back, present(&[2]));
     });
 }
 

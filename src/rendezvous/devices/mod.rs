@@ -1,26 +1,27 @@
 //! Devices that are here: who is, who wants to know of whom, and what they say to each other.
 
+mod others;
 mod socket;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::bus::MISSED;
-use super::relay::part;
 use super::routes::To;
-use super::store::{Here, InstanceId, Mail, Refused};
+use super::store::{InstanceId, Mail};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rendezvous::ServerSays;
+pub(super) use others::{alive, attend};
 pub(super) use socket::{UNREAD, open, pings};
 
 /// Messages that may wait for a device.
 pub(super) const ROOM: usize = 256;
 
-/// How often is looked who is present, while devices come and go.
-const ROUNDS: u32 = 5;
+/// How often is looked again who is there, for those to whom something may be wrong.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The devices whose sockets are open at this server.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ struct Inner {
     /// Whom to tell of a device.
     watchers: HashMap<DeviceId, HashSet<DeviceId>>,
     last: u64,
-    /// How often somebody came or went.
+    /// How often somebody came or went: the time of what is told of them.
     moves: u64,
 }
 
@@ -46,41 +47,69 @@ struct Place {
     number: u64,
     /// Nothing once the device has left too much unread: its socket ends then.
     queue: Option<mpsc::Sender<ServerSays>>,
-    watched: Vec<DeviceId>,
-    /// Which of them it believes to be there.
-    told: HashSet<DeviceId>,
+    watched: Arc<[DeviceId]>,
+    /// What it was told of them.
+    told: HashMap<DeviceId, Told>,
+    /// What it was told may be wrong: it has to be looked again.
+    doubts: bool,
+}
+
+/// What a device was last told of another.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    present: bool,
+    /// After how many moves.
+    at: u64,
+}
+
+/// Whom a device wants to know of, while the database is asked.
+struct Question {
+    ids: Arc<[DeviceId]>,
+    /// Those that are at this server.
+    here: BTreeSet<DeviceId>,
+    /// After how many moves: what is told later is newer than the answer.
+    asked: u64,
+}
+
+impl Question {
+    /// Those that may be at other servers.
+    fn rest(&self) -> Vec<&DeviceId> {
+        let rest = self.ids.iter().filter(|id| !self.here.contains(*id));
+        rest.collect()
+    }
 }
 
 impl Place {
+    /// Puts a message into the device's queue. A device that does not read loses its socket: what
+    /// it misses it would never hear of.
     fn tell(&mut self, says: ServerSays) {
         let sent = self.queue.as_ref().map(|queue| queue.try_send(says));
         if matches!(sent, Some(Err(_))) {
             self.queue = None;
         }
     }
+
+    /// Notes what it is to know of another. True where that is new to it.
+    fn learns(&mut self, of: &DeviceId, present: bool, at: u64) -> bool {
+        let before = self.told.insert(of.clone(), Told { present, at });
+        before.is_none_or(|before| before.present != present)
+    }
 }
 
 impl Inner {
-    /// Puts a message into a device's queue. A device that does not read loses its socket: what it
-    /// misses it would never hear of.
-    fn tell(&mut self, device: &DeviceId, says: ServerSays) {
-        if let Some(place) = self.here.get_mut(device) {
-            place.tell(says);
-        }
-    }
-
     /// Tells those who want to know of a device, and do not yet, that it came or went.
     fn tell_watchers(&mut self, of: &DeviceId, present: bool) {
-        self.moves = self.moves.wrapping_add(1);
+        self.moves += 1;
         for watcher in self.watchers.get(of).into_iter().flatten() {
             let Some(place) = self.here.get_mut(watcher) else {
                 continue;
             };
-            let device_ids = vec![of.clone()];
-            if present && place.told.insert(of.clone()) {
-                place.tell(ServerSays::Present { device_ids });
-            } else if !present && place.told.remove(of) {
-                place.tell(ServerSays::Absent { device_ids });
+            if place.learns(of, present, self.moves) {
+                let device_ids = vec![of.clone()];
+                place.tell(match present {
+                    true => ServerSays::Present { device_ids },
+                    false => ServerSays::Absent { device_ids },
+                });
             }
         }
     }
@@ -94,7 +123,7 @@ impl Inner {
     /// Takes a device out; its socket ends when its queue is dropped.
     fn remove(&mut self, device: &DeviceId) -> Option<Place> {
         let place = self.here.remove(device)?;
-        for watched in &place.watched {
+        for watched in place.watched.iter() {
             self.unwatch(watched, device);
         }
         Some(place)
@@ -142,8 +171,9 @@ impl Devices {
         let place = Place {
             number,
             queue: Some(queue),
-            watched: Vec::new(),
-            told: HashSet::new(),
+            watched: [].into(),
+            told: HashMap::new(),
+            doubts: false,
         };
         inner.here.insert(device.clone(), place);
         if !again {
@@ -176,9 +206,9 @@ impl Devices {
         }
         let before = inner.here.get_mut(device).map(|place| {
             place.told.clear();
-            std::mem::replace(&mut place.watched, ids.to_vec())
+            std::mem::replace(&mut place.watched, ids.into())
         });
-        for watched in before.iter().flatten() {
+        for watched in before.iter().flat_map(|before| before.iter()) {
             inner.unwatch(watched, device);
         }
         for id in ids {
@@ -187,11 +217,98 @@ impl Devices {
         }
     }
 
-    /// Those of some devices that are here, and how often somebody has come or gone.
-    fn here(&self, ids: &[DeviceId]) -> (BTreeSet<DeviceId>, u64) {
+    /// What the database has to be asked, for a device's list as it is now.
+    fn question(&self, device: &DeviceId, number: u64) -> Option<Question> {
         let inner = self.inner();
+        let place = inner.here.get(device)?;
+        let ids = Arc::clone(&place.watched);
         let here = ids.iter().filter(|id| inner.here.contains_key(id));
-        (here.cloned().collect(), inner.moves)
+        let here = here.cloned().collect();
+        let asked = inner.moves;
+        (place.number == number).then_some(Question { ids, here, asked })
+    }
+
+    /// Tells a device what it does not know yet of those of its list, some of which are at other
+    /// servers. Nothing there: the database did not say.
+    fn answer(
+        &self,
+        device: &DeviceId,
+        number: u64,
+        question: &Question,
+        elsewhere: Option<&BTreeSet<DeviceId>>,
+    ) {
+        let mut inner = self.inner();
+        let place = inner.here.get_mut(device);
+        // With another list there is another question, too.
+        let asks = |place: &&mut Place| {
+            place.number == number && Arc::ptr_eq(&place.watched, &question.ids)
+        };
+        let Some(place) = place.filter(asks) else {
+            return;
+        };
+        place.doubts |= elsewhere.is_none();
+        let (mut present, mut absent) = (BTreeSet::new(), BTreeSet::new());
+        for id in question.ids.iter() {
+            let is_there = question.here.contains(id)
+                || match elsewhere {
+                    Some(elsewhere) => elsewhere.contains(id),
+                    None => place.told.get(id).is_some_and(|told| told.present),
+                };
+            let newer = |told: &Told| told.at > question.asked;
+            if place.told.get(id).is_some_and(newer) || !place.learns(id, is_there, question.asked)
+            {
+                continue;
+            }
+            match is_there {
+                true => present.insert(id.clone()),
+                false => absent.insert(id.clone()),
+            };
+        }
+        if !present.is_empty() {
+            let device_ids = present.into_iter().collect();
+            place.tell(ServerSays::Present { device_ids });
+        }
+        if !absent.is_empty() {
+            let device_ids = absent.into_iter().collect();
+            place.tell(ServerSays::Absent { device_ids });
+        }
+    }
+
+    /// Tells a device that its signal could not be given to another, which counts as absent for it
+    /// from then on; so it is looked again whether that is there.
+    fn undeliverable(&self, from: &DeviceId, to: DeviceId) {
+        let mut inner = self.inner();
+        inner.moves += 1;
+        let at = inner.moves;
+        if let Some(place) = inner.here.get_mut(from) {
+            if place.told.contains_key(&to) {
+                place.learns(&to, false, at);
+                place.doubts = true;
+            }
+            place.tell(ServerSays::Undeliverable { to });
+        }
+    }
+
+    /// What those who watch a device were told may be wrong.
+    fn doubt(&self, device: &DeviceId) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        for watcher in inner.watchers.get(device).into_iter().flatten() {
+            if let Some(place) = inner.here.get_mut(watcher) {
+                place.doubts = true;
+            }
+        }
+    }
+
+    /// Those to whom something may be wrong; from now on it is not.
+    fn doubting(&self) -> Vec<(DeviceId, u64)> {
+        let mut inner = self.inner();
+        let all = inner.here.iter_mut();
+        let doubting = all.filter_map(|(id, place)| {
+            let doubts = std::mem::take(&mut place.doubts);
+            doubts.then(|| (id.clone(), place.number))
+        });
+        doubting.collect()
     }
 
     fn give(&self, to: &DeviceId, says: ServerSays) -> Delivery {
@@ -203,15 +320,6 @@ impl Devices {
             Some(Ok(())) => Delivery::Done,
             _ => Delivery::Full,
         }
-    }
-
-    /// Whom the devices here watch, each with their own list.
-    fn lists(&self) -> Vec<(DeviceId, u64, Vec<DeviceId>)> {
-        let inner = self.inner();
-        let lists = inner.here.iter();
-        lists
-            .map(|(id, place)| (id.clone(), place.number, place.watched.clone()))
-            .collect()
     }
 }
 
@@ -244,149 +352,32 @@ async fn send(shared: &Shared, from: &DeviceId, to: DeviceId, signal: serde_json
         Ok(false) => {}
         Err(error) => tracing::warn!(%error, "a signal between devices is lost"),
     }
-    shared
-        .devices
-        .inner()
-        .tell(from, ServerSays::Undeliverable { to });
+    shared.devices.undeliverable(from, to);
 }
 
-/// Tells a device who of its list is there.
-async fn tell_presence(shared: &Shared, device: &DeviceId, number: u64, ids: Vec<DeviceId>) {
-    shared.devices.watch(device, number, &ids);
-    for round in 1.. {
-        let (mut present, moves) = shared.devices.here(&ids);
-        let rest: Vec<&DeviceId> = ids.iter().filter(|id| !present.contains(id)).collect();
-        match shared.store.elsewhere(&shared.devices.ours, &rest).await {
-            Ok(elsewhere) => present.extend(elsewhere),
-            Err(error) => tracing::warn!(%error, "who is at other servers is not known now"),
-        }
-        let mut inner = shared.devices.inner();
-        // Somebody came or went while the database was asked: it has to be asked again, unless
-        // that never ends.
-        if inner.moves != moves && round < ROUNDS {
-            continue;
-        }
-        let ids: BTreeSet<DeviceId> = ids.into_iter().collect();
-        let absent: Vec<_> = ids.difference(&present).cloned().collect();
-        let place = inner.here.get_mut(device);
-        let Some(place) = place.filter(|place| place.number == number) else {
-            return;
-        };
-        place.told = present.iter().cloned().collect();
-        if !present.is_empty() {
-            let device_ids = present.into_iter().collect();
-            place.tell(ServerSays::Present { device_ids });
-        }
-        if !absent.is_empty() {
-            place.tell(ServerSays::Absent { device_ids: absent });
-        }
+/// Tells a device what it does not know yet of those of its list.
+async fn tell_presence(shared: &Shared, device: &DeviceId, number: u64) {
+    let Some(question) = shared.devices.question(device, number) else {
         return;
-    }
-}
-
-/// A sign of life for other servers. Where they took this one for gone, they are told again what is
-/// here.
-pub(super) async fn alive(shared: &Shared) -> Result<(), Refused> {
+    };
     let ours = &shared.devices.ours;
-    let here = || Here {
-        devices: shared.devices.all(),
-        relays: shared.relays.keys(),
-    };
-    let told = shared.store.alive(ours, &shared.public_url, here).await?;
-    let Some(Here { devices, relays }) = told else {
-        return Ok(());
-    };
-    if !devices.is_empty() || !relays.is_empty() {
-        tracing::warn!("other servers took this one for gone; they are told again what is here");
+    let elsewhere = shared.store.elsewhere(ours, &question.rest()).await;
+    if let Err(error) = &elsewhere {
+        tracing::warn!(%error, "who is at other servers is not known now");
     }
-    // Some may have left while that was written.
-    for (device, number) in devices {
-        if !shared.devices.inner().is_at(&device, number) {
-            shared.store.device_left(ours, &device, number).await?;
-        }
-    }
-    for relay in relays {
-        part(shared, &relay).await;
-    }
-    Ok(())
+    let elsewhere = elsewhere.as_ref().ok();
+    shared.devices.answer(device, number, &question, elsewhere);
 }
 
-/// Takes up what another server has told: a device that came or went (`d`), signals for devices
-/// here (`m`), or that something may have been missed.
-pub(super) async fn told(shared: &Shared, word: &str) {
-    let done = match word.split_at_checked(1) {
-        _ if word == MISSED => missed(shared).await,
-        Some(("d", device)) => match device.parse() {
-            Ok(device) => moved(shared, &device).await,
-            Err(_) => Ok(()),
-        },
-        Some(("m", there)) if there == shared.devices.ours.as_str() => mails(shared).await,
-        _ => Ok(()),
-    };
-    if let Err(error) = done {
-        tracing::warn!(%error, "what another server has told is lost");
-    }
-}
-
-async fn moved(shared: &Shared, device: &DeviceId) -> Result<(), Refused> {
-    let devices = &shared.devices;
-    let number = |inner: &Inner| inner.here.get(device).map(|place| place.number);
-    let (before, watched) = {
-        let inner = devices.inner();
-        (number(&inner), inner.watchers.contains_key(device))
-    };
-    if before.is_none() && !watched {
-        return Ok(());
-    }
-    let elsewhere = shared.store.elsewhere(&devices.ours, &[device]).await?;
-    let elsewhere = elsewhere.contains(device);
-    let mut inner = devices.inner();
-    match (number(&inner), elsewhere) {
-        // Its newer socket is there. One that came here in the meantime is newer still.
-        (Some(now), true) if Some(now) == before => {
-            inner.remove(device);
-            inner.tell_watchers(device, true);
-        }
-        (Some(_), _) => {}
-        (None, present) => inner.tell_watchers(device, present),
-    }
-    Ok(())
-}
-
-async fn mails(shared: &Shared) -> Result<(), Refused> {
-    let ours = &shared.devices.ours;
-    for mail in shared.store.take_mails(ours).await? {
-        let Mail { to, from, signal } = mail;
-        let Some(signal) = signal else {
-            let says = ServerSays::Undeliverable { to: from };
-            shared.devices.inner().tell(&to, says);
-            continue;
-        };
-        let says = ServerSays::Signal {
-            from: from.clone(),
-            signal,
-        };
-        if shared.devices.give(&to, says) != Delivery::Done {
-            // It has just gone. Its sender is told on the way back.
-            let back = Mail {
-                to: from,
-                from: to,
-                signal: None,
-            };
-            shared.store.mail(ours, &back).await?;
+/// Looks again who is there, for those to whom something may be wrong, for as long as the process
+/// runs: not at once, or two who cannot reach each other would keep this server busy.
+pub(super) async fn look_again(shared: To) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        for (device, number) in shared.devices.doubting() {
+            tell_presence(&shared, &device, number).await;
         }
     }
-    Ok(())
-}
-
-async fn missed(shared: &Shared) -> Result<(), Refused> {
-    mails(shared).await?;
-    for (device, number, ids) in shared.devices.lists() {
-        if !ids.is_empty() {
-            tell_presence(shared, &device, number, ids).await;
-        }
-    }
-    Ok(())
 }
 
 /// An open socket, for the numbers and the limit.
@@ -395,5 +386,77 @@ struct Open(To);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.metrics.devices.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::identity::Identity;
+
+    fn id(number: u8) -> DeviceId {
+        Identity::from_seed(&[number; 32]).device_id()
+    }
+
+    /// A device that watches others, and what it hears.
+    fn watcher(devices: &Devices, ids: &[DeviceId]) -> (u64, mpsc::Receiver<ServerSays>) {
+        let (queue, inbox) = mpsc::channel(ROOM);
+        let number = devices.arrive(&id(1), queue);
+        devices.watch(&id(1), number, ids);
+        (number, inbox)
+    }
+
+    fn arrive(devices: &Devices, number: u8) {
+        devices.arrive(&id(number), mpsc::channel(1).0);
+    }
+
+    #[test]
+    fn what_happens_while_the_database_is_asked_is_newer_than_its_answer() {
+        let devices = Devices::new();
+        let (number, mut inbox) = watcher(&devices, &[id(2), id(3)]);
+        arrive(&devices, 3);
+        let question = devices.question(&id(1), number).unwrap();
+        assert_eq!(question.rest(), [&id(2)]);
+        arrive(&devices, 2);
+        devices.leave(&id(3), 2);
+        for other in 10..100 {
+            arrive(&devices, other);
+        }
+        let elsewhere = Some(&BTreeSet::new());
+        devices.answer(&id(1), number, &question, elsewhere);
+        let present = |number| ServerSays::Present {
+            device_ids: vec![id(number)],
+        };
+        assert_eq!(inbox.try_recv(), Ok(present(3)));
+        assert_eq!(inbox.try_recv(), Ok(present(2)));
+        let device_ids = vec![id(3)];
+        assert_eq!(inbox.try_recv(), Ok(ServerSays::Absent { device_ids }));
+        assert!(inbox.try_recv().is_err(), "that is all there is to tell");
+        assert!(devices.doubting().is_empty());
+    }
+
+    #[test]
+    fn the_answer_for_an_old_list_changes_nothing_for_a_new_one() {
+        let devices = Devices::new();
+        let (number, mut inbox) = watcher(&devices, &[id(2)]);
+        let old = devices.question(&id(1), number).unwrap();
+        devices.watch(&id(1), number, &[id(3)]);
+        devices.answer(&id(1), number, &old, Some(&[id(2)].into()));
+        arrive(&devices, 2);
+        assert!(inbox.try_recv().is_err());
+        let new = devices.question(&id(1), number).unwrap();
+        assert_eq!(new.rest(), [&id(3)]);
+    }
+
+    #[test]
+    fn where_the_database_does_not_answer_nobody_is_gone_and_it_is_asked_again() {
+        let devices = Devices::new();
+        let (number, mut inbox) = watcher(&devices, &[id(2)]);
+        let question = devices.question(&id(1), number).unwrap();
+        devices.answer(&id(1), number, &question, Some(&[id(2)].into()));
+        assert!(matches!(inbox.try_recv(), Ok(ServerSays::Present { .. })));
+        devices.answer(&id(1), number, &question, None);
+        assert!(inbox.try_recv().is_err());
+        assert_eq!(devices.doubting(), [(id(1), number)]);
     }
 }

@@ -222,7 +222,8 @@ impl Socket {
                 Err(Fault("too_many", text))
             }
             DeviceSays::Watch { device_ids } => {
-                tell_presence(&self.to, device, number, device_ids).await;
+                self.to.devices.watch(device, number, &device_ids);
+                tell_presence(&self.to, device, number).await;
                 Ok(())
             }
             DeviceSays::Signal { to, signal } => {
