@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::{Delivery, Inner, tell_presence};
+use super::places::{Delivery, Inner};
+use super::tell_presence;
 use crate::protocol::id::DeviceId;
 use crate::protocol::rendezvous::ServerSays;
 use crate::rendezvous::Shared;
