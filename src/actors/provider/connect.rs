@@ -95,6 +95,7 @@ pub(super) async fn say(
         session_id: session.to_owned(),
         signal_type: kind,
         signal_data: data,
+        client: None,
     };
     let mut tries = 0;
     loop {
