@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -10,6 +11,8 @@ use crate::protocol::rendezvous::{Initiate, SessionInfo, SessionStatus};
 
 /// Sessions in one list.
 const MOST_LISTED: i64 = 500;
+/// Bytes of the parameters of all sessions in one list.
+const MOST_BYTES: usize = 1 << 20;
 
 /// A session's end is put off by those who ask no more often than this.
 const STEP: Duration = Duration::from_secs(60);
@@ -123,10 +126,17 @@ impl Store {
              ORDER BY s.id LIMIT $3",
         );
         let rows = rows.bind(now()).bind(kind.to_owned()).bind(MOST_LISTED);
-        let rows = rows.fetch_all(&self.read).await?;
-        rows.iter()
-            .map(|row| pending(row).map_err(Refused::from))
-            .collect()
+        let mut rows = rows.fetch(&self.read);
+        let (mut list, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            let session = pending(&row)?;
+            bytes += session.parameters.len();
+            if bytes > MOST_BYTES {
+                break;
+            }
+            list.push(session);
+        }
+        Ok(list)
     }
 
     /// How many sessions are open.
