@@ -39,6 +39,8 @@ struct Locked {
     signals: i64,
     /// Of all of them.
     bytes: i64,
+    /// Which client of the target; empty where it has not said.
+    claimed_by: String,
 }
 
 /// What became of a signal that was posted.
@@ -62,8 +64,10 @@ impl Store {
         let now = now();
         let mut work = self.write.begin().await?;
         let mut claimed = false;
+        let client = post.client.clone().unwrap_or_default();
         let Locked {
             mut parties,
+            claimed_by,
             signals,
             bytes,
         } = self.locked(&mut work, &post.session_id, now).await?;
@@ -75,6 +79,9 @@ impl Store {
             }
             claimed = true;
             parties.target = Some(user);
+        } else if parties.target == Some(user) && claimed_by != client {
+            // Another process with the same token: one requester, one provider.
+            return Err(Refused::Claimed);
         }
         if signals >= i64::from(terms.most_signals) {
             return Err(Refused::ManySignals(terms.most_signals));
@@ -102,11 +109,15 @@ impl Store {
         .execute(&mut *work)
         .await?;
         if claimed {
-            sqlx::query("UPDATE ice_sessions SET target_user_id = $1 WHERE session_id = $2")
-                .bind(user)
-                .bind(post.session_id.clone())
-                .execute(&mut *work)
-                .await?;
+            sqlx::query(
+                "UPDATE ice_sessions SET target_user_id = $1, target_client = $2
+                 WHERE session_id = $3",
+            )
+            .bind(user)
+            .bind(client)
+            .bind(post.session_id.clone())
+            .execute(&mut *work)
+            .await?;
         }
         if !transfer.is_empty() {
             sqlx::query("UPDATE file_transfers SET status = $1 WHERE session_id = $2")
@@ -149,9 +160,9 @@ impl Store {
         now: i64,
     ) -> Result<Locked, Refused> {
         let row = sqlx::query(self.either(
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
              FROM ice_sessions WHERE session_id = $1 AND expires_at > $2",
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
              FROM ice_sessions WHERE session_id = $1 AND expires_at > $2 FOR UPDATE",
         ));
         let row = row.bind(session.to_owned()).bind(now);
@@ -165,6 +176,7 @@ impl Store {
             parties,
             signals: row.try_get(2)?,
             bytes: row.try_get(3)?,
+            claimed_by: row.try_get(4)?,
         })
     }
 
