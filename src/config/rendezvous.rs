@@ -44,7 +44,7 @@ pub struct RendezvousServe {
     pub audience: String,
     /// Whose word about addresses counts.
     pub proxies: Vec<Network>,
-    /// How long a session lasts after the last that was said in it.
+    /// How long a session lasts after the last that its parties said in it or asked.
     pub session_for: Duration,
     /// How long it is on record after that.
     pub keep_for: Duration,
@@ -58,8 +58,10 @@ pub struct RendezvousServe {
     pub address_rate: u32,
     /// Open connections.
     pub max_connections: usize,
-    /// Open sockets of devices.
+    /// Devices whose sockets are open.
     pub max_devices: usize,
+    /// Open sockets of one user's devices.
+    pub user_devices: usize,
     /// Open relayed links.
     pub max_relays: usize,
     /// Those of one user.
@@ -95,6 +97,7 @@ impl RendezvousServe {
             address_rate: r.number("rendezvous.serve.address_rate", 1..=MANY),
             max_connections: r.number("rendezvous.serve.max_connections", 16..=MANY),
             max_devices: r.number("rendezvous.serve.max_devices", 1..=MANY),
+            user_devices: r.number("rendezvous.serve.user_devices", 1..=MANY),
             max_relays: r.number("rendezvous.serve.max_relays", 0..=100_000),
             user_relays: r.number("rendezvous.serve.user_relays", 1..=100_000),
             relay_bytes: r.size("rendezvous.serve.relay_bytes", 64 * KIB..=u64::MAX),

@@ -112,7 +112,6 @@ struct Shared {
     metrics: Metrics,
     devices: Devices,
     relays: Arc<Relays>,
-    max_devices: usize,
     public_url: String,
     users: Mutex<HashMap<(String, ClientType), i64>>,
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
@@ -233,16 +232,17 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         users_rate: Rates::new(serve.user_rate, now),
         addresses_rate: Rates::new(serve.address_rate, now),
         metrics: Metrics::new(),
-        devices: Devices::new(),
+        devices: Devices::new(devices::Limits {
+            all: serve.max_devices,
+            of_user: serve.user_devices,
+        }),
         relays: relay::relays(serve),
-        max_devices: serve.max_devices,
         public_url: serve.public_url.clone().unwrap_or_default(),
         users: Mutex::default(),
         health: tokio::sync::Mutex::default(),
         ice: Helpers::start(settings).await?,
     });
-    let ours = &shared.devices.ours;
-    let alive = shared.store.alive(ours, &shared.public_url).await;
+    let alive = devices::alive(&shared).await;
     alive.map_err(|error| match error {
         Refused::Database(source) => DatabaseError::Database {
             what: "saying that this server is there",
@@ -342,22 +342,17 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
             }
         }
     }));
+    tasks.push(actix_rt::spawn(devices::look_again(shared.clone())));
     if let Database::Postgres(url) = &serve.database {
-        let (others, mut told) = bus::others();
+        let (others, told) = bus::others();
         let listening = bus::listen(url.clone(), Arc::clone(&shared.bus), others);
         tasks.push(actix_rt::spawn(listening));
-        let here = shared.clone();
-        tasks.push(actix_rt::spawn(async move {
-            while let Some(word) = told.recv().await {
-                devices::told(&here, &word).await;
-            }
-        }));
+        tasks.push(actix_rt::spawn(devices::attend(shared.clone(), told)));
         let here = shared.clone();
         tasks.push(actix_rt::spawn(async move {
             loop {
                 tokio::time::sleep(ALIVE).await;
-                let ours = &here.devices.ours;
-                let alive = here.store.alive(ours, &here.public_url).await;
+                let alive = devices::alive(&here).await;
                 let cleared = here.store.clear_gone(None).await;
                 if let Err(error) = alive.and(cleared) {
                     tracing::warn!(%error, "other servers may believe that this one is gone");

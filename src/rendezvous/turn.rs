@@ -147,6 +147,7 @@ pub async fn start(options: TurnOptions) -> io::Result<Running> {
             ports: options.ports,
             allow_private: options.allow_private,
             own: own.collect(),
+            given: Mutex::default(),
         }),
         accounts: Arc::clone(&accounts),
         user: Arc::clone(&user),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::postgres::Database;
@@ -104,10 +105,15 @@ impl Server {
         self.child = child;
     }
 
+    /// Sends it a signal.
+    pub fn tell(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Asks it to stop, and waits: its exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.tell(Signal::TERM);
         self.child.wait().unwrap().code()
     }
 
@@ -155,6 +161,15 @@ impl Server {
             .header("Authorization", format!("Bearer {token}"))
             .header("Content-Type", kind);
         read(request.send(body).unwrap())
+    }
+
+    /// One of the numbers of this server.
+    pub fn number(&self, name: &str) -> i64 {
+        let numbers = self.get_with(&[], "/metrics").expect(200);
+        let name = format!("handout_rendezvous_{name} ");
+        let mut lines = numbers.as_str().unwrap().lines();
+        let number = lines.find_map(|line| line.strip_prefix(&name));
+        number.expect("the number").parse().unwrap()
     }
 
     /// Begins a session; its id.

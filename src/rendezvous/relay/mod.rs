@@ -18,7 +18,7 @@ use super::door::Caller;
 use super::problem::Problem;
 use super::routes::{Answered, To};
 use super::store::Meeting;
-use super::upgrade;
+use super::{Shared, upgrade};
 use crate::protocol::rendezvous::{
     ClientType, MAX_RELAYED, ServerSays, check_relay_id, check_session_id,
 };
@@ -60,7 +60,7 @@ pub(super) async fn session(
     let kinds = [ClientType::Provider, ClientType::Requester];
     caller.must_be(&kinds, "has sessions")?;
     check_session_id(&session)?;
-    to.store.parties(caller.user, &session).await?;
+    to.store.is_party(caller.user, &session, &to.terms).await?;
     let session = session.into_inner();
     let end = Opening {
         // No id of a relay looks like that.
@@ -103,6 +103,7 @@ impl Opening {
             to,
             key: self.key,
             session: self.session,
+            user: caller.user,
             outlet,
             messages: messages
                 .max_frame_size(MAX_RELAYED)
@@ -117,7 +118,7 @@ impl Opening {
 }
 
 /// Where nobody is left, the link's ends may meet elsewhere.
-async fn part(to: &To, key: &str) {
+pub(super) async fn part(to: &Shared, key: &str) {
     if to.relays.has(key) {
         return;
     }
@@ -144,6 +145,7 @@ struct End {
     to: To,
     key: String,
     session: Option<String>,
+    user: i64,
     outlet: mpsc::Sender<Frame>,
     messages: AggregatedMessageStream,
     link: Arc<Link>,
@@ -304,11 +306,18 @@ impl End {
         }
     }
 
-    /// Counts what was carried for the users, and ends the link where one has had enough.
+    /// Counts what was carried for the users, and ends the link where one has had enough. A session
+    /// lasts on by it, so that its parties can come again when they lose each other.
     async fn count(&self) {
         let bytes = self.link.since_last();
         if bytes == 0 {
             return;
+        }
+        if let Some(session) = &self.session {
+            let lasts = self.to.store.is_party(self.user, session, &self.to.terms);
+            if let Err(error) = lasts.await {
+                tracing::debug!(%error, "a relayed link outlives its session");
+            }
         }
         self.to.metrics.relayed.inc_by(bytes);
         let most = self.to.relays.terms.day;

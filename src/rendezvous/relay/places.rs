@@ -200,6 +200,11 @@ impl Relays {
         self.inner().places.contains_key(key)
     }
 
+    /// All of them.
+    pub(in crate::rendezvous) fn keys(&self) -> Vec<String> {
+        self.inner().places.keys().cloned().collect()
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.inner().places.len()

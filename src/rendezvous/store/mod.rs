@@ -21,7 +21,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Executor, SqlSafeStr};
 
 use crate::config::Database;
-pub(super) use instances::{InstanceId, Mail};
+pub(super) use instances::{Here, InstanceId, Mail};
 pub(super) use relays::Meeting;
 pub(super) use sessions::Terms;
 
@@ -45,6 +45,11 @@ const STEPS: &[(&str, &str, &str)] = &[
         "devices and relays",
         include_str!("migrations/2-sqlite.sql"),
         include_str!("migrations/2-postgres.sql"),
+    ),
+    (
+        "whose rows and claims",
+        include_str!("migrations/3-sqlite.sql"),
+        include_str!("migrations/3-postgres.sql"),
     ),
 ];
 
@@ -90,12 +95,15 @@ pub(super) enum Refused {
     /// The user has enough of them.
     #[error(
         "this user has {0} open sessions already; they end some time after the last that was said \
-         in them"
+         or asked in them"
     )]
     ManySessions(u32),
     /// The session has enough of them.
     #[error("this session has {0} signals already; start another")]
     ManySignals(u32),
+    /// The session's signals are large enough.
+    #[error("the signals of a session may have {0} bytes in all; start another")]
+    ManyBytes(i64),
     /// The database does not do it.
     #[error("the database does not answer")]
     Database(#[from] sqlx::Error),
