@@ -60,8 +60,10 @@ pub struct RendezvousServe {
     pub max_connections: usize,
     /// Those from one address.
     pub address_connections: usize,
-    /// Open sockets of devices.
+    /// Devices whose sockets are open.
     pub max_devices: usize,
+    /// Open sockets of one user's devices.
+    pub user_devices: usize,
     /// Open relayed links.
     pub max_relays: usize,
     /// Those of one user.
@@ -98,6 +100,7 @@ impl RendezvousServe {
             max_connections: r.number("rendezvous.serve.max_connections", 16..=MANY),
             address_connections: r.number("rendezvous.serve.address_connections", 1..=MANY),
             max_devices: r.number("rendezvous.serve.max_devices", 1..=MANY),
+            user_devices: r.number("rendezvous.serve.user_devices", 1..=MANY),
             max_relays: r.number("rendezvous.serve.max_relays", 0..=100_000),
             user_relays: r.number("rendezvous.serve.user_relays", 1..=100_000),
             relay_bytes: r.size("rendezvous.serve.relay_bytes", 64 * KIB..=u64::MAX),

@@ -44,7 +44,7 @@ pub(super) struct Metrics {
     pub(super) waiting: Gauge,
     /// Sessions that are open, here and on servers that share the database.
     pub(super) open: Gauge,
-    /// Devices whose sockets are open here.
+    /// Devices whose sockets are open here, as of the last look.
     pub(super) devices: Gauge,
     /// Signals between devices.
     pub(super) mails: Counter,

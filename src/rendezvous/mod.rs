@@ -112,7 +112,6 @@ struct Shared {
     metrics: Metrics,
     devices: Devices,
     relays: Arc<Relays>,
-    max_devices: usize,
     public_url: String,
     users: Mutex<HashMap<(String, ClientType), i64>>,
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
@@ -233,9 +232,11 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         users_rate: Rates::new(serve.user_rate, now),
         addresses_rate: Rates::new(serve.address_rate, now),
         metrics: Metrics::new(),
-        devices: Devices::new(),
+        devices: Devices::new(devices::Limits {
+            all: serve.max_devices,
+            of_user: serve.user_devices,
+        }),
         relays: relay::relays(serve),
-        max_devices: serve.max_devices,
         public_url: serve.public_url.clone().unwrap_or_default(),
         users: Mutex::default(),
         health: tokio::sync::Mutex::default(),
@@ -357,16 +358,12 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
             }
         }
     }));
+    tasks.push(actix_rt::spawn(devices::look_again(shared.clone())));
     if let Database::Postgres(url) = &serve.database {
-        let (others, mut told) = bus::others();
+        let (others, told) = bus::others();
         let listening = bus::listen(url.clone(), Arc::clone(&shared.bus), others);
         tasks.push(actix_rt::spawn(listening));
-        let here = shared.clone();
-        tasks.push(actix_rt::spawn(async move {
-            while let Some(word) = told.recv().await {
-                devices::told(&here, &word).await;
-            }
-        }));
+        tasks.push(actix_rt::spawn(devices::attend(shared.clone(), told)));
         let here = shared.clone();
         tasks.push(actix_rt::spawn(async move {
             loop {

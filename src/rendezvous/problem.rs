@@ -92,7 +92,9 @@ impl From<Refused> for Problem {
             Refused::NoSession => Self::new(StatusCode::NOT_FOUND, "no_session", text),
             Refused::Claimed => Self::new(StatusCode::CONFLICT, "claimed", text),
             Refused::ManySessions(_) => Self::too_many(text, Duration::from_secs(60)),
-            Refused::ManySignals(_) => Self::too_many(text, Duration::from_secs(600)),
+            Refused::ManySignals(_) | Refused::ManyBytes(_) => {
+                Self::too_many(text, Duration::from_secs(600))
+            }
             Refused::Database(error) if is_full(&error) => {
                 tracing::error!(%error, "the disk of the database is full: make room there");
                 Self::new(

@@ -91,6 +91,10 @@ async fn metrics(request: HttpRequest, to: To) -> Answered {
     if let Ok(open) = to.store.open_sessions().await {
         to.metrics.open.set(open);
     }
+    let devices = to.devices.seats.proven();
+    to.metrics
+        .devices
+        .set(devices.try_into().unwrap_or(i64::MAX));
     if let Some(totals) = to.ice.totals() {
         to.metrics.turn(totals);
     }

@@ -95,6 +95,44 @@ fn an_address_with_enough_connections_gets_no_more_and_others_do() {
 }
 
 #[test]
+fn the_signals_of_a_session_and_a_list_of_sessions_have_so_many_bytes() {
+    let server = Server::start(&[]);
+    let (asks, provides) = (
+        server.token("asks", REQUESTER),
+        server.token("provides", PROVIDER),
+    );
+    let session = server.initiate(&asks);
+    let large = "x".repeat(48 << 10);
+    for number in 0..21 {
+        let who = if number % 2 == 0 { &provides } else { &asks };
+        server
+            .signal(who, &session, "candidate", &large)
+            .expect(200);
+    }
+    let refused = server.signal(&provides, &session, "candidate", &large);
+    assert!(refused.retry_after.is_some());
+    refused.expect(429);
+    server
+        .signal(&provides, &session, "candidate", "x")
+        .expect(200);
+    let mut body = asked("spectrum");
+    body["parameters"] = json!(format!("{{\"x\":\"{}\"}}", "x".repeat(16_000)));
+    let sessions: Vec<String> = (0..2)
+        .flat_map(|number| {
+            let asks = server.token(&format!("asks-{number}"), REQUESTER);
+            let begin = |_| {
+                let session = server.post(&asks, "/api/ice/initiate", &body).expect(201);
+                session["session_id"].as_str().unwrap().to_owned()
+            };
+            (0..60).map(begin).collect::<Vec<_>>()
+        })
+        .collect();
+    // The oldest come first; what has no room comes when they are gone.
+    let fit = (1 << 20) / 16_008;
+    assert_eq!(server.waiting(&provides), sessions[..fit]);
+}
+
+#[test]
 fn a_user_who_asks_too_often_is_told_to_wait_and_others_are_not() {
     let server = Server::start(&["rendezvous.serve.user_rate=1"]);
     let (one, other) = (

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 use handout::protocol::asking::prove_asking;
 use handout::protocol::id::DeviceId;
 use handout::protocol::identity::Identity;
 use serde_json::{Value, json};
 
-use super::server::{PROVIDER, REQUESTER, Server, program};
+use super::server::{PROVIDER, REQUESTER, Server, asked, program};
 
 /// The id of no session.
 const ANOTHER_SESSION: &str = "0b1f8a3e-1c2d-4e5f-8a9b-0c1d2e3f4a5b";
@@ -84,7 +85,8 @@ fn ask(server: &Server, token: &str, device: &DeviceId) -> (String, DeviceId) {
 
 /// The data of the first offer after so many others.
 fn offer_after(server: &Server, token: &str, session: &str, others: usize) -> Value {
-    loop {
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
         let signals = server.signals(token, session);
         let Some(signal) = signals.get(others) else {
             let last = signals
@@ -97,6 +99,25 @@ fn offer_after(server: &Server, token: &str, session: &str, others: usize) -> Va
         assert_eq!(signal["signal_type"], "offer");
         return serde_json::from_str(signal["signal_data"].as_str().unwrap()).unwrap();
     }
+    panic!("no offer after {others} others");
+}
+
+#[test]
+fn requests_of_other_types_do_not_keep_a_provider_from_its_own() {
+    let server = Server::start(&[
+        "rendezvous.serve.max_sessions=600",
+        "rendezvous.serve.user_rate=1000",
+        "rendezvous.serve.address_rate=1000",
+    ]);
+    let token = server.token("asks", REQUESTER);
+    // More than a list has, all of them older.
+    for _ in 0..505 {
+        let asked = server.post(&token, "/api/ice/initiate", &asked("other"));
+        asked.expect(201);
+    }
+    let _provider = Provider::start(&server);
+    let device = Identity::from_seed(&[1; 32]).device_id();
+    ask(&server, &token, &device);
 }
 
 #[test]

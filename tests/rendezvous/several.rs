@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use handout::protocol::rendezvous::ServerSays;
+use rustix::process::Signal;
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::devices::{absent, heard, id, identity, present, signal, watch};
@@ -169,18 +171,21 @@ fn a_server_that_others_took_for_gone_is_there_again_with_all_that_it_has() {
         let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
         there.say(&watch(&[1])).await;
         assert_eq!(there.hear().await, present(&[1]));
-        let stalled = format!(
-            "UPDATE instances SET seen_at = 0 WHERE instance_id = '{}'",
-            server_of(&database, 1)
-        );
-        let cleared = loop {
-            database.sql(&stalled);
-            let hearing = tokio::time::timeout(Duration::from_millis(200), there.hear());
-            if let Ok(says) = hearing.await {
-                break says;
-            }
-        };
-        assert_eq!(cleared, absent(&[1]));
+        // It is held up, but not within a transaction, which would hold up the other one, too.
+        let busy = "SELECT COUNT(*) FROM pg_stat_activity WHERE state <> 'idle'
+            AND datname = current_database() AND pid <> pg_backend_pid()";
+        one.tell(Signal::STOP);
+        while database.sql(busy) != "0" {
+            one.tell(Signal::CONT);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            one.tell(Signal::STOP);
+        }
+        let name = server_of(&database, 1);
+        database.sql(&format!(
+            "UPDATE instances SET seen_at = 0 WHERE instance_id = '{name}'"
+        ));
+        assert_eq!(there.hear().await, absent(&[1]));
+        one.tell(Signal::CONT);
         assert_eq!(there.hear().await, present(&[1]));
         there.say(&signal(1, "are you there")).await;
         assert_eq!(here.hear().await, heard(2, "are you there"));
@@ -188,6 +193,61 @@ fn a_server_that_others_took_for_gone_is_there_again_with_all_that_it_has() {
         assert_eq!(there.hear().await, heard(1, "again"));
         let sent_on = Socket::open(&other.url, path, &token).await.err().unwrap();
         assert_eq!(sent_on.location, Some(format!("http://one.test{path}")));
+    });
+}
+
+#[test]
+fn servers_that_lost_their_ear_at_the_database_get_it_back_and_miss_nothing() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        here.say(&watch(&[2, 3])).await;
+        assert_eq!(here.hear().await, absent(&[2, 3]));
+        let ears = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        assert_eq!(database.sql(ears), "2");
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        here.say(&signal(2, "hello")).await;
+        assert_eq!(there.hear().await, heard(1, "hello"));
+        let _third = Socket::of_device(&other.url, &token, &identity(3)).await;
+        assert_eq!(here.hear().await, present(&[3]));
+    });
+}
+
+#[test]
+fn a_signal_arrives_although_no_word_of_it_did_and_an_old_one_is_forgotten() {
+    let database = Database::new();
+    let (one, _other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let (there, from) = (server_of(&database, 1), id(2));
+        let mail = |to: &str, data: &str, created: &str| {
+            let signal = json!({"kind": "ice", "peer_id": "x", "data": data});
+            database.sql(&format!(
+                "INSERT INTO device_mails
+                     (instance_id, to_device, from_device, signal, created_at)
+                 VALUES ('{there}', '{to}', '{from}', '{signal}', {created})"
+            ));
+        };
+        let now = "extract(epoch FROM now())::BIGINT * 1000";
+        // What is wrong with one of them holds up no other.
+        mail("nobody", "x", now);
+        mail(&id(3).to_string(), "who is not here", now);
+        mail(&id(1).to_string(), "hello", now);
+        assert_eq!(here.hear().await, heard(2, "hello"));
+        database.sql(
+            "INSERT INTO device_mails (instance_id, to_device, from_device, signal, created_at)
+             VALUES ('gone', 'x', 'y', 'z', 0)",
+        );
+        let end = Instant::now() + super::sockets::PATIENCE;
+        while database.sql("SELECT COUNT(*) FROM device_mails") != "0" {
+            assert!(Instant::now() < end, "it is still there");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     });
 }
 

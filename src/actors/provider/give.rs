@@ -160,7 +160,7 @@ impl Provider {
             }
             // The first question is answered at once, so that it is known that we are let in.
             let patience = if reached == Some(true) { POLL } else { 0 };
-            match self.common.server.sessions(patience).await {
+            match self.common.server.sessions(&types, patience).await {
                 Ok(waiting) => {
                     (wait, told) = (AGAIN, false);
                     match reached {

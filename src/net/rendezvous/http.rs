@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Server, ServerError, reason};
+use crate::protocol::provider::is_name;
 use crate::protocol::rendezvous::{
-    IceServers, Initiate, MAX_WAIT, SessionInfo, SignalInfo, SignalPost,
+    IceServers, Initiate, MAX_TYPES, MAX_WAIT, SessionInfo, SignalInfo, SignalPost,
 };
 
 /// How long a call may take, besides what it asks the server to wait.
@@ -60,14 +61,22 @@ impl Server {
         self.call("/api/ice/initiate", json(request), 0).await
     }
 
-    /// The sessions that wait for somebody who provides the data. Where there is none, the server
-    /// waits so many seconds for one.
+    /// The sessions that wait for somebody who provides the data, of these types; more types than
+    /// can be asked for are all. Where there is none, the server waits so many seconds for one.
     ///
     /// # Errors
     /// [`ServerError`]
-    pub async fn sessions(&self, wait: u64) -> Result<Vec<SessionInfo>, ServerError> {
+    pub async fn sessions(
+        &self,
+        types: &[String],
+        wait: u64,
+    ) -> Result<Vec<SessionInfo>, ServerError> {
         let wait = wait.min(MAX_WAIT);
-        let path = format!("/api/ice/sessions?wait={wait}");
+        let mut path = format!("/api/ice/sessions?wait={wait}");
+        // Their letters mean nothing else in an address.
+        if types.len() <= MAX_TYPES && types.iter().all(|name| is_name(name)) {
+            path.push_str(&format!("&request_type={}", types.join(",")));
+        }
         self.call(&path, Call::Get, wait).await
     }
 

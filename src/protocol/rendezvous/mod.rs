@@ -23,6 +23,8 @@ pub const MAX_PARAMETERS: usize = 16 << 10;
 pub const MAX_SIGNAL: usize = 48 << 10;
 /// Bytes of a request's type.
 pub const MAX_TYPE: usize = 64;
+/// Types that a list of sessions may be asked for by.
+pub const MAX_TYPES: usize = 16;
 /// Bytes of [`SignalPost::client`].
 pub const MAX_CLIENT: usize = 64;
 /// Bytes of a file's name or media type.

@@ -12,6 +12,11 @@ use crate::protocol::id::DeviceId;
 /// Without a sign of life for that long, a server is gone.
 const GONE: Duration = Duration::from_secs(20);
 
+/// How long a signal waits for the server that it is for.
+const MAIL_FOR: Duration = Duration::from_secs(60);
+/// Signals that are taken at once.
+const TAKEN: i64 = 256;
+
 /// The name of one run of a server: random.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::rendezvous) struct InstanceId(pub(super) String);
@@ -49,8 +54,12 @@ pub(in crate::rendezvous) struct Mail {
     pub signal: Option<serde_json::Value>,
 }
 
+fn before(time: Duration) -> i64 {
+    now().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
 pub(super) fn alive_since() -> i64 {
-    now().saturating_sub(i64::try_from(GONE.as_millis()).unwrap_or(i64::MAX))
+    before(GONE)
 }
 
 impl Store {
@@ -123,7 +132,8 @@ impl Store {
         Ok(Some(here))
     }
 
-    /// Clears away what servers that are gone have left; and what this one has, where it ends.
+    /// Clears away what servers that are gone have left, and signals that nobody has taken; and what
+    /// this one has, where it ends.
     pub(in crate::rendezvous) async fn clear_gone(
         &self,
         ending: Option<&InstanceId>,
@@ -131,6 +141,8 @@ impl Store {
         if !self.is_shared() {
             return Ok(());
         }
+        let late = sqlx::query("DELETE FROM device_mails WHERE created_at < $1");
+        late.bind(before(MAIL_FOR)).execute(&self.write).await?;
         let ending = ending.map_or("", InstanceId::as_str).to_owned();
         let gone = sqlx::query(
             "SELECT instance_id FROM instances WHERE seen_at < $1 OR instance_id = $2 LIMIT 100",
@@ -280,16 +292,21 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes what has come for devices here, in order.
+    /// Takes what has come for devices here, in order; so much at once that there may be more,
+    /// unless it is nothing. Only what was taken for good is returned.
     pub(in crate::rendezvous) async fn take_mails(
         &self,
         ours: &InstanceId,
     ) -> Result<Vec<Mail>, Refused> {
+        let mut work = self.write.begin().await?;
         let rows = sqlx::query(
-            "DELETE FROM device_mails WHERE instance_id = $1
+            "DELETE FROM device_mails WHERE id IN (SELECT id FROM device_mails
+                 WHERE instance_id = $1 ORDER BY id LIMIT $2)
              RETURNING id, to_device, from_device, signal",
         );
-        let rows = rows.bind(ours.0.clone()).fetch_all(&self.write).await?;
+        let rows = rows.bind(ours.0.clone()).bind(TAKEN);
+        let rows = rows.fetch_all(&mut *work).await?;
+        work.commit().await?;
         let mut mails = Vec::with_capacity(rows.len());
         for row in rows {
             let (to, from): (String, String) = (row.try_get(1)?, row.try_get(2)?);

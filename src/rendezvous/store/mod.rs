@@ -151,6 +151,9 @@ pub(super) enum Refused {
     /// The session has enough of them.
     #[error("this session has {0} signals already; start another")]
     ManySignals(u32),
+    /// The session's signals are large enough.
+    #[error("the signals of a session may have {0} bytes in all; start another")]
+    ManyBytes(i64),
     /// The database does not do it.
     #[error("the database does not do it: {}", said(.0))]
     Database(#[from] sqlx::Error),

@@ -10,6 +10,9 @@ use crate::protocol::rendezvous::{ClientType, SignalInfo, SignalPost, SignalType
 /// Signals in one answer: more than a session may have.
 const MOST_LISTED: i64 = 10_000;
 
+/// Bytes of all signals of a session.
+const MOST_BYTES: i64 = 1 << 20;
+
 /// The two of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rendezvous) struct Parties {
@@ -28,6 +31,16 @@ impl Parties {
             _ => None,
         }
     }
+}
+
+/// How a session stands while nobody else changes it.
+struct Locked {
+    parties: Parties,
+    signals: i64,
+    /// Of all of them.
+    bytes: i64,
+    /// Which client of the target; empty where it has not said.
+    claimed_by: String,
 }
 
 /// What became of a signal that was posted.
@@ -51,7 +64,13 @@ impl Store {
         let now = now();
         let mut work = self.write.begin().await?;
         let mut claimed = false;
-        let (mut parties, signals) = self.locked(&mut work, &post.session_id, now).await?;
+        let client = post.client.clone().unwrap_or_default();
+        let Locked {
+            mut parties,
+            claimed_by,
+            signals,
+            bytes,
+        } = self.locked(&mut work, &post.session_id, now).await?;
         if parties.other(user).is_none() {
             match (kind, parties.target) {
                 (ClientType::Provider, None) => {}
@@ -60,9 +79,16 @@ impl Store {
             }
             claimed = true;
             parties.target = Some(user);
+        } else if parties.target == Some(user) && claimed_by != client {
+            // Another process with the same token: one requester, one provider.
+            return Err(Refused::Claimed);
         }
         if signals >= i64::from(terms.most_signals) {
             return Err(Refused::ManySignals(terms.most_signals));
+        }
+        let length = i64::try_from(post.signal_data.len()).unwrap_or(i64::MAX);
+        if bytes.saturating_add(length) > MOST_BYTES {
+            return Err(Refused::ManyBytes(MOST_BYTES));
         }
         let answered = post.signal_type == SignalType::Answer && user == parties.initiator;
         let (status, transfer) = match (claimed, answered) {
@@ -72,21 +98,26 @@ impl Store {
         };
         sqlx::query(
             "UPDATE ice_sessions SET signals = signals + 1, updated_at = $1, expires_at = $2,
-                 status = CASE WHEN $3 = '' THEN status ELSE $3 END
-             WHERE session_id = $4",
+                 status = CASE WHEN $3 = '' THEN status ELSE $3 END, bytes = bytes + $4
+             WHERE session_id = $5",
         )
         .bind(written(now))
         .bind(terms.until(now))
         .bind(status)
+        .bind(length)
         .bind(post.session_id.clone())
         .execute(&mut *work)
         .await?;
         if claimed {
-            sqlx::query("UPDATE ice_sessions SET target_user_id = $1 WHERE session_id = $2")
-                .bind(user)
-                .bind(post.session_id.clone())
-                .execute(&mut *work)
-                .await?;
+            sqlx::query(
+                "UPDATE ice_sessions SET target_user_id = $1, target_client = $2
+                 WHERE session_id = $3",
+            )
+            .bind(user)
+            .bind(client)
+            .bind(post.session_id.clone())
+            .execute(&mut *work)
+            .await?;
         }
         if !transfer.is_empty() {
             sqlx::query("UPDATE file_transfers SET status = $1 WHERE session_id = $2")
@@ -127,12 +158,12 @@ impl Store {
         work: &mut AnyConnection,
         session: &str,
         now: i64,
-    ) -> Result<(Parties, i64), Refused> {
+    ) -> Result<Locked, Refused> {
         let row = sqlx::query(self.either(
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals FROM ice_sessions
-             WHERE session_id = $1 AND expires_at > $2",
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals FROM ice_sessions
-             WHERE session_id = $1 AND expires_at > $2 FOR UPDATE",
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
+             FROM ice_sessions WHERE session_id = $1 AND expires_at > $2",
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
+             FROM ice_sessions WHERE session_id = $1 AND expires_at > $2 FOR UPDATE",
         ));
         let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(work).await?.ok_or(Refused::NoSession)?;
@@ -141,7 +172,12 @@ impl Store {
             initiator: row.try_get(0)?,
             target: (target != 0).then_some(target),
         };
-        Ok((parties, row.try_get(2)?))
+        Ok(Locked {
+            parties,
+            signals: row.try_get(2)?,
+            bytes: row.try_get(3)?,
+            claimed_by: row.try_get(4)?,
+        })
     }
 
     /// Checks that this user is one of the parties of an open session, which lasts on by that.
