@@ -213,7 +213,7 @@ pub fn unix_now() -> u64 {
 }
 
 /// The bytes of a file that others may not read. An error says what is wrong, and what to do.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
     let mode = file.metadata().map_err(|error| error.to_string())?.mode();
     // The group may read it: service managers hand out secrets like that.

@@ -19,9 +19,7 @@ use super::problem::Problem;
 use super::routes::{Answered, To};
 use super::store::Meeting;
 use super::{Shared, upgrade};
-use crate::protocol::rendezvous::{
-    ClientType, MAX_RELAYED, ServerSays, check_relay_id, check_session_id,
-};
+use crate::protocol::rendezvous::{ClientType, MAX_RELAYED, check_relay_id, check_session_id};
 use outlet::{Frame, Opcode};
 pub(super) use places::Relays;
 use places::{Found, Link, Over, Terms};
@@ -156,21 +154,15 @@ impl End {
         let first = matches!(found, Found::Nobody(_));
         self.to.metrics.relays.set(self.to.relays.count() as i64);
         let joined = match found {
-            Found::Other(other) => Some(other),
+            Found::Other(other) => self.join(other).await,
             Found::Nobody(joined) => self.wait(joined).await,
         };
         if let Some(other) = joined {
-            let says = serde_json::to_string(&ServerSays::Joined).unwrap_or_default();
-            let hello = Frame::new(Opcode::Text, says.as_bytes());
-            let told = tokio::time::timeout(UNREAD, self.outlet.send(hello)).await;
             if first {
                 tracing::info!("a relayed link is joined");
                 self.transfer("relaying", false).await;
             }
-            match told {
-                Ok(Ok(())) => self.pump(&other, first).await,
-                _ => self.link.end(Over::Lost),
-            }
+            self.pump(&other, first).await;
         }
         let over = self.link.over().borrow().clone().unwrap_or(Over::Lost);
         if first {
@@ -196,7 +188,17 @@ impl End {
         part(&to, &key).await;
     }
 
-    /// Waits for the other end.
+    /// Tells the other end that this one is there, before anything that this one sends.
+    async fn join(&self, other: mpsc::Sender<Frame>) -> Option<mpsc::Sender<Frame>> {
+        let told = tokio::time::timeout(UNREAD, other.send(Frame::joined())).await;
+        if !matches!(told, Ok(Ok(()))) {
+            self.link.end(Over::Lost);
+            return None;
+        }
+        Some(other)
+    }
+
+    /// Waits for the other end, which tells this one that it is there.
     async fn wait(
         &mut self,
         mut joined: oneshot::Receiver<mpsc::Sender<Frame>>,
