@@ -366,8 +366,8 @@ fn what_keeps_a_sender_from_its_rendezvous_is_said_once_and_where_somebody_was_n
     let tls = server.url.replacen("http", "https", 1);
     let cases = [
         ("http://127.0.0.1:1", &*good, "refused"),
-        ("http://nosuch.invalid:1", &*good, "rendezvous"),
-        (&*tls, &*good, "rendezvous"),
+        ("http://nosuch.invalid:1", &*good, "lookup"),
+        (&*tls, &*good, "speaks no TLS"),
         (&*wrong_path, &*good, "HTTP 404"),
         (&*server.url, garbage.to_str().unwrap(), "HTTP 401"),
         // It has expired by then: each of those before has waited 2 s.
