@@ -293,3 +293,121 @@ fn every_verb_has_a_page_and_is_completed() {
         }
     }
 }
+
+/// A rendezvous, until it is dropped.
+struct Serving {
+    program: Program,
+    child: Child,
+    url: String,
+}
+
+impl Serving {
+    fn start() -> Self {
+        let program = Program::new();
+        let words = ["rendezvous", "--json"];
+        let mut command = program.command(&words);
+        command.arg("--set=rendezvous.serve.bind=127.0.0.1:0");
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let url = said["url"].as_str().unwrap().to_owned();
+        Self {
+            program,
+            child,
+            url,
+        }
+    }
+
+    /// A file of `whose` with a token that holds for so long.
+    fn token(&self, whose: &Program, life: &str) -> String {
+        let words = [
+            "rendezvous",
+            "token",
+            "--subject=us",
+            "--client-type=2",
+            "--for",
+            life,
+        ];
+        let output = self.program.run(&words);
+        expect(0, &output);
+        let file = whose.path(&format!("token-{life}"));
+        std::fs::write(&file, output.stdout).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The words that name a rendezvous and a token.
+fn at(url: &str, token: &str) -> [String; 2] {
+    [
+        format!("--set=rendezvous.url={url}"),
+        format!("--set=rendezvous.token_file={token}"),
+    ]
+}
+
+#[test]
+fn what_keeps_a_sender_from_its_rendezvous_is_said_once_and_where_somebody_was_not_seen() {
+    let (sender, absent) = (Program::new(), Program::new());
+    sender.knows(&absent);
+    let (file, id) = (sender.file("lesson.bin", 1000), absent.id());
+    let server = Serving::start();
+    let (good, short) = (server.token(&sender, "1h"), server.token(&sender, "1s"));
+    let garbage = sender.path("garbage");
+    std::fs::write(&garbage, "garbage").unwrap();
+    let wrong_path = format!("{}/elsewhere", server.url);
+    let tls = server.url.replacen("http", "https", 1);
+    let cases = [
+        ("http://127.0.0.1:1", &*good, "refused"),
+        ("http://nosuch.invalid:1", &*good, "lookup"),
+        (&*tls, &*good, "speaks no TLS"),
+        (&*wrong_path, &*good, "HTTP 404"),
+        (&*server.url, garbage.to_str().unwrap(), "HTTP 401"),
+        // It has expired by then: each of those before has waited 2 s.
+        (&*server.url, &*short, "expired"),
+    ];
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    for (url, token, why) in cases {
+        let [url, token] = at(url, token);
+        let words = ["send", &file, "--to", &id, "--wait", "2s", &url, &token];
+        let output = sender.run(&[&words[..], &["--json"]].concat());
+        expect(5, &output);
+        let said = text(&output.stdout);
+        let events = said.lines().map(|line| serde_json::from_str(line).unwrap());
+        let events: Vec<serde_json::Value> = events.collect();
+        let told = events.iter().filter(|event| event["event"] == "rendezvous");
+        let told: Vec<&str> = told.filter_map(|event| event["reason"].as_str()).collect();
+        assert!(told.len() == 1 && told[0].contains(why), "{url}: {said}");
+        let summary = events.iter().find(|event| event["event"] == "summary");
+        let reason = summary.unwrap()["receivers"][0]["reason"].as_str().unwrap();
+        let away = format!("; this device is not at the rendezvous: {}", told[0]);
+        assert!(reason.ends_with(&away), "{said}");
+    }
+    let [url, token] = at("http://127.0.0.1:1", &good);
+    let output = sender.run(&["send", &file, "--to", &id, "--wait", "2s", &url, &token]);
+    let said = text(&output.stderr);
+    let notes = said
+        .lines()
+        .filter(|line| line.starts_with("not at the rendezvous: "));
+    assert_eq!(notes.count(), 1, "{said}");
+    // Where it is there, nothing is said of it.
+    let [url, token] = at(&server.url, &good);
+    let output = sender.run(&["send", &file, "--to", &id, "--wait", "2s", &url, &token]);
+    expect(5, &output);
+    let said = format!("{output:?}");
+    assert!(!said.contains("the rendezvous"), "{said}");
+    // A token that is not there, or is none, is a mistake of the settings.
+    let spaces = sender.path("spaces");
+    std::fs::write(&spaces, "two words").unwrap();
+    for file_name in ["/nonexistent", spaces.to_str().unwrap()] {
+        let [url, token] = at(&server.url, file_name);
+        expect(2, &sender.run(&["send", &file, "--to", &id, &url, &token]));
+    }
+}

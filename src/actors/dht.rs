@@ -91,16 +91,21 @@ pub async fn attend(notes: Notes) {
     }
 }
 
+/// How the settings want to be part of it.
+pub fn options(settings: &Settings) -> DhtOptions {
+    let bootstrap = settings.dht.bootstrap.iter();
+    DhtOptions {
+        bootstrap: bootstrap.map(|node| node.as_str().to_owned()).collect(),
+        loopback: settings.discovery.loopback_only,
+    }
+}
+
 /// Joins the DHT, now or when there is a network.
 async fn join(notes: &Notes) -> Option<Dht> {
     let mut wait = REJOIN.0;
     loop {
         let settings = Arc::clone(&notes.settings.borrow());
-        let bootstrap = settings.dht.bootstrap.iter();
-        let options = DhtOptions {
-            bootstrap: bootstrap.map(|node| node.as_str().to_owned()).collect(),
-            loopback: settings.discovery.loopback_only,
-        };
+        let options = options(&settings);
         match tokio::task::spawn_blocking(move || Dht::start(&options)).await {
             Ok(Ok(dht)) => return Some(dht),
             Ok(Err(error)) => warn!(%error, "not part of the DHT; it is tried again"),

@@ -4,7 +4,7 @@
 pub mod api;
 pub mod control;
 mod coordinator;
-mod dht;
+pub mod dht;
 mod discovery;
 pub mod health;
 pub mod manager;

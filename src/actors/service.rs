@@ -20,7 +20,7 @@ use crate::config::{Kiosk, KioskPin, Settings};
 use crate::dataplane::{Pacer, Receptions};
 use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::link::{self, LinkOptions, RelayOptions};
-use crate::net::rendezvous::{Server, mail};
+use crate::net::rendezvous::{Server, ServerError, mail};
 use crate::net::signaling::{Limits, SignalingServer};
 use crate::protocol::asking::prove_asking;
 use crate::protocol::ice::IceServer;
@@ -634,17 +634,22 @@ pub fn rendezvous(settings: &Settings) -> Result<Option<Server>, StartError> {
 }
 
 /// The STUN and TURN servers that a link beyond the LAN would ask now: those of the settings, and
-/// those that the rendezvous names, or why it names none.
-pub async fn path_helpers(settings: &Settings) -> (Vec<IceServer>, Option<String>) {
-    let (told, fault) = match rendezvous(settings) {
-        Ok(None) => (Vec::new(), None),
-        Ok(Some(server)) => match server.ice_servers().await {
-            Ok(told) => (told.usable(), None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
-        },
-        Err(error) => (Vec::new(), Some(error.to_string())),
+/// those that the rendezvous names. Where there is a rendezvous, also whether it answers.
+pub async fn path_helpers(
+    settings: &Settings,
+) -> (Vec<IceServer>, Option<Result<(), ServerError>>) {
+    if settings.rendezvous.url.is_none() {
+        return (network::ice_servers(settings, &[]), None);
+    }
+    let told = match provider::server(settings) {
+        Ok(server) => server.ice_servers().await,
+        Err(error) => Err(error),
     };
-    (network::ice_servers(settings, &told), fault)
+    let (told, answer) = match told {
+        Ok(told) => (told.usable(), Ok(())),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    (network::ice_servers(settings, &told), Some(answer))
 }
 
 /// What a link that asks only this server is made with.

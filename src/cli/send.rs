@@ -8,13 +8,15 @@ use super::Failure;
 use super::args::{HandIn, Send, Wait};
 use super::bars::Bars;
 use super::screen::Screen;
-use super::session::{Context, View, ask};
+use super::session::{Context, View, ask, ask_service};
 use super::text::{Table, bytes, foreign, seconds, speed};
 use super::view::{MAX_NAME, MAX_TEXT, MAX_TITLE, notice, transfer_line};
 use crate::actors::api::{Event, Receiver, Request, exit};
-use crate::actors::service::Mode;
+use crate::actors::service::{self, Mode};
+use crate::net::rendezvous::ServerError;
 use crate::protocol::allowance::Share;
 use crate::protocol::id::{BroadcastId, TransferId};
+use crate::protocol::names::printable;
 
 /// Sends, and shows how it goes and who has it in the end.
 pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
@@ -28,8 +30,7 @@ pub fn run(context: &Context, options: &Send) -> Result<u8, Failure> {
             at_most: options.at_most,
         },
     };
-    let view = Sending::new(&context.screen);
-    ask(context, Mode::Send, request, view)
+    begin(context, request)
 }
 
 /// Gives files back, and shows how that goes.
@@ -39,7 +40,19 @@ pub fn hand_in(context: &Context, options: &HandIn) -> Result<u8, Failure> {
         to: options.to.clone(),
         wait_ms: millis(options.wait),
     };
-    let view = Sending::new(&context.screen);
+    begin(context, request)
+}
+
+fn begin(context: &Context, request: Request) -> Result<u8, Failure> {
+    let mut view = Sending::new(&context.screen);
+    if let Some(code) = ask_service(context, request.clone(), &mut view)? {
+        return Ok(code);
+    }
+    // Where this process does it: nobody would be met with a token that is not there.
+    if let Some(server) = service::rendezvous(&context.settings)? {
+        let usage = |error: ServerError| Failure::Usage(printable(&error.to_string()));
+        server.authorization().map_err(usage)?;
+    }
     ask(context, Mode::Send, request, view)
 }
 

@@ -66,6 +66,11 @@ impl Dht {
         Ok(Self(builder.build()?.as_async()))
     }
 
+    /// Whether any other node answers.
+    pub async fn answers(&self) -> bool {
+        matches!(timeout(LIMIT, self.0.bootstrapped()).await, Ok(true))
+    }
+
     /// The address that other nodes see us at, once they have said so.
     pub async fn seen_at(&self) -> Option<Ipv4Addr> {
         let info = timeout(LIMIT, self.0.info()).await.ok()?;
@@ -132,6 +137,20 @@ mod tests {
         one.put(&[7; 32], b"second", 2).await.unwrap();
         assert_eq!(other.get(&[7; 32]).await, [b"second"]);
         assert!(other.get(&[8; 32]).await.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dht_of_which_no_node_answers_is_told_from_one_that_does() {
+        let net = mainline::Testnet::builder(3).build().unwrap();
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let silent = silent.local_addr().unwrap().to_string();
+        for (bootstrap, answers) in [(net.bootstrap.clone(), true), (vec![silent], false)] {
+            let options = DhtOptions {
+                bootstrap,
+                loopback: true,
+            };
+            assert_eq!(Dht::start(&options).unwrap().answers().await, answers);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """`handout doctor` on hosts of a lab: in order; alone; with multicast kept out and in by nft; with
-clients that are isolated from each other; with the port taken; with a tunnel, and with no network.
+clients that are isolated from each other; with the port taken; with a rendezvous that is there, and
+with what is none; with a DHT that does not answer; with a tunnel, and with no network.
 Each trouble is named, with what to do, and where there is none there is no alarm."""
 import os
 import sys
@@ -36,6 +37,68 @@ def nft(lab, host, rules):
     sh("ip", "netns", "exec", lab.namespace(host), "nft", "flush", "ruleset")
     for rule in rules:
         sh("ip", "netns", "exec", lab.namespace(host), "nft", *rule.split())
+
+
+def the_rendezvous_and_the_dht(lab, folder, here):
+    host = lab.address(1)
+    at = Device(lab, 1, folder, "rendezvous", **{"rendezvous.serve": {"bind": f"{host}:8080"}})
+
+    def token(name, life):
+        path = os.path.join(folder, name)
+        with open(path, "w") as file:
+            file.write(at.ask("rendezvous", "token", "--subject", "us", "--client-type", "device", "--for", life))
+        return path
+
+    def look(url, token_file):
+        here.config["rendezvous"] = {"url": url, "token_file": token_file}
+        here.write_config()
+        return doctor(here)
+
+    good, short, url = token("good", "1h"), token("short", "1s"), f"http://{host}:8080"
+    found, code = look(url, good)
+    assert code == 1 and level(found, "rendezvous") == "problem", found
+    says(found, "rendezvous", "efused")
+    says(found, "rendezvous", "-> see that it runs")
+    running = here.start("run", "--json")
+    running.until("rendezvous", 30)
+    health = here.ask("health")
+    assert "rendezvous: not at the rendezvous" in health and "efused" in health, health
+    running.kill()
+
+    serving = at.start("rendezvous", "--json")
+    serving.until("listening", 30)
+    found, code = look(url, good)
+    assert code == 0 and level(found, "rendezvous") == "fine", found
+    says(found, "rendezvous", f"{url} answers")
+    # By now the short one has expired: each look takes seconds.
+    for where, token_file, what, do in ((url, short, "expired", "handout rendezvous token"),
+                                        (url, os.path.join(folder, "none"), "holds no token", "handout rendezvous token"),
+                                        (url.replace("http", "https"), good, "TLS", "https:// where it speaks TLS"),
+                                        (f"{url}/elsewhere", good, "HTTP 404", "path")):
+        found, code = look(where, token_file)
+        assert code == 1 and level(found, "rendezvous") == "problem", found
+        says(found, "rendezvous", what)
+        says(found, "rendezvous", do)
+    serving.kill()
+    web = lab.run(1, [sys.executable, "-c", "from http.server import *; s = HTTPServer(('%s', 8080), SimpleHTTPRequestHandler); "
+                      "print('{\"event\": \"listening\"}', flush=True); s.serve_forever()" % host], "web")
+    web.until("listening")
+    found, code = look(url, good)
+    assert code == 1, found
+    says(found, "rendezvous", "no rendezvous")
+    assert "<" not in found["rendezvous"][0]["what"], found["rendezvous"]
+    web.kill()
+    print("a rendezvous that answers: fine; one that is down or refuses, and what is none: a problem")
+
+    here.config["rendezvous"] = {}
+    here.config["dht"] = {"enabled": True, "bootstrap": [f"{host}:6881"]}
+    here.write_config()
+    found, code = doctor(here)
+    assert code == 0 and level(found, "dht") == "warning" and "rendezvous" not in found, found
+    says(found, "dht", "no node of it answers")
+    here.config["dht"] = {}
+    here.write_config()
+    print("a DHT that does not answer: a warning")
 
 
 def main():
@@ -119,6 +182,8 @@ def main():
         assert code == 1 and level(found, "clock") == "problem", found
         os.utime(os.path.join(state, "authorizations.log"))
         print("a clock that went back: a problem")
+
+        the_rendezvous_and_the_dht(lab, folder, here)
 
         # A tunnel, as far as anybody can tell from here.
         sh("ip", "-n", lab.namespace(2), "link", "add", "wg0", "type", "veth", "peer", "name", "far")

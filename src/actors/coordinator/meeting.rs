@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::net::link::Path;
 use crate::net::rendezvous::mail::{MailEvent, MailHandle};
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{BroadcastId, DeviceId};
 use crate::protocol::policy::Whom;
 use crate::protocol::rate::Rate;
 use crate::protocol::rendezvous::IceServers;
@@ -22,6 +22,8 @@ use super::super::peer::{Route, Signaled, unix_now};
 use super::super::service;
 use super::Coordinator;
 
+/// Why we are not there before the first try has ended.
+const NOT_YET: &str = "not connected yet";
 /// How often it is looked whose coming matters.
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon the rendezvous is asked again for STUN and TURN servers at most.
@@ -58,7 +60,7 @@ impl Meeting {
             mail,
             watched: BTreeSet::new(),
             present: BTreeSet::new(),
-            absence: Some("not connected yet".to_owned()),
+            absence: Some(NOT_YET.to_owned()),
             looked: None,
             rate: Rate::new(SIGNALS.0, SIGNALS.1),
             strangers: Rate::new(STRANGERS.0, STRANGERS.1),
@@ -157,6 +159,25 @@ impl Coordinator {
     pub(super) fn is_met(&self, device: &DeviceId) -> bool {
         let meeting = self.meeting.as_ref();
         meeting.is_some_and(|meeting| meeting.present.contains(device))
+    }
+
+    /// Why this device is not at its rendezvous, where it has one and is not there.
+    pub(super) fn why_away(&self) -> Option<&str> {
+        self.meeting.as_ref()?.absence.as_deref()
+    }
+
+    /// Tells whoever begins a broadcast while it is known that we are not at the rendezvous.
+    pub(super) fn tell_absence(&self, broadcast: BroadcastId) {
+        if let Some(why) = self.why_away().filter(|why| *why != NOT_YET) {
+            let reason = Some(why.to_owned());
+            self.tell_broadcast(Some(broadcast), &Event::Rendezvous { reason });
+        }
+    }
+
+    fn tell_senders(&self, event: &Event) {
+        for id in self.broadcasts.keys() {
+            self.tell_broadcast(Some(*id), event);
+        }
     }
 
     /// Somebody may who could not a moment ago, and does not wait.
@@ -295,23 +316,31 @@ impl StreamHandler<MailEvent> for Coordinator {
         };
         match event {
             MailEvent::Open(ice) => {
-                if meeting.absence.take().is_some() {
+                let absence = meeting.absence.take();
+                if absence.is_some() {
                     info!("at the rendezvous");
                 }
                 self.take_helpers(ice);
                 let event = Event::Rendezvous { reason: None };
                 self.emit(&event);
+                if absence.is_some_and(|why| why != NOT_YET) {
+                    self.tell_senders(&event);
+                }
             }
             MailEvent::Closed(reason) => {
                 if meeting.absence.is_none() {
                     warn!(%reason, "the rendezvous is lost; it is tried again");
                 }
-                meeting.absence = Some(reason.clone());
+                let before = meeting.absence.replace(reason.clone());
+                let is_news = before.as_ref() != Some(&reason);
                 meeting.present.clear();
                 let event = Event::Rendezvous {
                     reason: Some(reason),
                 };
                 self.emit(&event);
+                if is_news {
+                    self.tell_senders(&event);
+                }
             }
             MailEvent::Present(devices) => {
                 let mut devices = devices;

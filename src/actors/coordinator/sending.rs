@@ -112,6 +112,7 @@ impl Coordinator {
             started: Instant::now(),
         };
         self.broadcasts.insert(id, broadcast);
+        self.tell_absence(id);
         for device in sending.devices {
             if let Err(error) = self.add_transfer(id, device) {
                 fail(&sending.reply, &error.to_string(), exit::ERROR);
@@ -385,7 +386,12 @@ impl Coordinator {
                 let reason = slot.and_then(|slot| slot.error.clone());
                 let seconds = limit.as_secs_f64();
                 let reason = reason.unwrap_or_else(|| {
-                    format!("it was not seen within {seconds} s: check that it is on and receives")
+                    let away = self.why_away().map_or_else(String::new, |why| {
+                        format!("; this device is not at the rendezvous: {why}")
+                    });
+                    format!(
+                        "it was not seen within {seconds} s: check that it is on and receives{away}"
+                    )
                 });
                 let refused = slot.is_some_and(|slot| slot.refused);
                 let code = if refused {

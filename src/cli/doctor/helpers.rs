@@ -1,13 +1,16 @@
-//! Whether STUN and TURN servers answer, by asking them what a link would.
+//! Whether what helps devices of other networks to each other answers: the rendezvous, STUN and TURN
+//! servers, by asking them what a link would, and the DHT.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use super::{Finding, Level};
-use crate::actors::service;
+use crate::actors::{dht, service};
 use crate::config::Settings;
+use crate::net::dht::Dht;
 use crate::net::ice;
 use crate::net::link::{Link, LinkEvent};
+use crate::net::rendezvous::ServerError;
 use crate::protocol::candidate::{Candidate, CandidateKind};
 use crate::protocol::ice::{IceKind, IceServer};
 use crate::protocol::turn::{binding_answer, binding_request};
@@ -22,13 +25,8 @@ const ABOUT: &str = "stun";
 /// Asks each one that is known. Nothing is said where there are none.
 pub async fn look(settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
-    let (servers, fault) = service::path_helpers(settings).await;
-    if let Some(fault) = fault {
-        let todo = "see that the rendezvous runs and the token holds (rendezvous.url, \
-                    rendezvous.token_file)";
-        let what = format!("the rendezvous does not name its STUN and TURN servers: {fault}");
-        found.push(Finding::new(Level::Warning, ABOUT, what).todo(todo));
-    }
+    let (servers, answer) = service::path_helpers(settings).await;
+    found.extend(answer.map(|answer| rendezvous(settings, answer)));
     for server in &servers {
         found.push(match ask(settings, server).await {
             Ok(what) => Finding::fine(ABOUT, format!("{}: {what}", server.url)),
@@ -41,7 +39,52 @@ pub async fn look(settings: &Settings) -> Vec<Finding> {
             }
         });
     }
+    if settings.dht.enabled {
+        found.push(dht(settings).await);
+    }
     found
+}
+
+/// What the rendezvous said, or why it said nothing.
+fn rendezvous(settings: &Settings, answer: Result<(), ServerError>) -> Finding {
+    let about = "rendezvous";
+    let Err(error) = answer else {
+        let url = settings.rendezvous.url.as_deref().unwrap_or_default();
+        return Finding::fine(about, format!("{url} answers, and takes the token"));
+    };
+    let todo = match &error {
+        ServerError::Token { .. }
+        | ServerError::Refused {
+            status: 401 | 403, ..
+        } => {
+            "get a token from whoever runs the rendezvous (`handout rendezvous token`), and write \
+             it into the file that rendezvous.token_file names"
+        }
+        ServerError::Certificates(_) => "mend the file that rendezvous.ca_file names",
+        ServerError::Url(_) | ServerError::Unreachable { .. } | ServerError::Refused { .. } => {
+            "see that it runs, that no firewall is in the way, and that rendezvous.url has its \
+             host, port and path, and https:// where it speaks TLS, else http://"
+        }
+    };
+    Finding::new(Level::Problem, about, error.to_string()).todo(todo)
+}
+
+/// Whether a node of the DHT answers.
+async fn dht(settings: &Settings) -> Finding {
+    let about = "dht";
+    let options = dht::options(settings);
+    // It looks names up.
+    let started = tokio::task::spawn_blocking(move || Dht::start(&options)).await;
+    let why = match started {
+        Ok(Ok(dht)) if dht.answers().await => return Finding::fine(about, "nodes of it answer"),
+        Ok(Ok(_)) => "no node of it answers".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Finding::new(Level::Warning, about, why).todo(
+        "see that UDP gets out and back, or name nodes that can be reached (dht.bootstrap); without \
+         it, devices of other networks do not find this one by the DHT",
+    )
 }
 
 async fn ask(settings: &Settings, server: &IceServer) -> Result<String, String> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::{Server, ServerError, reason};
+use super::{NO_RENDEZVOUS, Server, ServerError, broken, reason, tls_fault};
 use crate::protocol::provider::is_name;
 use crate::protocol::rendezvous::{
     IceServers, Initiate, MAX_TYPES, MAX_WAIT, SessionInfo, SignalInfo, SignalPost,
@@ -162,12 +162,12 @@ impl Server {
                 request.config().timeout_global(limit).build().send(&body)
             }
         };
-        let mut answer = sent.map_err(|error| self.unreachable(&error))?;
+        let mut answer = sent.map_err(|error| self.unreachable(&why(&error)))?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(MAX_ANSWER);
         let body = body
             .read_to_vec()
-            .map_err(|error| self.unreachable(&error))?;
+            .map_err(|error| self.unreachable(&why(&error)))?;
         if !status.is_success() {
             return Err(ServerError::Refused {
                 url: self.url.clone(),
@@ -175,9 +175,7 @@ impl Server {
                 reason: reason(&body),
             });
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            self.unreachable(&format!("it answers what no rendezvous does: {error}"))
-        })
+        serde_json::from_slice(&body).map_err(|_| self.unreachable(&NO_RENDEZVOUS))
     }
 
     fn unreachable(&self, reason: &dyn std::fmt::Display) -> ServerError {
@@ -185,6 +183,14 @@ impl Server {
             url: self.url.clone(),
             reason: reason.to_string(),
         }
+    }
+}
+
+fn why(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => broken(error),
+        ureq::Error::Rustls(error) => tls_fault(error),
+        error => error.to_string(),
     }
 }
 

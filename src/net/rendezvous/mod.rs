@@ -12,7 +12,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -30,6 +30,9 @@ const OPENING: Duration = Duration::from_secs(15);
 const MAX_TOKEN: u64 = 16 * 1024;
 /// What is shown of an answer that refuses.
 const MAX_REASON: usize = 300;
+
+/// Said of a server that speaks of something else.
+const NO_RENDEZVOUS: &str = "what answers there is no rendezvous";
 
 /// An open WebSocket to a rendezvous.
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -219,10 +222,13 @@ impl Server {
                     reason: reason(body),
                 }
             }
-            error => ServerError::Unreachable {
-                url,
-                reason: error.to_string(),
-            },
+            error => {
+                let reason = match &error {
+                    SocketError::Io(error) => broken(error),
+                    error => error.to_string(),
+                };
+                ServerError::Unreachable { url, reason }
+            }
         }
     }
 }
@@ -234,14 +240,51 @@ fn client() -> Option<Arc<str>> {
     Some(HEXLOWER.encode(&bytes).into())
 }
 
-/// What an answer says why it refuses: its JSON's message, else its text.
+/// Why there is no connection, for people.
+fn broken(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    inner.map_or_else(|| error.to_string(), tls_fault)
+}
+
+/// The same where TLS fails.
+fn tls_fault(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "it speaks no TLS: does its address begin with http://?".to_owned()
+        }
+        // The latter where an authority of that name is believed, and is another one.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            "nobody who is believed here has signed its certificate; rendezvous.ca_file may name a \
+             file with the certificate of who has"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "its certificate is that of an authority, which no server may show: it needs one of its \
+             own, signed by that authority"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(why) => format!("its certificate is not believed: {why}"),
+        error => format!("TLS: {error}"),
+    }
+}
+
+/// What an answer says why it refuses: its JSON's message, else its text, on one line. A page is
+/// nothing that a rendezvous answers.
 fn reason(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = json
         .as_ref()
         .and_then(|json| json.pointer("/error/message")?.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
-    text.trim().chars().take(MAX_REASON).collect()
+    if text.trim_start().starts_with('<') {
+        return NO_RENDEZVOUS.to_owned();
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(MAX_REASON).collect()
 }
 
 fn location(answer: &Response<Option<Vec<u8>>>) -> Option<&str> {
@@ -280,6 +323,17 @@ pub(super) fn why_closed(error: Option<&tungstenite::Error>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_somebody_refuses_is_short_and_no_page() {
+        let ours = br#"{"error": {"code": "x", "message": "the token\n has expired"}}"#;
+        assert_eq!(reason(ours), "the token has expired");
+        assert_eq!(reason(b" not\n\nhere\n"), "not here");
+        assert_eq!(reason(&[b'a'; 1000]).len(), MAX_REASON);
+        for page in ["<!DOCTYPE html>\n<title>404</title>", "\n<html>"] {
+            assert_eq!(reason(page.as_bytes()), NO_RENDEZVOUS);
+        }
+    }
 
     #[test]
     fn only_what_can_be_an_address_and_a_token_is_taken() {
