@@ -79,7 +79,7 @@ pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
             context.screen.note(&note);
             told = true;
         }
-        std::thread::sleep(LOOK);
+        session::client_runtime()?.block_on(tokio::time::sleep(LOOK));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Devices that are here: who is, who wants to know of whom, and what they say to each other.
 
 mod others;
+mod outbox;
 mod places;
 mod seats;
 mod socket;
@@ -17,9 +18,6 @@ use places::Delivery;
 pub(super) use places::Devices;
 pub(super) use seats::Limits;
 pub(super) use socket::{UNREAD, open, pings};
-
-/// Messages that may wait for a device.
-pub(super) const ROOM: usize = 256;
 
 /// How often is looked again who is there, for those to whom something may be wrong.
 const AGAIN: Duration = Duration::from_secs(5);

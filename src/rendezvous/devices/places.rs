@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 
+use super::outbox::{self, Inbox, Outbox};
 use super::seats::{Limits, Seats};
 use crate::protocol::id::DeviceId;
 use crate::protocol::rendezvous::ServerSays;
@@ -17,6 +18,8 @@ pub(in crate::rendezvous) struct Devices {
     pub(in crate::rendezvous) ours: InstanceId,
     /// How many there may be.
     pub(in crate::rendezvous) seats: Arc<Seats>,
+    /// For what waits for them.
+    room: Arc<Semaphore>,
     inner: Mutex<Inner>,
 }
 
@@ -35,7 +38,7 @@ pub(super) struct Place {
     /// Tells one socket of a device from its next.
     pub(super) number: u64,
     /// Nothing once the device has left too much unread: its socket ends then.
-    queue: Option<mpsc::Sender<ServerSays>>,
+    outbox: Option<Outbox>,
     watched: Arc<[DeviceId]>,
     /// What it was told of them.
     told: HashMap<DeviceId, Told>,
@@ -72,9 +75,12 @@ impl Place {
     /// Puts a message into the device's queue. A device that does not read loses its socket: what
     /// it misses it would never hear of.
     fn tell(&mut self, says: ServerSays) {
-        let sent = self.queue.as_ref().map(|queue| queue.try_send(says));
-        if matches!(sent, Some(Err(_))) {
-            self.queue = None;
+        if self
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| !outbox.put(&says))
+        {
+            self.outbox = None;
         }
     }
 
@@ -144,6 +150,7 @@ impl Devices {
         Self {
             ours: InstanceId::new(),
             seats: Seats::new(limits),
+            room: outbox::shared(),
             inner: Mutex::default(),
         }
     }
@@ -152,15 +159,17 @@ impl Devices {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A device has come; an earlier socket of it ends. The number of its place.
-    pub(super) fn arrive(&self, device: &DeviceId, queue: mpsc::Sender<ServerSays>) -> u64 {
+    /// A device has come; an earlier socket of it ends. The number of its place, and what waits
+    /// for it.
+    pub(super) fn arrive(&self, device: &DeviceId) -> (u64, Inbox) {
+        let (outbox, inbox) = outbox::new(Arc::clone(&self.room));
         let mut inner = self.inner();
         let again = inner.remove(device).is_some();
         inner.last += 1;
         let number = inner.last;
         let place = Place {
             number,
-            queue: Some(queue),
+            outbox: Some(outbox),
             watched: [].into(),
             told: HashMap::new(),
             doubts: false,
@@ -169,7 +178,7 @@ impl Devices {
         if !again {
             inner.tell_watchers(device, true);
         }
-        number
+        (number, inbox)
     }
 
     /// A socket has ended; the device may have a newer one, here or at another server.
@@ -306,16 +315,19 @@ impl Devices {
         let Some(place) = inner.here.get(to) else {
             return Delivery::NotHere;
         };
-        match place.queue.as_ref().map(|queue| queue.try_send(says)) {
-            Some(Ok(())) => Delivery::Done,
-            _ => Delivery::Full,
+        match place
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| outbox.put(&says))
+        {
+            true => Delivery::Done,
+            false => Delivery::Full,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ROOM;
     use super::*;
     use crate::protocol::identity::Identity;
 
@@ -329,15 +341,14 @@ mod tests {
     }
 
     /// A device that watches others, and what it hears.
-    fn watcher(devices: &Devices, ids: &[DeviceId]) -> (u64, mpsc::Receiver<ServerSays>) {
-        let (queue, inbox) = mpsc::channel(ROOM);
-        let number = devices.arrive(&id(1), queue);
+    fn watcher(devices: &Devices, ids: &[DeviceId]) -> (u64, Inbox) {
+        let (number, inbox) = devices.arrive(&id(1));
         devices.watch(&id(1), number, ids);
         (number, inbox)
     }
 
     fn arrive(devices: &Devices, number: u8) {
-        devices.arrive(&id(number), mpsc::channel(1).0);
+        devices.arrive(&id(number));
     }
 
     #[test]
@@ -357,11 +368,11 @@ mod tests {
         let present = |number| ServerSays::Present {
             device_ids: vec![id(number)],
         };
-        assert_eq!(inbox.try_recv(), Ok(present(3)));
-        assert_eq!(inbox.try_recv(), Ok(present(2)));
+        assert_eq!(inbox.said(), Some(present(3)));
+        assert_eq!(inbox.said(), Some(present(2)));
         let device_ids = vec![id(3)];
-        assert_eq!(inbox.try_recv(), Ok(ServerSays::Absent { device_ids }));
-        assert!(inbox.try_recv().is_err(), "that is all there is to tell");
+        assert_eq!(inbox.said(), Some(ServerSays::Absent { device_ids }));
+        assert!(inbox.said().is_none(), "that is all there is to tell");
         assert!(devices.doubting().is_empty());
     }
 
@@ -373,7 +384,7 @@ mod tests {
         devices.watch(&id(1), number, &[id(3)]);
         devices.answer(&id(1), number, &old, Some(&[id(2)].into()));
         arrive(&devices, 2);
-        assert!(inbox.try_recv().is_err());
+        assert!(inbox.said().is_none());
         let new = devices.question(&id(1), number).unwrap();
         assert_eq!(new.rest(), [&id(3)]);
     }
@@ -384,9 +395,9 @@ mod tests {
         let (number, mut inbox) = watcher(&devices, &[id(2)]);
         let question = devices.question(&id(1), number).unwrap();
         devices.answer(&id(1), number, &question, Some(&[id(2)].into()));
-        assert!(matches!(inbox.try_recv(), Ok(ServerSays::Present { .. })));
+        assert!(matches!(inbox.said(), Some(ServerSays::Present { .. })));
         devices.answer(&id(1), number, &question, None);
-        assert!(inbox.try_recv().is_err());
+        assert!(inbox.said().is_none());
         assert_eq!(devices.doubting(), [(id(1), number)]);
     }
 }

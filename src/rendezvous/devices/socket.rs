@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use actix_web::{HttpRequest, web};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
-use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::outbox::Inbox;
 use super::seats::Seat;
-use super::{ROOM, send, tell_presence};
+use super::{send, tell_presence};
 use crate::protocol::id::DeviceId;
 use crate::protocol::names::brief;
 use crate::protocol::rate::Rate;
@@ -125,8 +125,7 @@ impl Socket {
     }
 
     async fn serve(&mut self, device: &DeviceId, caller: &Caller) -> Result<(), Fault> {
-        let (queue, mut inbox) = mpsc::channel(ROOM);
-        let number = self.to.devices.arrive(device, queue);
+        let (number, mut inbox) = self.to.devices.arrive(device);
         tracing::info!(%device, "a device is here");
         let ours = &self.to.devices.ours;
         let ended = match self.to.store.device_is_here(ours, device, number).await {
@@ -147,7 +146,7 @@ impl Socket {
         device: &DeviceId,
         number: u64,
         caller: &Caller,
-        inbox: &mut mpsc::Receiver<ServerSays>,
+        inbox: &mut Inbox,
     ) -> Result<(), Fault> {
         let welcome = ServerSays::Welcome(self.to.ice.of(caller.user));
         self.say(&welcome).await?;
@@ -159,7 +158,7 @@ impl Socket {
         device: &DeviceId,
         number: u64,
         caller: &Caller,
-        inbox: &mut mpsc::Receiver<ServerSays>,
+        inbox: &mut Inbox,
     ) -> Result<(), Fault> {
         let mut stopping = self.to.bus.stopping();
         let mut pings = pings();
@@ -167,8 +166,8 @@ impl Socket {
         let expires = tokio::time::Instant::from_std(caller.until);
         loop {
             tokio::select! {
-                says = inbox.recv() => match says {
-                    Some(says) => self.say(&says).await?,
+                waiting = inbox.next() => match waiting {
+                    Some(waiting) => self.write(waiting.text).await?,
                     None => {
                         let text = "this device has another socket now, or left messages unread";
                         return Err(Fault("replaced", text.to_owned()));
@@ -281,6 +280,10 @@ impl Socket {
 
     async fn say(&mut self, says: &ServerSays) -> Result<(), Fault> {
         let text = serde_json::to_string(says).unwrap_or_default();
+        self.write(text).await
+    }
+
+    async fn write(&mut self, text: String) -> Result<(), Fault> {
         match tokio::time::timeout(UNREAD, self.session.text(text)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Fault("unread", "messages were left unread".to_owned())),
