@@ -1,6 +1,7 @@
 //! The rendezvous as the real program: sessions over HTTP, devices and relayed links over
 //! WebSocket, on SQLite and on PostgreSQL, alone and with a second server.
 
+mod claims;
 mod devices;
 mod limits;
 mod postgres;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::claims::{one_client_of_a_user_has_a_session, one_of_many_has_a_session};
 use super::postgres::Database;
 use super::server::{DEVICE, PROVIDER, REQUESTER, Server, asked};
 
@@ -164,33 +165,6 @@ fn only_the_two_parties_have_a_session(server: &Server) {
     // A name with another role is somebody else.
     let namesake = server.token("provides", REQUESTER);
     server.get(&namesake, &path).expect(404);
-}
-
-/// Two processes with one token are one user; the one that has the session says which it is.
-fn one_client_of_a_user_has_a_session(server: &Server) {
-    let asks = server.token("asks", REQUESTER);
-    let provides = server.token("provides", PROVIDER);
-    let offer = |session: &str, client: Option<&str>, status| {
-        let mut body = json!({"session_id": session, "signal_type": "offer", "signal_data": "x"});
-        if let Some(client) = client {
-            body["client"] = json!(client);
-        }
-        server
-            .post(&provides, "/api/ice/signal", &body)
-            .expect(status);
-    };
-    let (ours, theirs) = (server.initiate(&asks), server.initiate(&asks));
-    offer(&ours, Some("a b"), 400);
-    offer(&ours, Some("one"), 200);
-    offer(&ours, Some("other"), 409);
-    offer(&ours, None, 409);
-    offer(&ours, Some("one"), 200);
-    offer(&theirs, None, 200);
-    offer(&theirs, Some("one"), 409);
-    offer(&theirs, None, 200);
-    let signals = server.signals(&asks, &ours);
-    assert_eq!(signals.len(), 2, "{signals:?}");
-    assert!(signals[0].get("client").is_none());
 }
 
 /// Whoever provides sees what is meant for them, however much else waits before it.
@@ -375,29 +349,4 @@ fn a_session_ends(server: &Server) {
     server.get(&asks, &path).expect(404);
     server.signal(&provides, &id, "candidate", "x").expect(404);
     server.signal(&provides, &other, "offer", "x").expect(404);
-}
-
-/// Many providers at once want the same session: one of them has it.
-fn one_of_many_has_a_session(server: &Server) {
-    let asks = server.token("asks", REQUESTER);
-    let providers: Vec<String> = (0..8)
-        .map(|number| server.token(&format!("provider-{number}"), PROVIDER))
-        .collect();
-    for _ in 0..5 {
-        let id = server.initiate(&asks);
-        let statuses: Vec<u16> = std::thread::scope(|scope| {
-            let claims = providers.iter().map(|token| {
-                let id = &id;
-                scope.spawn(move || server.signal(token, id, "offer", "mine").status)
-            });
-            let claims: Vec<_> = claims.collect();
-            claims
-                .into_iter()
-                .map(|claim| claim.join().unwrap())
-                .collect()
-        });
-        let of = |status: u16| statuses.iter().filter(|there| **there == status).count();
-        assert_eq!((of(200), of(409)), (1, 7), "{statuses:?}");
-        assert_eq!(server.signals(&asks, &id).len(), 1);
-    }
 }

@@ -68,8 +68,10 @@ impl Socket {
 
     /// The next message, besides pings.
     pub async fn next(&mut self) -> Option<Message> {
+        // Pings come for as long as there is nothing else.
+        let end = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+            let next = tokio::time::timeout_at(end, self.0.next()).await;
             match next.expect("a message in time")?.ok()? {
                 Message::Ping(_) | Message::Pong(_) => {}
                 message => return Some(message),

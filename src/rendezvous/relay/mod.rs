@@ -22,7 +22,7 @@ use super::{Shared, upgrade};
 use crate::protocol::rendezvous::{ClientType, MAX_RELAYED, check_relay_id, check_session_id};
 use outlet::{Frame, Opcode};
 pub(super) use places::Relays;
-use places::{Found, Link, Over, Terms};
+use places::{Found, Link, Over, Terms, Unaware};
 
 /// How long one end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -189,13 +189,13 @@ impl End {
     }
 
     /// Tells the other end that this one is there, before anything that this one sends.
-    async fn join(&self, other: mpsc::Sender<Frame>) -> Option<mpsc::Sender<Frame>> {
-        let told = tokio::time::timeout(UNREAD, other.send(Frame::joined())).await;
-        if !matches!(told, Ok(Ok(()))) {
+    async fn join(&self, other: Unaware) -> Option<mpsc::Sender<Frame>> {
+        let told = tokio::time::timeout(UNREAD, other.join()).await;
+        let joined = told.ok().flatten();
+        if joined.is_none() {
             self.link.end(Over::Lost);
-            return None;
         }
-        Some(other)
+        joined
     }
 
     /// Waits for the other end, which tells this one that it is there.

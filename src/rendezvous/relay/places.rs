@@ -74,7 +74,18 @@ pub(super) enum Found {
     /// Nobody; the other one comes over this.
     Nobody(oneshot::Receiver<mpsc::Sender<Frame>>),
     /// The other end.
-    Other(mpsc::Sender<Frame>),
+    Other(Unaware),
+}
+
+/// The first end, which does not know yet that the second one is there.
+pub(super) struct Unaware(mpsc::Sender<Frame>);
+
+impl Unaware {
+    /// Tells it so. Before that nothing can be sent to it.
+    pub(super) async fn join(self) -> Option<mpsc::Sender<Frame>> {
+        self.0.send(Frame::joined()).await.ok()?;
+        Some(self.0)
+    }
 }
 
 impl Relays {
@@ -154,7 +165,7 @@ impl Relays {
             if first != user {
                 link.add_user(&mut inner, user);
             }
-            return Some(Ok((link, Found::Other(other))));
+            return Some(Ok((link, Found::Other(Unaware(other)))));
         }
         if inner.places.len() >= self.terms.most {
             let text = match self.terms.most {
@@ -323,16 +334,29 @@ mod tests {
         assert!(come(&relays, "a", 3).is_ok());
     }
 
-    #[test]
-    fn what_the_first_one_sends_comes_after_joined() {
+    #[tokio::test]
+    async fn joined_comes_before_all_that_the_other_end_sends() {
         let relays = relays();
-        let (_first, Found::Nobody(mut joined)) = come(&relays, "a", 1).unwrap() else {
+        let (outlet, mut to_first) = mpsc::channel(1);
+        let first = relays.come("a", 1, &outlet, true);
+        let Ok((_first, Found::Nobody(mut joined))) = first else {
             panic!("nobody is there yet");
         };
-        let (outlet, _inbox) = mpsc::channel(1);
-        let _second = relays.come("a", 2, &outlet, true).unwrap();
-        let to_second = joined.try_recv().unwrap();
-        assert!(to_second.try_send(Frame::joined()).is_err(), "it is there");
+        let (outlet, mut to_second) = mpsc::channel(1);
+        let Ok((_second, Found::Other(other))) = relays.come("a", 2, &outlet, true) else {
+            panic!("somebody is there");
+        };
+        assert!(joined.try_recv().is_ok());
+        assert!(
+            to_second.try_recv().is_ok(),
+            "before the first one can send"
+        );
+        assert!(to_first.try_recv().is_err());
+        assert!(other.join().await.is_some());
+        assert!(
+            to_first.try_recv().is_ok(),
+            "before the second one can send"
+        );
     }
 
     #[test]
