@@ -1,8 +1,9 @@
 //! Type 1 of a session: answers requests.
 
+mod places;
 mod plainly;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,15 +24,12 @@ use super::answers::{AnswerError, Answers, Folder, keep_tidy};
 use super::native;
 use super::signals::say;
 use super::{Common, ProviderEvent, Requester, rules, server};
+use places::{Known, Places};
 
 /// Sessions at once; further ones wait at the rendezvous.
 const MAX_SESSIONS: usize = 64;
-/// Those of one user of the rendezvous: a quarter.
-const MAX_OF_USER: usize = 16;
 /// How long one with a plain client may last, the making included.
 const PLAIN_LASTS: Duration = Duration::from_secs(6 * 3600);
-/// Sessions that are remembered, so that none is looked at twice.
-const REMEMBERED: usize = 10_000;
 /// How long one question for sessions waits for some, in seconds.
 const POLL: u64 = 25;
 /// How long to wait before the sessions are looked at again, where none is for us.
@@ -335,61 +333,9 @@ async fn within(
     timeout(limit, given).await.unwrap_or_else(|_| late())
 }
 
-/// Whose sessions are being attended to; each holds a place while it is.
-#[derive(Default)]
-struct Places(HashMap<String, Arc<()>>);
-
-impl Places {
-    /// One for a session of this user; nothing where it has as many as it may.
-    fn take(&mut self, user: &str) -> Option<Arc<()>> {
-        // This map holds each user's once itself.
-        self.0.retain(|_, taken| Arc::strong_count(taken) > 1);
-        let taken = self.0.entry(user.to_owned()).or_default();
-        (Arc::strong_count(taken) <= MAX_OF_USER).then(|| Arc::clone(taken))
-    }
-}
-
-/// Sessions that have been looked at.
-#[derive(Default)]
-struct Known {
-    all: HashSet<String>,
-    order: VecDeque<String>,
-}
-
-impl Known {
-    fn is_new(&mut self, id: &str) -> bool {
-        if !self.all.insert(id.to_owned()) {
-            return false;
-        }
-        self.order.push_back(id.to_owned());
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.all.remove(&oldest);
-        }
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_user_has_a_quarter_of_the_places_and_gets_them_back() {
-        let mut places = Places::default();
-        let mut taken: Vec<_> = std::iter::from_fn(|| places.take("one")).collect();
-        assert_eq!(taken.len(), MAX_SESSIONS / 4);
-        let other = places.take("other");
-        assert!(other.is_some());
-        taken.pop();
-        taken.extend(places.take("one"));
-        assert_eq!(taken.len(), MAX_SESSIONS / 4);
-        assert!(places.take("one").is_none());
-        drop((taken, other));
-        assert!(places.take("third").is_some());
-        assert_eq!(places.0.len(), 1, "nobody is remembered for nothing");
-    }
 
     #[tokio::test]
     async fn a_session_that_does_not_end_is_ended() {
