@@ -22,6 +22,7 @@ use crate::net::discovery::{Advert, DiscoveryOptions};
 use crate::net::link::{self, LinkOptions, RelayOptions};
 use crate::net::rendezvous::{Server, ServerError, mail};
 use crate::net::signaling::{Limits, SignalingServer};
+use crate::protocol::asking::prove_asking;
 use crate::protocol::ice::IceServer;
 use crate::protocol::id::{DeviceId, RunId};
 use crate::protocol::identity::Identity;
@@ -135,6 +136,7 @@ impl StartError {
 #[derive(Clone)]
 pub struct Node {
     id: DeviceId,
+    identity: Identity,
     pub(super) coordinator: Addr<Coordinator>,
     settings: watch::Receiver<Arc<Settings>>,
     vitals: Arc<Vitals>,
@@ -196,6 +198,11 @@ impl Node {
     /// Who we are.
     pub fn device_id(&self) -> &DeviceId {
         &self.id
+    }
+
+    /// The answer that proves to a provider that we are the device that asks in this session.
+    pub fn prove_asking(&self, session: &str, provider: &DeviceId) -> String {
+        prove_asking(&self.identity, session, provider)
     }
 
     /// The runtime of links and files.
@@ -380,7 +387,7 @@ where
             ))
         })
     });
-    let own_identity = identity.clone();
+    let (own_identity, of_node) = (identity.clone(), identity.clone());
     let (changing, followed) = watch::channel(Arc::clone(&settings));
     let coordinator = Coordinator::new(
         changing,
@@ -442,6 +449,7 @@ where
     let attending = serves.then(|| actix::spawn(manager::attend(heart.clone())));
     let node = Node {
         id: id_of_node,
+        identity: of_node,
         heart,
         coordinator: coordinator.clone(),
         settings: followed,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +23,8 @@ use crate::protocol::names::printable;
 
 /// Characters of somebody else's text.
 const MAX_TEXT: usize = 300;
+/// How soon a service that may not provide tries again.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Characters of a file's name.
 const MAX_NAME: usize = 80;
 
@@ -52,27 +55,40 @@ pub fn run(context: &Context, options: &Provide) -> Result<u8, Failure> {
 /// Answers requests beside everything else that a service does, as its config file says. What
 /// happens is in its log.
 pub fn beside(node: &Node, settings: Settings) {
-    let (events, mut told) = mpsc::channel(provider::EVENTS);
-    let giving = Giving {
-        settings: Arc::new(settings),
-        plain: false,
-        node: Some(node.clone()),
-        events,
-    };
-    node.data_plane().spawn(async move {
-        let giving = provider::give(giving, std::future::pending());
-        let logging = async {
-            while let Some(event) = told.recv().await {
-                if let Some(line) = line(&event) {
-                    tracing::info!("{line}");
+    let (node, settings) = (node.clone(), Arc::new(settings));
+    node.data_plane().clone().spawn(async move {
+        let mut last = String::new();
+        loop {
+            let (events, mut told) = mpsc::channel(provider::EVENTS);
+            let giving = Giving {
+                settings: Arc::clone(&settings),
+                plain: false,
+                node: Some(node.clone()),
+                events,
+            };
+            let giving = provider::give(giving, std::future::pending());
+            let logging = async {
+                let mut provided = false;
+                while let Some(event) = told.recv().await {
+                    provided |= matches!(event, ProviderEvent::Providing { .. });
+                    if let Some(line) = line(&event) {
+                        tracing::info!("{line}");
+                    }
                 }
+                provided
+            };
+            let (given, provided) = tokio::join!(giving, logging);
+            let Err(error) = given else { return };
+            // Its token may be a new one by then; the same is said once.
+            let error = printable(&error.to_string());
+            if provided || error != last {
+                tracing::error!(
+                    "nothing is provided now, which is tried again every {} s: {error}",
+                    AGAIN.as_secs()
+                );
+                last = error;
             }
-        };
-        if let (Err(error), ()) = tokio::join!(giving, logging) {
-            tracing::error!(
-                "nothing is provided any more: {}",
-                printable(&error.to_string())
-            );
+            tokio::time::sleep(AGAIN).await;
         }
     });
 }
@@ -248,6 +264,17 @@ pub fn line(event: &ProviderEvent) -> Option<String> {
             way(relayed, verified),
             whose(device_id, "to")
         ),
+        ProviderEvent::Received {
+            path,
+            bytes: got,
+            already: true,
+            device_id,
+            ..
+        } => {
+            let path = crate::protocol::names::printable(&path.to_string_lossy());
+            let from = whose(device_id, "from");
+            format!("{path}  {}, is here already{from}", bytes(*got))
+        }
         ProviderEvent::Received {
             path,
             bytes: got,

@@ -24,6 +24,8 @@ use crate::store::StoreError;
 const TURN: Duration = Duration::from_secs(3600);
 /// How long who has the state folder may answer nothing, when it begins or ends.
 const SILENT: Duration = Duration::from_secs(10);
+/// What the last word to the rendezvous may take.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// How often it is looked whether it is our turn.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -213,6 +215,12 @@ fn plainly(context: &Context, fetching: Fetching) -> Result<u8, Failure> {
         }
         if screen.is_json() {
             screen.object(&Event::End { code })?;
+        }
+        // That nobody asks any more is told to the rendezvous.
+        let here = tokio::runtime::Handle::current();
+        let end = Instant::now() + LAST_WORD;
+        while here.metrics().num_alive_tasks() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok::<_, io::Error>(code)
     })?;

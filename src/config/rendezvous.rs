@@ -44,7 +44,7 @@ pub struct RendezvousServe {
     pub audience: String,
     /// Whose word about addresses counts.
     pub proxies: Vec<Network>,
-    /// How long a session lasts after the last that was said in it.
+    /// How long a session lasts after the last that its parties said in it or asked.
     pub session_for: Duration,
     /// How long it is on record after that.
     pub keep_for: Duration,
@@ -58,8 +58,12 @@ pub struct RendezvousServe {
     pub address_rate: u32,
     /// Open connections.
     pub max_connections: usize,
-    /// Open sockets of devices.
+    /// Those from one address.
+    pub address_connections: usize,
+    /// Devices whose sockets are open.
     pub max_devices: usize,
+    /// Open sockets of one user's devices.
+    pub user_devices: usize,
     /// Open relayed links.
     pub max_relays: usize,
     /// Those of one user.
@@ -94,15 +98,22 @@ impl RendezvousServe {
             user_rate: r.number("rendezvous.serve.user_rate", 1..=MANY),
             address_rate: r.number("rendezvous.serve.address_rate", 1..=MANY),
             max_connections: r.number("rendezvous.serve.max_connections", 16..=MANY),
+            address_connections: r.number("rendezvous.serve.address_connections", 1..=MANY),
             max_devices: r.number("rendezvous.serve.max_devices", 1..=MANY),
+            user_devices: r.number("rendezvous.serve.user_devices", 1..=MANY),
             max_relays: r.number("rendezvous.serve.max_relays", 0..=100_000),
             user_relays: r.number("rendezvous.serve.user_relays", 1..=100_000),
             relay_bytes: r.size("rendezvous.serve.relay_bytes", 64 * KIB..=u64::MAX),
             relay_day: r.size("rendezvous.serve.relay_day", 64 * KIB..=u64::MAX),
         };
+        let all = ("rendezvous.serve.max_connections", serve.max_connections);
+        r.in_order(("rendezvous.serve.max_devices", serve.max_devices), all);
         r.in_order(
-            ("rendezvous.serve.max_devices", serve.max_devices),
-            ("rendezvous.serve.max_connections", serve.max_connections),
+            (
+                "rendezvous.serve.address_connections",
+                serve.address_connections,
+            ),
+            all,
         );
         serve
     }

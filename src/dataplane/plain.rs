@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::time::timeout;
@@ -21,6 +21,11 @@ use crate::protocol::policy::{Collision, Refusal, Terms};
 
 /// Bytes that are read, and written, at a time.
 const BLOCK: usize = 1 << 20;
+
+/// The least that the other side must take, in bytes for each second that it lets us wait.
+const LEAST: u64 = 1024;
+/// Over how much waiting that is looked at.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a file did not come over, or go over.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,9 @@ pub enum PlainFailure {
     /// Nothing comes.
     #[error("nothing has come for {} s", .0.as_secs())]
     Silent(Duration),
+    /// The other side takes next to nothing.
+    #[error("the other side takes less than {LEAST} bytes a second")]
+    Slow,
     /// A part of this program failed.
     #[error("this device's part of the program failed: {0}")]
     Failed(String),
@@ -93,7 +101,7 @@ pub async fn send_plain(
     };
     let metadata = serde_json::to_string(&metadata).map_err(io::Error::from)?;
     channel.send_text(&metadata).await?;
-    let mut left = size;
+    let (mut left, mut taking) = (size, Taking::default());
     while left > 0 {
         let read = blocking(move || {
             let mut block = vec![0; left.min(BLOCK as u64) as usize];
@@ -105,11 +113,36 @@ pub async fn send_plain(
         left -= block.len() as u64;
         for piece in block.chunks(PIECE) {
             pace.pacer.pass(&pace.lane, piece.len() as u64).await;
+            let began = Instant::now();
             channel.send(BytesMut::from(piece)).await?;
+            taking.note(piece.len() as u64, began.elapsed())?;
             progress.advance(piece.len() as u64);
         }
     }
     Ok(())
+}
+
+/// How fast the other side takes what it is sent. Only the time counts in which there was no room
+/// for more: how slowly we send is our own affair.
+#[derive(Default)]
+struct Taking {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Taking {
+    fn note(&mut self, bytes: u64, waited: Duration) -> Result<(), PlainFailure> {
+        self.bytes += bytes;
+        self.waited += waited;
+        if self.waited < PATIENCE {
+            return Ok(());
+        }
+        let over = std::mem::take(self);
+        match over.bytes < LEAST * over.waited.as_secs() {
+            true => Err(PlainFailure::Slow),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Tells the other side that no file comes, and why.
@@ -249,4 +282,26 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, PlainFailure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| PlainFailure::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces that go until the other side is too slow, when each has to wait so long for room.
+    fn taken(wait: Duration) -> usize {
+        let mut taking = Taking::default();
+        let pieces = (0..10_000).take_while(|_| taking.note(PIECE as u64, wait).is_ok());
+        pieces.count()
+    }
+
+    #[test]
+    fn whoever_takes_next_to_nothing_is_given_up() {
+        // A piece just before each of them would have waited too long.
+        assert_eq!(taken(Duration::from_secs(29)), 2);
+        assert_eq!(taken(Duration::from_secs(15)), 10_000);
+        // However slowly we read or send ourselves.
+        assert_eq!(taken(Duration::ZERO), 10_000);
+        assert!(!PlainFailure::Slow.is_of_the_way(), "no other way is tried");
+    }
 }

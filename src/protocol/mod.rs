@@ -2,6 +2,7 @@
 //! specification; state machines take `now` and inputs and return outputs.
 
 pub mod allowance;
+pub mod asking;
 pub mod candidate;
 pub mod chunkset;
 pub mod clones;

@@ -120,6 +120,12 @@ pub enum ParameterError {
         /// What it must be.
         allowed: String,
     },
+    /// It would be an option of the program that it is handed to.
+    #[error("the parameter {name} must not begin with \"-\"")]
+    Option {
+        /// Its name.
+        name: String,
+    },
     /// It is something else.
     #[error("the parameter {name} must be {allowed}, not {got}")]
     Wrong {
@@ -164,6 +170,11 @@ impl Parameter {
         }
     }
 
+    /// Whether whoever declared it has written this value: a choice, or the default.
+    pub fn has_written(&self, value: Option<&Value>) -> bool {
+        !self.choices.is_empty() || self.default.as_ref() == value
+    }
+
     /// The value, if it fits.
     pub fn value(&self, json: &Json) -> Option<Value> {
         let value = match (&self.kind, json) {
@@ -200,6 +211,27 @@ impl Parameter {
 pub struct Parameters(pub BTreeMap<String, Parameter>);
 
 impl Parameters {
+    /// Refuses texts of a request that would be options of a program with these arguments.
+    pub fn check_arguments(
+        &self,
+        arguments: &[Argument],
+        values: &Values,
+    ) -> Result<(), ParameterError> {
+        let asked = |name: &&str| {
+            let declared = self.0.get(*name);
+            !declared.is_some_and(|one| one.has_written(values.0.get(*name)))
+        };
+        let mut options = arguments
+            .iter()
+            .filter_map(|argument| argument.option(values));
+        match options.find(asked) {
+            Some(name) => Err(ParameterError::Option {
+                name: name.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// The values of a request: those that it has and the defaults of the rest.
     pub fn check(&self, text: &str) -> Result<Values, ParameterError> {
         if text.len() > MAX_PARAMETERS {
@@ -342,6 +374,22 @@ impl Argument {
             Part::Place(name) => Some(name.as_str()),
             Part::Text(_) => None,
         })
+    }
+
+    /// The parameter whose text would make an option of this argument: it begins with `-`, and
+    /// nothing stands before it. Numbers are within their bounds, below zero where those say so.
+    pub fn option(&self, values: &Values) -> Option<&str> {
+        let before = |part: &&Part| match part {
+            Part::Text(_) => false,
+            Part::Place(name) => matches!(values.0.get(name), Some(Value::Text(t)) if t.is_empty()),
+        };
+        match self.0.iter().find(|part| !before(part))? {
+            Part::Place(name) => match values.0.get(name) {
+                Some(Value::Text(text)) if text.starts_with('-') => Some(name),
+                _ => None,
+            },
+            Part::Text(_) => None,
+        }
     }
 
     /// The argument with everything in its place; always one argument, whatever is in it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::store::CHANNEL;
@@ -25,6 +25,7 @@ pub(super) struct Bus {
     list: watch::Sender<u64>,
     sessions: Mutex<HashMap<String, watch::Sender<u64>>>,
     stopping: watch::Sender<bool>,
+    missed: Notify,
 }
 
 /// Somebody who waits. What comes after this was made wakes them.
@@ -42,6 +43,7 @@ impl Bus {
             list: watch::Sender::new(0),
             sessions: Mutex::default(),
             stopping: watch::Sender::new(false),
+            missed: Notify::new(),
         }
     }
 
@@ -62,11 +64,30 @@ impl Bus {
         }
     }
 
-    /// Something may have been missed.
-    pub(super) fn wake_all(&self) {
+    /// Something may have been missed: all look again.
+    fn miss(&self) {
+        self.missed.notify_one();
         self.list_changed();
         for sender in self.sessions().values() {
             sender.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// Returns when words that are not for the bus may have been missed, since the last time.
+    pub(super) async fn missed(&self) {
+        self.missed.notified().await;
+    }
+
+    /// Hands on what other servers tell.
+    fn hears(&self, word: &str, others: &mpsc::Sender<String>) {
+        match word.split_at_checked(1) {
+            Some(("l", _)) => self.list_changed(),
+            Some(("s", session)) => self.said(session),
+            _ if others.try_send(word.to_owned()).is_err() => {
+                tracing::warn!("other servers tell more than this one can take");
+                self.miss();
+            }
+            _ => {}
         }
     }
 
@@ -161,24 +182,12 @@ async fn listen_once(
     listener.listen(CHANNEL).await?;
     loop {
         // What was told before, or while the connection was lost, is made up for.
-        bus.wake_all();
-        let _ = others.try_send(MISSED.to_owned());
+        bus.miss();
         while let Some(told) = listener.try_recv().await? {
-            let word = told.payload();
-            match word.split_at_checked(1) {
-                Some(("l", _)) => bus.list_changed(),
-                Some(("s", session)) => bus.said(session),
-                _ if others.try_send(word.to_owned()).is_err() => {
-                    tracing::warn!("other servers tell more than this one can take");
-                }
-                _ => {}
-            }
+            bus.hears(told.payload(), others);
         }
     }
 }
-
-/// In the place of words that may have been lost.
-pub(super) const MISSED: &str = "?";
 
 #[cfg(test)]
 mod tests {
@@ -198,6 +207,21 @@ mod tests {
         assert!(second.goes_on().await, "one who left takes nobody along");
         drop((second, other));
         assert!(bus.sessions().is_empty());
+    }
+
+    #[tokio::test]
+    async fn words_that_find_no_room_count_as_missed() {
+        let bus = Bus::new();
+        let (others, mut told) = others();
+        for number in 0..ROOM {
+            bus.hears(&format!("d{number}"), &others);
+        }
+        let missed = bus.missed();
+        tokio::pin!(missed);
+        assert!(futures::poll!(&mut missed).is_pending());
+        bus.hears("done too many", &others);
+        assert!(futures::poll!(&mut missed).is_ready());
+        assert_eq!(told.recv().await.as_deref(), Some("d0"));
     }
 
     #[tokio::test]

@@ -259,6 +259,11 @@ pub(super) async fn read<T: DeserializeOwned>(
     }
     let bytes = tokio::time::timeout(REQUEST_LIMIT, bytes(body)).await;
     let bytes = bytes.unwrap_or_else(|_| Err(late()))?;
+    // A list of the members' values would be taken, too.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        let text = "the body is not what /openapi.json describes: it must be an object";
+        return Err(Problem::bad_request(text));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let text = brief(&error.to_string());
         Problem::bad_request(format!(

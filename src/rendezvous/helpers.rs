@@ -1,20 +1,18 @@
 //! The STUN and TURN servers that clients are told of: those of the settings, and our own.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::StartError;
-use super::tokens::unix_now;
+use super::tokens::{self, unix_now};
 use super::turn::{self, Quota, Running, TurnOptions, TurnTotals};
 use crate::config::{Settings, TurnServe};
 use crate::protocol::ice::IceKind;
 use crate::protocol::rendezvous::{IceServer, IceServers};
 use crate::protocol::turn::TurnCredential;
 
-/// Bytes of a file with the secret.
-const MAX_SECRET: u64 = 4096;
 /// Bytes of the shortest secret.
 const MIN_SECRET: usize = 16;
 
@@ -118,15 +116,44 @@ impl Own {
 }
 
 fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path)
-        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-    file.take(MAX_SECRET).read_to_string(&mut text)?;
-    let secret = text.trim();
+    let wrong = |what: String| io::Error::other(format!("{}: {what}", path.display()));
+    let bytes = tokens::read(path).map_err(wrong)?;
+    let secret = bytes.trim_ascii();
     if secret.len() < MIN_SECRET {
-        let path = path.display();
-        let text = format!("{path} has less than {MIN_SECRET} characters, which can be guessed");
-        return Err(io::Error::other(text));
+        return Err(wrong(format!(
+            "it has less than {MIN_SECRET} characters, which can be guessed"
+        )));
     }
-    Ok(secret.as_bytes().to_vec())
+    Ok(secret.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_others_read_or_that_is_too_long_or_too_short_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let read = |secret: &str, mode: u32| {
+            std::fs::write(&path, secret).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            read_secret(&path)
+        };
+        let secret = "0123456789abcdef";
+        let taken = read(&format!("{secret}\n"), 0o600).unwrap();
+        assert_eq!(taken, secret.as_bytes());
+        for (secret, mode, why) in [
+            (secret, 0o644, "chmod"),
+            (&*"x".repeat(4097), 0o600, "more than"),
+            ("short", 0o600, "less than"),
+        ] {
+            let error = read(secret, mode).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(read_secret(&path).is_err());
+    }
 }

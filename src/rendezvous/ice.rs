@@ -10,7 +10,8 @@ use super::door::{Caller, read};
 use super::problem::Problem;
 use super::routes::{Answered, To};
 use crate::protocol::rendezvous::{
-    ClientType, IceServers, Initiate, MAX_TYPE, MAX_WAIT, SignalPost, SignalType, check_session_id,
+    ClientType, IceServers, Initiate, MAX_TYPE, MAX_TYPES, MAX_WAIT, SignalPost, SignalType,
+    check_session_id,
 };
 
 const PARTIES: [ClientType; 2] = [ClientType::Provider, ClientType::Requester];
@@ -36,9 +37,12 @@ pub(super) async fn initiate(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    /// Of this type alone.
+    /// Of these types alone, parted by commas.
     #[serde(default)]
     request_type: String,
+    /// Those after this session alone.
+    #[serde(default)]
+    after: String,
     /// Seconds to wait for the first.
     #[serde(default)]
     wait: u64,
@@ -57,18 +61,37 @@ fn waiting_time(seconds: u64) -> Result<Duration, Problem> {
 pub(super) async fn sessions(caller: Caller, query: web::Query<ListQuery>, to: To) -> Answered {
     caller.must_be(&[ClientType::Provider], "sees what is asked for")?;
     let limit = waiting_time(query.wait)?;
-    if query.request_type.len() > MAX_TYPE || query.request_type.contains('\0') {
-        let text = format!("request_type may have {MAX_TYPE} bytes at most");
+    let types = query.request_type.split(',');
+    let fits = |kind: &str| kind.len() <= MAX_TYPE && !kind.contains('\0');
+    if types.clone().count() > MAX_TYPES || !types.clone().all(fits) {
+        let text = format!(
+            "request_type may name {MAX_TYPES} types at most, parted by commas, each of {MAX_TYPE} \
+             bytes at most"
+        );
         return Err(Problem::bad_request(text));
+    }
+    if !query.after.is_empty() {
+        check_session_id(&query.after)?;
     }
     let mut waiting = to.bus.wait_for_list(limit);
     let _counted = to.waits(limit);
     loop {
-        let sessions = to.store.waiting(&query.request_type).await?;
+        let sessions = to.store.waiting(&query.request_type, &query.after).await?;
         if !sessions.is_empty() || !waiting.goes_on().await {
             return Ok(HttpResponse::Ok().json(sessions));
         }
     }
+}
+
+/// Ends a session, for both parties: nobody waits for it any more, and it no longer counts.
+pub(super) async fn end(caller: Caller, session: web::Path<String>, to: To) -> Answered {
+    caller.must_be(&PARTIES, "has sessions")?;
+    check_session_id(&session)?;
+    to.store.end(caller.user, &session).await?;
+    to.bus.said(&session);
+    to.bus.list_changed();
+    tracing::info!(session = *session, "ended");
+    Ok(HttpResponse::Ok().json(json!({ "status": "ended" })))
 }
 
 /// Takes what one party says to the other.
@@ -148,7 +171,10 @@ async fn answer(caller: &Caller, session: &str, query: &SignalsQuery, to: &To) -
     let mut waiting = to.bus.wait_for_session(session, limit);
     let _counted = to.waits(limit);
     loop {
-        let signals = to.store.signals(caller.user, session, query.after).await?;
+        let signals = to
+            .store
+            .signals(caller.user, session, query.after, &to.terms);
+        let signals = signals.await?;
         if !signals.is_empty() || !waiting.goes_on().await {
             return Ok(HttpResponse::Ok().json(signals));
         }

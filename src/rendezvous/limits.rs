@@ -1,9 +1,9 @@
-//! How often somebody may ask: per user, and per address.
+//! How often somebody may ask, per user and per address; and how many connections an address has.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many are kept apart; what is beyond that shares one allowance.
@@ -100,6 +100,52 @@ pub(super) fn whole(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Connections, counted by address.
+#[derive(Debug)]
+pub(super) struct Connections {
+    most: usize,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One of them, until it is dropped.
+pub(super) struct Connection {
+    all: Arc<Connections>,
+    from: IpAddr,
+}
+
+impl Connections {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        let open = Mutex::default();
+        Arc::new(Self { most, open })
+    }
+
+    /// One more; nothing where the address has enough.
+    pub(super) fn open(self: &Arc<Self>, from: IpAddr) -> Option<Connection> {
+        let from = whole(from);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(from).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        let all = Arc::clone(self);
+        Some(Connection { all, from })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let open = self.all.open.lock();
+        let mut open = open.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.from);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +177,20 @@ mod tests {
         let later = start + Duration::from_secs(11);
         assert_eq!(rates.take(MOST, later), Ok(()));
         assert!(rates.inner.lock().unwrap().each.len() < 10);
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_and_those_that_end_make_room() {
+        let (one, other) = ("2001:db8::1".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let connections = Connections::new(2);
+        let first = connections.open(one);
+        let _second = connections.open(one);
+        assert!(first.is_some() && connections.open(one).is_none());
+        assert!(connections.open(other).is_some(), "others are not hindered");
+        drop(first);
+        let third = connections.open("2001:db8::2".parse().unwrap());
+        assert!(third.is_some() && connections.open(one).is_none());
+        assert_eq!(connections.open.lock().unwrap().len(), 1, "nothing is left");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) struct Metrics {
     pub(super) waiting: Gauge,
     /// Sessions that are open, here and on servers that share the database.
     pub(super) open: Gauge,
-    /// Devices whose sockets are open here.
+    /// Devices whose sockets are open here, as of the last look.
     pub(super) devices: Gauge,
     /// Signals between devices.
     pub(super) mails: Counter,
@@ -52,6 +52,8 @@ pub(super) struct Metrics {
     pub(super) relays: Gauge,
     /// Bytes that they have carried.
     pub(super) relayed: Counter,
+    /// Connections that were closed because their address had enough.
+    pub(super) crowded: Counter,
     turn_allocations: Gauge,
     turn_bytes: Gauge,
     turn_refused: Gauge,
@@ -72,6 +74,7 @@ impl Metrics {
             mails: Counter::default(),
             relays: Gauge::default(),
             relayed: Counter::default(),
+            crowded: Counter::default(),
             turn_allocations: Gauge::default(),
             turn_bytes: Gauge::default(),
             turn_refused: Gauge::default(),
@@ -93,6 +96,14 @@ impl Metrics {
         to.register("relays", "Open relayed links", metrics.relays.clone());
         let help = "Bytes on relayed links";
         to.register("relayed_bytes", help, metrics.relayed.clone());
+        let help = "Connections closed because their address had enough";
+        to.register("crowded_connections", help, metrics.crowded.clone());
+        let help = "Addresses that the TURN server has given away";
+        to.register("turn_allocations", help, metrics.turn_allocations.clone());
+        let help = "Bytes that the TURN server has passed on";
+        to.register("turn_bytes", help, metrics.turn_bytes.clone());
+        let help = "Requests that the TURN server has left unanswered";
+        to.register("turn_refused", help, metrics.turn_refused.clone());
         metrics
     }
 

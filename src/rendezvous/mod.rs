@@ -34,7 +34,7 @@ use crate::protocol::rendezvous::ClientType;
 use bus::Bus;
 use devices::Devices;
 use helpers::Helpers;
-use limits::Rates;
+use limits::{Connections, Rates};
 use metrics::Metrics;
 use problem::Problem;
 use relay::Relays;
@@ -112,7 +112,6 @@ struct Shared {
     metrics: Metrics,
     devices: Devices,
     relays: Arc<Relays>,
-    max_devices: usize,
     public_url: String,
     users: Mutex<HashMap<(String, ClientType), i64>>,
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
@@ -233,24 +232,23 @@ pub async fn start(settings: &Settings) -> Result<Served, StartError> {
         users_rate: Rates::new(serve.user_rate, now),
         addresses_rate: Rates::new(serve.address_rate, now),
         metrics: Metrics::new(),
-        devices: Devices::new(),
+        devices: Devices::new(devices::Limits {
+            all: serve.max_devices,
+            of_user: serve.user_devices,
+        }),
         relays: relay::relays(serve),
-        max_devices: serve.max_devices,
         public_url: serve.public_url.clone().unwrap_or_default(),
         users: Mutex::default(),
         health: tokio::sync::Mutex::default(),
         ice: Helpers::start(settings).await?,
     });
-    let ours = &shared.devices.ours;
-    let alive = shared.store.alive(ours, &shared.public_url).await;
-    alive.map_err(|error| match error {
-        Refused::Database(source) => DatabaseError::Database {
-            what: "saying that this server is there",
-            source,
-        },
-        other => DatabaseError::Database {
-            what: "saying that this server is there",
-            source: sqlx::Error::Protocol(other.to_string()),
+    let alive = devices::alive(&shared).await;
+    alive.map_err(|error| DatabaseError::Database {
+        database: format!("{:?}", serve.database),
+        what: "saying that this server is there",
+        source: match error {
+            Refused::Database(source) => source,
+            other => sqlx::Error::Protocol(other.to_string()),
         },
     })?;
     let tasks = background(serve, &shared);
@@ -271,6 +269,9 @@ fn serve_http(
     shared: &web::Data<Shared>,
 ) -> io::Result<actix_web::dev::Server> {
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let connections = Connections::new(serve.address_connections);
+    let proxies = serve.proxies.clone();
+    let refused = shared.metrics.crowded.clone();
     let shared = shared.clone();
     let server = HttpServer::new(move || {
         let refuse = |what: &str, error: String| {
@@ -293,8 +294,23 @@ fn serve_http(
     .client_request_timeout(REQUEST_LIMIT)
     .client_disconnect_timeout(Duration::from_secs(1))
     .keep_alive(KEEP_ALIVE)
-    .on_connect(|stream, _| {
+    .on_connect(move |stream, data| {
         if let Some(stream) = stream.downcast_ref::<tokio::net::TcpStream>() {
+            let from = stream
+                .peer_addr()
+                .map(|address| address.ip().to_canonical());
+            if let Ok(from) = from.as_ref()
+                && !proxies.iter().any(|proxy| proxy.contains(*from))
+            {
+                match connections.open(*from) {
+                    Some(connection) => drop(data.insert(connection)),
+                    None => {
+                        refused.inc();
+                        // All that can be done here: nothing more is read of it, or written.
+                        let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Both);
+                    }
+                }
+            }
             // Who does not read what it asked for loses its connection.
             let limit = UNREAD_LIMIT.as_millis().try_into().unwrap_or(u32::MAX);
             let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, limit);
@@ -342,22 +358,17 @@ fn background(serve: &RendezvousServe, shared: &web::Data<Shared>) -> Vec<JoinHa
             }
         }
     }));
+    tasks.push(actix_rt::spawn(devices::look_again(shared.clone())));
     if let Database::Postgres(url) = &serve.database {
-        let (others, mut told) = bus::others();
+        let (others, told) = bus::others();
         let listening = bus::listen(url.clone(), Arc::clone(&shared.bus), others);
         tasks.push(actix_rt::spawn(listening));
-        let here = shared.clone();
-        tasks.push(actix_rt::spawn(async move {
-            while let Some(word) = told.recv().await {
-                devices::told(&here, &word).await;
-            }
-        }));
+        tasks.push(actix_rt::spawn(devices::attend(shared.clone(), told)));
         let here = shared.clone();
         tasks.push(actix_rt::spawn(async move {
             loop {
                 tokio::time::sleep(ALIVE).await;
-                let ours = &here.devices.ours;
-                let alive = here.store.alive(ours, &here.public_url).await;
+                let alive = devices::alive(&here).await;
                 let cleared = here.store.clear_gone(None).await;
                 if let Err(error) = alive.and(cleared) {
                     tracing::warn!(%error, "other servers may believe that this one is gone");

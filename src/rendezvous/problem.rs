@@ -7,7 +7,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, ResponseError};
 
-use super::store::Refused;
+use super::store::{Refused, is_full};
 use super::tokens::TokenFault;
 use crate::protocol::rendezvous::{ErrorBody, ErrorInfo, Unfit};
 
@@ -92,7 +92,17 @@ impl From<Refused> for Problem {
             Refused::NoSession => Self::new(StatusCode::NOT_FOUND, "no_session", text),
             Refused::Claimed => Self::new(StatusCode::CONFLICT, "claimed", text),
             Refused::ManySessions(_) => Self::too_many(text, Duration::from_secs(60)),
-            Refused::ManySignals(_) => Self::too_many(text, Duration::from_secs(600)),
+            Refused::ManySignals(_) | Refused::ManyBytes(_) => {
+                Self::too_many(text, Duration::from_secs(600))
+            }
+            Refused::Database(error) if is_full(&error) => {
+                tracing::error!(%error, "the disk of the database is full: make room there");
+                Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "disk_full",
+                    "the disk of this rendezvous is full; whoever runs it must make room",
+                )
+            }
             Refused::Database(error) => {
                 tracing::error!(%error, "the database failed");
                 Self::unavailable("the database of this rendezvous does not answer; try again")

@@ -29,10 +29,12 @@ macro_rules! routes {
 
 routes! {
     get "/health" => health,
+    head "/health" => health,
     get "/metrics" => metrics,
     get "/openapi.json" => openapi,
     post "/api/ice/initiate" => ice::initiate,
     get "/api/ice/sessions" => ice::sessions,
+    delete "/api/ice/sessions/{session_id}" => ice::end,
     post "/api/ice/signal" => ice::signal,
     get "/api/ice/signals" => ice::signals_of,
     get "/api/ice/signals/{session_id}" => ice::signals,
@@ -49,7 +51,8 @@ pub(super) async fn nothing_here(request: HttpRequest) -> Answered {
         loop {
             match (path.next(), pattern.next()) {
                 (None, None) => return true,
-                (Some(there), Some(part)) if part.starts_with('{') || there == part => {}
+                (Some(there), Some(part))
+                    if there == part || (part.starts_with('{') && !there.is_empty()) => {}
                 _ => return false,
             }
         }
@@ -88,6 +91,10 @@ async fn metrics(request: HttpRequest, to: To) -> Answered {
     if let Ok(open) = to.store.open_sessions().await {
         to.metrics.open.set(open);
     }
+    let devices = to.devices.seats.proven();
+    to.metrics
+        .devices
+        .set(devices.try_into().unwrap_or(i64::MAX));
     if let Some(totals) = to.ice.totals() {
         to.metrics.turn(totals);
     }

@@ -187,6 +187,10 @@ impl Keys {
         if claims.aud != self.audience {
             return Err(TokenFault::Audience);
         }
+        // "On or after" that time (RFC 7519, 4.1.4); the library waits for "after".
+        if claims.exp <= unix_now() {
+            return Err(TokenFault::Expired);
+        }
         if claims.iat > unix_now().saturating_add(AHEAD) {
             return Err(TokenFault::NotYet);
         }
@@ -209,7 +213,7 @@ pub fn unix_now() -> u64 {
 }
 
 /// The bytes of a file that others may not read. An error says what is wrong, and what to do.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
     let mode = file.metadata().map_err(|error| error.to_string())?.mode();
     // The group may read it: service managers hand out secrets like that.
@@ -246,14 +250,17 @@ fn create(path: &Path) -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let der = data_encoding::BASE64.encode(&[&PKCS8[..], &seed].concat());
+    // Beside it first: a key of which only a part is there would be in the way for ever.
+    let beside = path.with_extension("key.new");
     let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&beside)?;
     writeln!(file, "{}\n{der}\n{}", PEM[0], PEM[1])?;
     file.sync_all()?;
+    // Unlike a rename it leaves a key alone that another process has made meanwhile.
+    let linked = std::fs::hard_link(&beside, path);
+    let _ = std::fs::remove_file(&beside);
+    linked?;
     Ok(seed)
 }
 

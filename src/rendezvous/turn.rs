@@ -147,6 +147,7 @@ pub async fn start(options: TurnOptions) -> io::Result<Running> {
             ports: options.ports,
             allow_private: options.allow_private,
             own: own.collect(),
+            given: Mutex::default(),
         }),
         accounts: Arc::clone(&accounts),
         user: Arc::clone(&user),
@@ -311,10 +312,14 @@ impl Door {
         if self.by_port.len() >= MAX_COUNTED {
             self.by_port.clear();
         }
-        self.all = self.all.saturating_add(1);
         let of_one = self.by_address.entry(from.ip()).or_default();
         *of_one = of_one.saturating_add(1);
-        if self.all > REQUESTS || *of_one > REQUESTS_OF_ONE || peers > MAX_PEERS {
+        // What one address asks in vain uses up nothing of the others.
+        if *of_one > REQUESTS_OF_ONE {
+            return false;
+        }
+        self.all = self.all.saturating_add(1);
+        if self.all > REQUESTS || peers > MAX_PEERS {
             return false;
         }
         if method == BINDING || peers == 0 {

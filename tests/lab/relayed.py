@@ -6,6 +6,7 @@ no byte that had arrived."""
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -226,6 +227,13 @@ def limited(lab, folder):
     print("a rendezvous that relays 4 MiB a link and 9 MiB a day: the rest does not arrive, and the sender is told why", flush=True)
 
 
+def end_sessions(room):
+    """Those that are open are over, for their time or for what else may happen at a rendezvous."""
+    file = os.path.join(room.server.folder, "state", "rendezvous.db")
+    with sqlite3.connect(file, timeout=30) as database:
+        database.execute("UPDATE ice_sessions SET expires_at = 0")
+
+
 def requested(lab, folder):
     """One device provides, another asks: neither has heard of the other, and what comes is verified."""
     room = Room(lab, folder, trusted=False, kinds=("1", "2"))
@@ -253,6 +261,26 @@ def requested(lab, folder):
     asking = asker.start(*ask[:-1], "--param", "sample_rate=-1", "--json")
     asking.end(120, 2)
     assert "sample_rate" in json.dumps(asking.events), asking.events
+    # The session at the rendezvous is over while the file comes, which needs it no longer; without a
+    # provider that is the end.
+    providing.kill()
+    slow = provider.start("provide", "--json", "--set", "limits.rate=4MB")
+    slow.until("providing", 30)
+    asking = asker.start(*ask, "--param", "seed=77")
+    asking.until("begun", 60)
+    end_sessions(room)
+    asking.end(120)
+    assert asking.find("received")["verified"], asking.events
+    slow.kill()
+    asking = asker.start(*ask, "--wait", "2m")
+    asking.until("asked", 30)
+    end_sessions(room)
+    began = time.monotonic()
+    asking.end(60, 5)
+    assert "nobody" in asking.find("error")["message"], asking.events
+    print(f"a session that is over ends no file that comes; where nobody came, it is the end after {time.monotonic() - began:.0f} s", flush=True)
+    providing = provider.start("provide", "--json")
+    providing.until("providing", 30)
     # Nothing of it lasts.
     for device, other in ((provider, asker), (asker, provider)):
         assert path_of(device, other) is None

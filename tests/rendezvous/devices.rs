@@ -1,5 +1,7 @@
 //! Devices meet: who is present, and signals between them.
 
+use std::time::Duration;
+
 use handout::protocol::id::DeviceId;
 use handout::protocol::identity::Identity;
 use handout::protocol::rendezvous::{DeviceSays, Hello, ServerSays};
@@ -8,6 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::server::{DEVICE, Server};
 use super::sockets::{Socket, run};
+
+const SOCKET: &str = "/api/devices/socket";
 
 pub fn identity(number: u8) -> Identity {
     Identity::from_seed(&[number; 32])
@@ -98,6 +102,36 @@ fn signals_arrive_in_order_or_it_is_said_that_they_do_not() {
 }
 
 #[test]
+fn who_was_told_that_a_signal_could_not_be_given_hears_when_the_device_is_there() {
+    let server = Server::start(&[]);
+    let token = server.token("lab", DEVICE);
+    run(async {
+        let mut one = Socket::of_device(&server.url, &token, &identity(1)).await;
+        let mut two = Socket::of_device(&server.url, &token, &identity(2)).await;
+        one.say(&watch(&[2])).await;
+        assert_eq!(one.hear().await, present(&[2]));
+        // It does not read, and takes no more at some time.
+        let large = "x".repeat(60 << 10);
+        let lost = loop {
+            one.say(&signal(2, &large)).await;
+            let hearing = tokio::time::timeout(Duration::from_millis(5), one.hear());
+            if let Ok(says) = hearing.await {
+                break says;
+            }
+        };
+        assert_eq!(lost, ServerSays::Undeliverable { to: id(2) });
+        assert_eq!(two.hear().await, heard(1, &large));
+        let back = loop {
+            match one.hear().await {
+                ServerSays::Undeliverable { .. } => {}
+                says => break says,
+            }
+        };
+        assert_eq!(back, present(&[2]));
+    });
+}
+
+#[test]
 fn only_the_owner_of_a_key_is_that_device_and_its_newest_socket_counts() {
     let server = Server::start(&[]);
     let token = server.token("lab", DEVICE);
@@ -142,7 +176,7 @@ fn only_the_owner_of_a_key_is_that_device_and_its_newest_socket_counts() {
 
 #[test]
 fn who_breaks_the_rules_is_told_which_and_cut_off() {
-    let server = Server::start(&["rendezvous.serve.max_devices=3"]);
+    let server = Server::start(&[]);
     let token = server.token("lab", DEVICE);
     run(async {
         let many = DeviceSays::Watch {
@@ -178,18 +212,42 @@ fn who_breaks_the_rules_is_told_which_and_cut_off() {
             }
         }
         assert_eq!(u16::from(flood.ends().await.unwrap().code), 1008);
-        let path = "/api/devices/socket";
-        let mut open = Vec::new();
-        let refused = loop {
-            match Socket::open(&server.url, path, &token).await {
-                Ok(socket) => open.push(socket),
-                Err(refused) => break refused,
-            }
-        };
-        assert!(open.len() <= 3, "{}", open.len());
-        assert_eq!(refused.status, 503);
     });
-    let plain = server.get(&token, "/api/devices/socket");
-    assert!(matches!(plain.status, 426 | 503), "{}", plain.body);
-    server.get_with(&[], "/api/devices/socket").expect(401);
+    server.get(&token, SOCKET).expect(426);
+    server.get_with(&[], SOCKET).expect(401);
+}
+
+#[test]
+fn so_many_sockets_are_of_one_user_and_those_without_proof_hold_up_nobody() {
+    let limits = [
+        "rendezvous.serve.max_devices=4",
+        "rendezvous.serve.user_devices=3",
+    ];
+    let server = Server::start(&limits);
+    let (token, other) = (server.token("lab", DEVICE), server.token("other", DEVICE));
+    run(async {
+        let open = async |token: &str| Socket::open(&server.url, SOCKET, token).await;
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(open(&token).await.unwrap());
+        }
+        assert_eq!(open(&token).await.err().unwrap().status, 429);
+        let _first = Socket::of_device(&server.url, &other, &identity(1)).await;
+        silent.remove(0).close().await;
+        let _second = Socket::of_device(&server.url, &token, &identity(2)).await;
+        assert_eq!(server.number("devices"), 2);
+        let _third = Socket::of_device(&server.url, &other, &identity(3)).await;
+        let _fourth = Socket::of_device(&server.url, &other, &identity(4)).await;
+        let all = server.token("third", DEVICE);
+        assert_eq!(open(&all).await.err().unwrap().status, 503);
+        // Whoever proves it too late is told so.
+        let mut late = silent.remove(0);
+        let ServerSays::Challenge { nonce } = late.hear().await else {
+            panic!("no challenge");
+        };
+        let hello = Hello::new(&identity(5), "Test", &nonce.0);
+        late.say(&DeviceSays::Hello(hello)).await;
+        assert!(matches!(late.hear().await, ServerSays::Error { .. }));
+        late.ends().await;
+    });
 }

@@ -34,6 +34,105 @@ fn sessions_and_signals_of_a_user_are_bounded() {
 }
 
 #[test]
+fn a_session_that_a_party_ends_is_over_for_both_and_counts_no_more() {
+    let server = Server::start(&["rendezvous.serve.max_sessions=2"]);
+    let (asks, provides, other) = (
+        server.token("asks", REQUESTER),
+        server.token("provides", PROVIDER),
+        server.token("other", PROVIDER),
+    );
+    let (first, second) = (server.initiate(&asks), server.initiate(&asks));
+    let end =
+        |token: &str, session: &str| server.delete(token, &format!("/api/ice/sessions/{session}"));
+    end(&other, &first).expect(404);
+    server.signal(&provides, &first, "offer", "x").expect(200);
+    end(&other, &first).expect(404);
+    end(&provides, &first).expect(200);
+    end(&asks, &second).expect(200);
+    for (token, session) in [(&asks, &first), (&provides, &first), (&asks, &second)] {
+        server
+            .get(token, &format!("/api/ice/signals/{session}"))
+            .expect(404);
+    }
+    assert!(server.waiting(&other).is_empty());
+    end(&asks, &second).expect(404);
+    // There is room again.
+    server.initiate(&asks);
+    server.initiate(&asks);
+}
+
+#[test]
+fn an_address_with_enough_connections_gets_no_more_and_others_do() {
+    let settings = [
+        "rendezvous.serve.address_connections=8",
+        "rendezvous.serve.proxies=127.0.0.2/32",
+    ];
+    let server = Server::start(&settings);
+    let place: std::net::SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let answered = |from: &str| {
+        let bind = std::net::SocketAddr::new(from.parse().unwrap(), 0);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&bind.into()).unwrap();
+        socket.connect(&place.into()).unwrap();
+        let mut stream: TcpStream = socket.into();
+        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut begun = [0; 12];
+        let is_answered = stream.read_exact(&mut begun).is_ok() && begun.ends_with(b"200");
+        is_answered.then_some(stream)
+    };
+    let open: Vec<_> = (0..8).filter_map(|_| answered("127.0.0.3")).collect();
+    assert_eq!(open.len(), 8);
+    assert!(answered("127.0.0.3").is_none());
+    assert!(answered("127.0.0.4").is_some(), "others are not hindered");
+    let proxied: Vec<_> = (0..20).filter_map(|_| answered("127.0.0.2")).collect();
+    assert_eq!(proxied.len(), 20, "a proxy has the connections of many");
+    drop(open);
+    let begun = Instant::now();
+    while answered("127.0.0.3").is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no room again");
+    }
+}
+
+#[test]
+fn the_signals_of_a_session_and_a_list_of_sessions_have_so_many_bytes() {
+    let server = Server::start(&[]);
+    let (asks, provides) = (
+        server.token("asks", REQUESTER),
+        server.token("provides", PROVIDER),
+    );
+    let session = server.initiate(&asks);
+    let large = "x".repeat(48 << 10);
+    for number in 0..21 {
+        let who = if number % 2 == 0 { &provides } else { &asks };
+        server
+            .signal(who, &session, "candidate", &large)
+            .expect(200);
+    }
+    let refused = server.signal(&provides, &session, "candidate", &large);
+    assert!(refused.retry_after.is_some());
+    refused.expect(429);
+    server
+        .signal(&provides, &session, "candidate", "x")
+        .expect(200);
+    let mut body = asked("spectrum");
+    body["parameters"] = json!(format!("{{\"x\":\"{}\"}}", "x".repeat(16_000)));
+    let sessions: Vec<String> = (0..2)
+        .flat_map(|number| {
+            let asks = server.token(&format!("asks-{number}"), REQUESTER);
+            let begin = |_| {
+                let session = server.post(&asks, "/api/ice/initiate", &body).expect(201);
+                session["session_id"].as_str().unwrap().to_owned()
+            };
+            (0..60).map(begin).collect::<Vec<_>>()
+        })
+        .collect();
+    // The oldest come first; what has no room comes when they are gone.
+    let fit = (1 << 20) / 16_008;
+    assert_eq!(server.waiting(&provides), sessions[..fit]);
+}
+
+#[test]
 fn a_user_who_asks_too_often_is_told_to_wait_and_others_are_not() {
     let server = Server::start(&["rendezvous.serve.user_rate=1"]);
     let (one, other) = (

@@ -4,6 +4,7 @@
 mod devices;
 mod limits;
 mod postgres;
+mod providing;
 mod relays;
 mod server;
 mod sessions;

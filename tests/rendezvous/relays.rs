@@ -59,6 +59,25 @@ fn messages_pass_unchanged_and_the_end_arrives_after_them() {
 }
 
 #[test]
+fn nothing_comes_before_joined_however_eager_the_second_end_is() {
+    let server = Server::start(&["rendezvous.serve.user_relays=60"]);
+    let token = server.token("lab", DEVICE);
+    run(async {
+        let mut open = Vec::new();
+        for number in 0..60_u8 {
+            let path = format!("{PATH}{}", "a".repeat(usize::from(number) % 30));
+            let path = path.replacen('b', if number < 30 { "b" } else { "c" }, 1);
+            let mut first = Socket::open(&server.url, &path, &token).await.unwrap();
+            let mut second = Socket::open(&server.url, &path, &token).await.unwrap();
+            second.send(Message::binary(vec![number])).await.unwrap();
+            assert_eq!(first.hear().await, ServerSays::Joined, "{number}");
+            assert_eq!(first.next().await, Some(Message::binary(vec![number])));
+            open.push((first, second));
+        }
+    });
+}
+
+#[test]
 fn an_end_that_does_not_read_holds_up_the_other_and_fills_nothing() {
     let server = Server::start(&[]);
     let token = server.token("lab", DEVICE);

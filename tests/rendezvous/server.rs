@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::postgres::Database;
@@ -50,7 +51,8 @@ impl Answer {
     }
 }
 
-fn program(state: &Path, settings: &[String], verb: &[&str]) -> Command {
+/// The program with these settings, on this state folder.
+pub fn program(state: &Path, settings: &[String], verb: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_handout"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HANDOUT_") {
@@ -103,10 +105,15 @@ impl Server {
         self.child = child;
     }
 
+    /// Sends it a signal.
+    pub fn tell(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Asks it to stop, and waits: its exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.tell(Signal::TERM);
         self.child.wait().unwrap().code()
     }
 
@@ -144,6 +151,12 @@ impl Server {
         read(request.call().unwrap())
     }
 
+    pub fn delete(&self, token: &str, path: &str) -> Answer {
+        let request = agent().delete(format!("{}{path}", self.url));
+        let request = request.header("Authorization", format!("Bearer {token}"));
+        read(request.call().unwrap())
+    }
+
     pub fn post(&self, token: &str, path: &str, body: &Value) -> Answer {
         self.post_text(token, path, "application/json", &body.to_string())
     }
@@ -154,6 +167,15 @@ impl Server {
             .header("Authorization", format!("Bearer {token}"))
             .header("Content-Type", kind);
         read(request.send(body).unwrap())
+    }
+
+    /// One of the numbers of this server.
+    pub fn number(&self, name: &str) -> i64 {
+        let numbers = self.get_with(&[], "/metrics").expect(200);
+        let name = format!("handout_rendezvous_{name} ");
+        let mut lines = numbers.as_str().unwrap().lines();
+        let number = lines.find_map(|line| line.strip_prefix(&name));
+        number.expect("the number").parse().unwrap()
     }
 
     /// Begins a session; its id.

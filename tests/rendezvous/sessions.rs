@@ -15,6 +15,8 @@ fn two_clients_come_to_each_other_on_sqlite() {
     let server = Server::start(&[]);
     the_flow_of_the_first_clients(&server);
     only_the_two_parties_have_a_session(&server);
+    one_client_of_a_user_has_a_session(&server);
+    a_list_is_of_some_types_and_goes_on_after_a_session(&server);
     a_long_poll_ends_when_something_comes(&server);
     what_cannot_be_is_refused(&server);
     one_of_many_has_a_session(&server);
@@ -26,6 +28,8 @@ fn two_clients_come_to_each_other_on_postgresql() {
     let server = Server::start(&[&database.setting()]);
     the_flow_of_the_first_clients(&server);
     only_the_two_parties_have_a_session(&server);
+    one_client_of_a_user_has_a_session(&server);
+    a_list_is_of_some_types_and_goes_on_after_a_session(&server);
     a_long_poll_ends_when_something_comes(&server);
     what_cannot_be_is_refused(&server);
     one_of_many_has_a_session(&server);
@@ -162,32 +166,100 @@ fn only_the_two_parties_have_a_session(server: &Server) {
     server.get(&namesake, &path).expect(404);
 }
 
+/// Two processes with one token are one user; the one that has the session says which it is.
+fn one_client_of_a_user_has_a_session(server: &Server) {
+    let asks = server.token("asks", REQUESTER);
+    let provides = server.token("provides", PROVIDER);
+    let offer = |session: &str, client: Option<&str>, status| {
+        let mut body = json!({"session_id": session, "signal_type": "offer", "signal_data": "x"});
+        if let Some(client) = client {
+            body["client"] = json!(client);
+        }
+        server
+            .post(&provides, "/api/ice/signal", &body)
+            .expect(status);
+    };
+    let (ours, theirs) = (server.initiate(&asks), server.initiate(&asks));
+    offer(&ours, Some("a b"), 400);
+    offer(&ours, Some("one"), 200);
+    offer(&ours, Some("other"), 409);
+    offer(&ours, None, 409);
+    offer(&ours, Some("one"), 200);
+    offer(&theirs, None, 200);
+    offer(&theirs, Some("one"), 409);
+    offer(&theirs, None, 200);
+    let signals = server.signals(&asks, &ours);
+    assert_eq!(signals.len(), 2, "{signals:?}");
+    assert!(signals[0].get("client").is_none());
+}
+
+/// Whoever provides sees what is meant for them, however much else waits before it.
+fn a_list_is_of_some_types_and_goes_on_after_a_session(server: &Server) {
+    let asks = server.token("lists", REQUESTER);
+    let provides = server.token("provides", PROVIDER);
+    let begin = |kind: &str| {
+        let session = server.post(&asks, "/api/ice/initiate", &asked(kind));
+        session.expect(201)["session_id"].clone()
+    };
+    let [first, _, third, fourth] = ["list_1", "list-1", "list-2", "list_1"].map(begin);
+    let list = |query: String| {
+        let list = server.get(&provides, &format!("/api/ice/sessions?{query}"));
+        let list = list.expect(200);
+        let ids = list.as_array().unwrap().iter();
+        ids.map(|session| session["session_id"].clone())
+            .collect::<Vec<_>>()
+    };
+    let named = "request_type=list_1,nothing,list-2";
+    assert_eq!(
+        list(named.to_owned()),
+        [first.clone(), third.clone(), fourth.clone()]
+    );
+    let after = |session: &Value| format!("{named}&after={}", session.as_str().unwrap());
+    assert_eq!(list(after(&first)), [third, fourth.clone()]);
+    assert_eq!(list(after(&fourth)), [Value::Null; 0]);
+    assert_eq!(list("request_type=list".to_owned()), [Value::Null; 0]);
+    for bad in [
+        "after=x".to_owned(),
+        format!("request_type={}", "x,".repeat(16)),
+    ] {
+        let path = format!("/api/ice/sessions?{bad}");
+        server.get(&provides, &path).expect(400);
+    }
+}
+
 fn a_long_poll_ends_when_something_comes(server: &Server) {
     let (asks, provides) = (
         server.token("polls", REQUESTER),
         server.token("polled", PROVIDER),
     );
-    let begun = Instant::now();
+    // A server looks again every 5 s even where it is told nothing.
+    let at_once = |begun: Instant| assert!(begun.elapsed() < Duration::from_secs(4), "{begun:?}");
+    let until_it_waits = || {
+        while server.number("long_polls") != 1 {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
     std::thread::scope(|scope| {
         let found = scope.spawn(|| {
             let path = "/api/ice/sessions?wait=30&request_type=rare";
             server.get(&provides, path).expect(200)
         });
+        until_it_waits();
+        let begun = Instant::now();
         let rare = server
             .post(&asks, "/api/ice/initiate", &asked("rare"))
             .expect(201);
         assert_eq!(found.join().unwrap()[0]["session_id"], rare["session_id"]);
+        at_once(begun);
         let id = rare["session_id"].as_str().unwrap().to_owned();
         let path = format!("/api/ice/signals/{id}?wait=30");
         let said = scope.spawn(move || server.get(&asks, &path).expect(200));
+        until_it_waits();
+        let begun = Instant::now();
         server.signal(&provides, &id, "offer", "here").expect(200);
         assert_eq!(said.join().unwrap()[0]["signal_data"], "here");
+        at_once(begun);
     });
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
 }
 
 fn what_cannot_be_is_refused(server: &Server) {
@@ -280,13 +352,27 @@ fn a_session_ends(server: &Server) {
     );
     let id = server.initiate(&asks);
     server.signal(&provides, &id, "offer", "x").expect(200);
+    let waits = server.initiate(&asks);
+    server.signal(&provides, &waits, "offer", "x").expect(200);
+    let after = server.signals(&asks, &waits)[0]["id"].as_i64().unwrap();
+    let polled = server.initiate(&asks);
     let other = server.initiate(&asks);
-    let end = Instant::now() + Duration::from_secs(40);
+    // Both of those that are asked for outlast the others, which were begun with them or later.
+    std::thread::scope(|scope| {
+        let path = format!("/api/ice/signals/{waits}?wait=30&after={after}");
+        let last = scope.spawn(|| server.get(&asks, &{ path }).expect(200));
+        let end = Instant::now() + Duration::from_secs(25);
+        while server.number("open_sessions") != 2 {
+            assert_eq!(server.signals(&asks, &polled), [Value::Null; 0]);
+            assert!(Instant::now() < end, "they are still there");
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+        server.signal(&provides, &waits, "offer", "y").expect(200);
+        assert_eq!(last.join().unwrap()[0]["signal_data"], "y");
+    });
+    assert_eq!(server.waiting(&provides), [polled]);
     let path = format!("/api/ice/signals/{id}");
-    while server.get(&asks, &path).status != 404 || server.waiting(&provides).contains(&other) {
-        assert!(Instant::now() < end, "it is still there");
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+    server.get(&asks, &path).expect(404);
     server.signal(&provides, &id, "candidate", "x").expect(404);
     server.signal(&provides, &other, "offer", "x").expect(404);
 }

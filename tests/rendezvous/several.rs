@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use handout::protocol::rendezvous::ServerSays;
+use rustix::process::Signal;
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::devices::{absent, heard, id, identity, present, signal, watch};
@@ -10,6 +12,14 @@ use super::postgres::Database;
 use super::relays::joined;
 use super::server::{DEVICE, PROVIDER, REQUESTER, Server};
 use super::sockets::{Socket, run};
+
+/// The name of the server where a device's socket is.
+fn server_of(database: &Database, number: u8) -> String {
+    let device = id(number);
+    database.sql(&format!(
+        "SELECT instance_id FROM device_sockets WHERE device_id = '{device}'"
+    ))
+}
 
 /// Both with the same key for tokens.
 fn two(database: &Database) -> (Server, Server) {
@@ -129,4 +139,131 @@ fn when_a_server_stops_its_devices_are_absent_and_the_others_go_on() {
         assert_eq!(here.hear().await, absent(&[2]));
     });
     assert_eq!(database.sql("SELECT COUNT(*) FROM instances"), "1");
+}
+
+#[test]
+fn what_a_killed_server_left_is_cleared_away_and_its_devices_are_absent() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let _there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        here.say(&watch(&[2])).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        // It is killed.
+        drop(other);
+        assert_eq!(here.hear().await, absent(&[2]));
+        assert_eq!(server_of(&database, 2), "");
+        assert_eq!(database.sql("SELECT COUNT(*) FROM instances"), "1");
+    });
+}
+
+#[test]
+fn a_server_that_others_took_for_gone_is_there_again_with_all_that_it_has() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    let path = "/api/relay/abcdefghijklmnopqrstuvwxyz234567";
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let _end = Socket::open(&one.url, path, &token).await.unwrap();
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        there.say(&watch(&[1])).await;
+        assert_eq!(there.hear().await, present(&[1]));
+        // It is held up, but not within a transaction, which would hold up the other one, too.
+        let busy = "SELECT COUNT(*) FROM pg_stat_activity WHERE state <> 'idle'
+            AND datname = current_database() AND pid <> pg_backend_pid()";
+        one.tell(Signal::STOP);
+        while database.sql(busy) != "0" {
+            one.tell(Signal::CONT);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            one.tell(Signal::STOP);
+        }
+        let name = server_of(&database, 1);
+        database.sql(&format!(
+            "UPDATE instances SET seen_at = 0 WHERE instance_id = '{name}'"
+        ));
+        assert_eq!(there.hear().await, absent(&[1]));
+        one.tell(Signal::CONT);
+        assert_eq!(there.hear().await, present(&[1]));
+        there.say(&signal(1, "are you there")).await;
+        assert_eq!(here.hear().await, heard(2, "are you there"));
+        here.say(&signal(2, "again")).await;
+        assert_eq!(there.hear().await, heard(1, "again"));
+        let sent_on = Socket::open(&other.url, path, &token).await.err().unwrap();
+        assert_eq!(sent_on.location, Some(format!("http://one.test{path}")));
+    });
+}
+
+#[test]
+fn servers_that_lost_their_ear_at_the_database_get_it_back_and_miss_nothing() {
+    let database = Database::new();
+    let (one, other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        here.say(&watch(&[2, 3])).await;
+        assert_eq!(here.hear().await, absent(&[2, 3]));
+        let ears = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        assert_eq!(database.sql(ears), "2");
+        let mut there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        assert_eq!(here.hear().await, present(&[2]));
+        here.say(&signal(2, "hello")).await;
+        assert_eq!(there.hear().await, heard(1, "hello"));
+        let _third = Socket::of_device(&other.url, &token, &identity(3)).await;
+        assert_eq!(here.hear().await, present(&[3]));
+    });
+}
+
+#[test]
+fn a_signal_arrives_although_no_word_of_it_did_and_an_old_one_is_forgotten() {
+    let database = Database::new();
+    let (one, _other) = two(&database);
+    let token = one.token("lab", DEVICE);
+    run(async {
+        let mut here = Socket::of_device(&one.url, &token, &identity(1)).await;
+        let (there, from) = (server_of(&database, 1), id(2));
+        let mail = |to: &str, data: &str, created: &str| {
+            let signal = json!({"kind": "ice", "peer_id": "x", "data": data});
+            database.sql(&format!(
+                "INSERT INTO device_mails
+                     (instance_id, to_device, from_device, signal, created_at)
+                 VALUES ('{there}', '{to}', '{from}', '{signal}', {created})"
+            ));
+        };
+        let now = "extract(epoch FROM now())::BIGINT * 1000";
+        // What is wrong with one of them holds up no other.
+        mail("nobody", "x", now);
+        mail(&id(3).to_string(), "who is not here", now);
+        mail(&id(1).to_string(), "hello", now);
+        assert_eq!(here.hear().await, heard(2, "hello"));
+        database.sql(
+            "INSERT INTO device_mails (instance_id, to_device, from_device, signal, created_at)
+             VALUES ('gone', 'x', 'y', 'z', 0)",
+        );
+        let end = Instant::now() + super::sockets::PATIENCE;
+        while database.sql("SELECT COUNT(*) FROM device_mails") != "0" {
+            assert!(Instant::now() < end, "it is still there");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+#[test]
+fn the_end_of_an_older_socket_takes_no_newer_one_away() {
+    let database = Database::new();
+    let (_one, other) = two(&database);
+    let token = other.token("lab", DEVICE);
+    run(async {
+        let there = Socket::of_device(&other.url, &token, &identity(2)).await;
+        // As if the device had come back, and that were written first.
+        database.sql("UPDATE device_sockets SET number = number + 1");
+        there.close().await;
+        while other.number("devices") != 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_ne!(server_of(&database, 2), "");
+    });
 }

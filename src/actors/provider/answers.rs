@@ -7,12 +7,13 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{Mutex as Turn, Semaphore};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::actors::program::{Confined, Program};
@@ -39,6 +40,12 @@ pub(super) enum AnswerError {
     /// There is no room for it.
     #[error("the provider's disk has no room for it")]
     Room,
+    /// It is not said by the device itself that it asks.
+    #[error("whoever asks has not proven to be the device that it says: {0}")]
+    Unproven(String),
+    /// The device is not let in. Why is in our log.
+    #[error("the provider does not let this device in")]
+    NotLetIn,
     /// The program ends.
     #[error("the provider is being stopped")]
     Stopped,
@@ -51,6 +58,8 @@ impl AnswerError {
             Self::Request(_) => "parameters",
             Self::Here => "failed",
             Self::Room => "disk_full",
+            Self::Unproven(_) => "unproven",
+            Self::NotLetIn => "unauthorized",
             Self::Stopped => "stopped",
         }
     }
@@ -83,7 +92,10 @@ impl Drop for Answer {
 /// How one answer stands.
 #[derive(Default)]
 struct Slot {
+    /// The one that is kept.
     answer: Option<Arc<Answer>>,
+    /// The last one, kept or not, while somebody has it: whoever waited for it takes it, too.
+    last: Weak<Answer>,
     /// The last try that failed: whoever waited for it does not try again.
     failed: Option<(Instant, AnswerError)>,
 }
@@ -113,14 +125,20 @@ impl Answers {
 
     /// Checks what can be checked before anything is made.
     pub(super) fn check(&self, values: &Values) -> Result<(), AnswerError> {
-        if let Origin::Generator(generator) = self.rule.origin {
-            let product = Product::new(generator, values).map_err(of_generator)?;
-            let (size, most) = (product.size(), self.rule.max_size);
-            if size > most {
-                return Err(of_generator(GenerateError::TooLarge { size, most }));
+        match &self.rule.origin {
+            Origin::Generator(generator) => {
+                let product = Product::new(*generator, values).map_err(of_generator)?;
+                let (size, most) = (product.size(), self.rule.max_size);
+                match size > most {
+                    true => Err(of_generator(GenerateError::TooLarge { size, most })),
+                    false => Ok(()),
+                }
+            }
+            Origin::Command { arguments, .. } => {
+                let checked = self.rule.parameters.check_arguments(arguments, values);
+                checked.map_err(|error| AnswerError::Request(error.to_string()))
             }
         }
-        Ok(())
     }
 
     /// The answer to a request: one that is kept, or a new one.
@@ -130,7 +148,6 @@ impl Answers {
         let slot = Arc::clone(lock(&self.slots).entry(key).or_default());
         // Whoever asks for the same meanwhile waits here, and takes what comes of it.
         let mut turn = slot.lock().await;
-        self.forget_old();
         if let Some(answer) = &turn.answer
             && answer.made.elapsed() < self.rule.cache_for
         {
@@ -138,6 +155,11 @@ impl Answers {
                 kept.0 = Instant::now();
             }
             return Ok(Arc::clone(answer));
+        }
+        if let Some(answer) = turn.last.upgrade()
+            && answer.made >= asked
+        {
+            return Ok(answer);
         }
         turn.answer = None;
         if let Some((at, error)) = &turn.failed
@@ -152,6 +174,7 @@ impl Answers {
         match made {
             Ok(answer) => {
                 let answer = Arc::new(answer);
+                turn.last = Arc::downgrade(&answer);
                 if answer.size <= self.rule.cache_size {
                     turn.answer = Some(Arc::clone(&answer));
                     drop(turn);
@@ -223,6 +246,14 @@ impl Answers {
             warn!(%error, "making an answer ended early");
             Err(AnswerError::Here)
         })
+    }
+}
+
+/// Lets go of what is too old, again and again: perhaps nobody asks any more. Does not end.
+pub(super) async fn keep_tidy(all: impl Iterator<Item = &Arc<Answers>> + Clone, every: Duration) {
+    loop {
+        sleep(every).await;
+        all.clone().for_each(|answers| answers.forget_old());
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::dataplane::{Begun, PlainFailure, PlainTerms, Progress, receive_plain};
 use crate::net::link::LinkError;
 use crate::net::plain::PlainChannel;
-use crate::net::rendezvous::ServerError;
+use crate::net::rendezvous::{Server, ServerError};
 use crate::protocol::id::DeviceId;
 use crate::protocol::message::Code;
 use crate::protocol::names::brief;
@@ -22,8 +22,9 @@ use crate::protocol::plain::OfferData;
 use crate::protocol::policy::Whom;
 use crate::protocol::rendezvous::{Initiate, SessionInfo, SignalType};
 
-use super::connect::{Direct, Signals, offer_data, say};
+use super::connect::{Direct, offer_data};
 use super::native::take;
+use super::signals::{Signals, say};
 use super::{Common, ProviderEvent, server};
 
 /// How often progress is told.
@@ -78,8 +79,13 @@ pub enum AskError {
     #[error("the device that provides this is not let in: {0}")]
     NotLetIn(String),
     /// A device was to send it.
-    #[error("the file did not come: {0}")]
-    Device(String),
+    #[error("the file did not come: {reason}")]
+    Device {
+        /// Why, for programs.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+    },
     /// It broke off.
     #[error("the file did not come: {0}; nothing of it was kept")]
     Transfer(#[from] PlainFailure),
@@ -101,6 +107,13 @@ impl AskError {
             Self::Transfer(PlainFailure::Policy(refusal)) if refusal.code == Code::Quota => {
                 exit::DISK
             }
+            Self::Device { code, .. } => match code {
+                Code::DiskFull | Code::DiskError | Code::Quota | Code::Declined => exit::DISK,
+                Code::Unauthorized => exit::UNAUTHORIZED,
+                Code::Integrity => exit::INTEGRITY,
+                Code::NotConnected => exit::NO_RECEIVER,
+                _ => exit::ERROR,
+            },
             Self::Unverified | Self::Other(_) | Self::NotLetIn(_) => exit::UNAUTHORIZED,
             _ => exit::ERROR,
         }
@@ -150,6 +163,11 @@ pub async fn ask(asking: Asking) -> Result<PathBuf, AskError> {
         request_type: initiate.request_type.clone(),
     };
     common.tell(asked).await;
+    // Whoever provides need not wait for us any longer, whatever comes of it.
+    let _end = Ending {
+        server: common.server.clone(),
+        session: session.session_id.clone(),
+    };
     let asker = Asker {
         common,
         session,
@@ -158,6 +176,25 @@ pub async fn ask(asking: Asking) -> Result<PathBuf, AskError> {
         node: asking.node,
     };
     asker.run(asking.wait).await
+}
+
+/// Ends a session at the rendezvous when it is dropped.
+struct Ending {
+    server: Server,
+    session: String,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let (server, session) = (self.server.clone(), std::mem::take(&mut self.session));
+        if let Ok(here) = tokio::runtime::Handle::try_current() {
+            here.spawn(async move {
+                if let Err(error) = server.end(&session).await {
+                    debug!(%error, "the end of a session was not told");
+                }
+            });
+        }
+    }
 }
 
 struct Asker {
@@ -228,16 +265,22 @@ impl Asker {
 
     /// Waits for an offer. Returns it, and the candidates that came before.
     async fn offer(&self, signals: &mut Signals, wait: Duration) -> Result<Offered, AskError> {
-        let end = Instant::now() + wait;
+        let began = Instant::now();
+        let nobody = |waited| AskError::Nobody {
+            request_type: self.session.request_type.clone(),
+            waited,
+        };
         let mut candidates = Vec::new();
         loop {
-            let Ok(signal) = timeout_at(end, signals.next()).await else {
-                return Err(AskError::Nobody {
-                    request_type: self.session.request_type.clone(),
-                    waited: wait,
-                });
+            let signal = match timeout_at(began + wait, signals.next()).await {
+                Ok(Ok(signal)) => signal,
+                // The rendezvous has given the session up.
+                Ok(Err(ServerError::Refused { status: 404, .. })) => {
+                    return Err(nobody(began.elapsed()));
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(nobody(wait)),
             };
-            let signal = signal?;
             match offer_data(&signal) {
                 Some(OfferData::Offer { sdp }) => return Ok(Offered::Plain(sdp, candidates)),
                 Some(OfferData::Handout {
@@ -370,6 +413,7 @@ impl Asker {
             seconds: began.elapsed().as_secs_f64(),
             relayed,
             verified: false,
+            already: false,
             device_id: None,
         };
         common.tell(received).await;

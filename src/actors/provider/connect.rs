@@ -2,111 +2,21 @@
 //! rendezvous, else the rendezvous itself.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::net::link::{Link, LinkError, LinkEvent, NATIVE_LABEL};
 use crate::net::plain::PlainChannel;
-use crate::net::rendezvous::{Server, ServerError};
 use crate::protocol::candidate::{CandidatePolicy, MAX_CANDIDATES, filter_sdp};
 use crate::protocol::names::brief;
 use crate::protocol::plain::{AnswerData, OfferData};
-use crate::protocol::rendezvous::{SignalInfo, SignalPost, SignalType};
+use crate::protocol::rendezvous::{SignalInfo, SignalType};
 
 use super::Common;
-
-/// How long one question about signals waits for some, in seconds.
-const POLL: u64 = 10;
-/// How long to wait after a question that failed.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Most signals of one session that are looked at.
-const MAX_SIGNALS: usize = 500;
-
-/// What the other party of a session says, in order, each thing once.
-pub(super) struct Signals {
-    server: Server,
-    session: String,
-    after: i64,
-    seen: usize,
-    waiting: std::collections::VecDeque<SignalInfo>,
-}
-
-impl Signals {
-    pub(super) fn new(server: Server, session: String) -> Self {
-        Self {
-            server,
-            session,
-            after: 0,
-            seen: 0,
-            waiting: std::collections::VecDeque::new(),
-        }
-    }
-
-    /// The next one, whenever it comes.
-    ///
-    /// # Errors
-    /// [`ServerError`] where asking again is of no use. Failures that may pass are waited for.
-    pub(super) async fn next(&mut self) -> Result<SignalInfo, ServerError> {
-        loop {
-            if let Some(signal) = self.waiting.pop_front() {
-                return Ok(signal);
-            }
-            match self.server.signals(&self.session, self.after, POLL).await {
-                Ok(signals) => {
-                    // A server that does not know `after` tells all again and again.
-                    let new = signals.into_iter().filter(|one| one.id > self.after);
-                    let mut new: Vec<_> = new.collect();
-                    new.sort_by_key(|one| one.id);
-                    let none = new.is_empty();
-                    for signal in new {
-                        self.after = signal.id;
-                        self.seen += 1;
-                        if self.seen <= MAX_SIGNALS {
-                            self.waiting.push_back(signal);
-                        }
-                    }
-                    if none {
-                        // It may not know `wait` either.
-                        sleep(Duration::from_millis(300)).await;
-                    }
-                }
-                Err(error) if error.may_pass() => {
-                    debug!(%error, "asking for signals again");
-                    sleep(AGAIN).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// Says something to the other party; tried again while that may help.
-pub(super) async fn say(
-    server: &Server,
-    session: &str,
-    kind: SignalType,
-    data: String,
-) -> Result<(), ServerError> {
-    let post = SignalPost {
-        session_id: session.to_owned(),
-        signal_type: kind,
-        signal_data: data,
-    };
-    let mut tries = 0;
-    loop {
-        match server.signal(&post).await {
-            Err(error) if error.may_pass() && tries < 5 => {
-                tries += 1;
-                sleep(AGAIN * tries).await;
-            }
-            done => return done,
-        }
-    }
-}
+use super::signals::{Signals, say};
 
 /// A connection that is being made, or is there.
 pub(super) struct Direct {
@@ -260,7 +170,7 @@ impl Direct {
 
 /// Tells the other side of a candidate that came after the description.
 fn trickle(signals: &Signals, line: String) {
-    let (server, session) = (signals.server.clone(), signals.session.clone());
+    let (server, session) = (signals.server().clone(), signals.session().to_owned());
     let data = json!({ "candidate": line, "sdpMid": "0", "sdpMLineIndex": 0 }).to_string();
     // There are only so many, and the connection waits for none of them.
     tokio::spawn(async move {

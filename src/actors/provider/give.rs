@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::actors::service::Node;
@@ -19,12 +19,17 @@ use crate::protocol::names::{brief, printable};
 use crate::protocol::plain::OfferData;
 use crate::protocol::rendezvous::{SessionInfo, SignalType};
 
-use super::answers::{AnswerError, Answers, Folder};
-use super::connect::say;
+use super::answers::{AnswerError, Answers, Folder, keep_tidy};
+use super::native;
+use super::signals::say;
 use super::{Common, ProviderEvent, Requester, rules, server};
 
 /// Sessions at once; further ones wait at the rendezvous.
 const MAX_SESSIONS: usize = 64;
+/// Those of one user of the rendezvous: a quarter.
+const MAX_OF_USER: usize = 16;
+/// How long one with a plain client may last, the making included.
+const PLAIN_LASTS: Duration = Duration::from_secs(6 * 3600);
 /// Sessions that are remembered, so that none is looked at twice.
 const REMEMBERED: usize = 10_000;
 /// How long one question for sessions waits for some, in seconds.
@@ -33,6 +38,8 @@ const POLL: u64 = 25;
 const AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait between two tries to reach the rendezvous.
 const LONGEST: Duration = Duration::from_secs(30);
+/// How often it is looked which answers are too old to be kept.
+const TIDY: Duration = Duration::from_secs(5);
 /// How long what is being made may take to end, when the program ends.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -77,6 +84,7 @@ pub async fn give(giving: Giving, ends: impl Future<Output = ()>) -> Result<(), 
     let provider = Arc::new(provider);
     let outcome = tokio::select! {
         outcome = Arc::clone(&provider).serve() => outcome,
+        () = keep_tidy(provider.answers.values(), TIDY) => Ok(()),
         () = ends => Ok(()),
     };
     // Programs that work for us end with us, and with them what they have started.
@@ -141,7 +149,7 @@ impl Provider {
             .values()
             .any(|answers| self.takes_plain(answers));
         let mut sessions = JoinSet::new();
-        let mut known = Known::default();
+        let (mut known, mut places) = (Known::default(), Places::default());
         let mut wait = AGAIN;
         let mut reached: Option<bool> = None;
         let mut told = false;
@@ -152,7 +160,7 @@ impl Provider {
             }
             // The first question is answered at once, so that it is known that we are let in.
             let patience = if reached == Some(true) { POLL } else { 0 };
-            match self.common.server.sessions(patience).await {
+            match self.common.server.sessions(&types, patience).await {
                 Ok(waiting) => {
                     (wait, told) = (AGAIN, false);
                     match reached {
@@ -173,6 +181,10 @@ impl Provider {
                         if sessions.len() >= MAX_SESSIONS {
                             break;
                         }
+                        // It waits there until one of the same user is over.
+                        let Some(place) = places.take(&session.initiator_user_id) else {
+                            continue;
+                        };
                         if !known.is_new(&session.session_id) {
                             continue;
                         }
@@ -181,7 +193,10 @@ impl Provider {
                         };
                         begun = true;
                         let provider = Arc::clone(&self);
-                        sessions.spawn(async move { provider.attend(session, answers).await });
+                        sessions.spawn(async move {
+                            provider.attend(session, answers).await;
+                            drop(place);
+                        });
                     }
                     if !begun {
                         // There may be sessions that are for others: they make no long wait.
@@ -266,10 +281,14 @@ impl Provider {
         };
         let given = match (Requester::of(&session), &self.node) {
             (Requester::Device(device), Some(node)) => {
-                self.give_device(node, &session, &device, &answers, &values, requested)
-                    .await
+                let giving =
+                    self.give_device(node, &session, &device, &answers, &values, requested);
+                within(native::LASTS, giving).await
             }
-            _ => self.answer(&session, &answers, &values, requested).await,
+            _ => {
+                let answering = self.answer(&session, &answers, &values, requested);
+                within(PLAIN_LASTS, answering).await
+            }
         };
         if let Err(reason) = given {
             let reason = brief(&reason);
@@ -303,6 +322,33 @@ impl Provider {
     }
 }
 
+async fn within(
+    limit: Duration,
+    given: impl Future<Output = Result<(), String>>,
+) -> Result<(), String> {
+    let late = || {
+        Err(format!(
+            "it was not over after {} h",
+            limit.as_secs() / 3600
+        ))
+    };
+    timeout(limit, given).await.unwrap_or_else(|_| late())
+}
+
+/// Whose sessions are being attended to; each holds a place while it is.
+#[derive(Default)]
+struct Places(HashMap<String, Arc<()>>);
+
+impl Places {
+    /// One for a session of this user; nothing where it has as many as it may.
+    fn take(&mut self, user: &str) -> Option<Arc<()>> {
+        // This map holds each user's once itself.
+        self.0.retain(|_, taken| Arc::strong_count(taken) > 1);
+        let taken = self.0.entry(user.to_owned()).or_default();
+        (Arc::strong_count(taken) <= MAX_OF_USER).then(|| Arc::clone(taken))
+    }
+}
+
 /// Sessions that have been looked at.
 #[derive(Default)]
 struct Known {
@@ -322,5 +368,33 @@ impl Known {
             self.all.remove(&oldest);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_has_a_quarter_of_the_places_and_gets_them_back() {
+        let mut places = Places::default();
+        let mut taken: Vec<_> = std::iter::from_fn(|| places.take("one")).collect();
+        assert_eq!(taken.len(), MAX_SESSIONS / 4);
+        let other = places.take("other");
+        assert!(other.is_some());
+        taken.pop();
+        taken.extend(places.take("one"));
+        assert_eq!(taken.len(), MAX_SESSIONS / 4);
+        assert!(places.take("one").is_none());
+        drop((taken, other));
+        assert!(places.take("third").is_some());
+        assert_eq!(places.0.len(), 1, "nobody is remembered for nothing");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_does_not_end_is_ended() {
+        let ended = within(Duration::ZERO, std::future::pending()).await;
+        assert_eq!(ended, Err("it was not over after 0 h".to_owned()));
+        assert_eq!(within(PLAIN_LASTS, async { Ok(()) }).await, Ok(()));
     }
 }

@@ -6,6 +6,7 @@ mod ask;
 mod connect;
 mod give;
 mod native;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -144,6 +145,9 @@ pub enum ProviderEvent {
         relayed: bool,
         /// Whether its sender has proven who it is, and its content was checked.
         verified: bool,
+        /// It was here before, and did not come again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        already: bool,
         /// Which device that is, where it has.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device_id: Option<DeviceId>,

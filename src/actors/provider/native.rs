@@ -14,6 +14,7 @@ use crate::actors::coordinator::Vouch;
 use crate::actors::service::Node;
 use crate::net::link::Path as LinkPath;
 use crate::protocol::id::DeviceId;
+use crate::protocol::message::Code;
 use crate::protocol::roles::Roles;
 use crate::protocol::transfer::TransferState;
 use crate::protocol::trust::Purpose;
@@ -23,9 +24,12 @@ use super::ask::{Asking, ask};
 pub(super) use taking::take;
 
 /// The longest that a device is let in for one request. It ends with the request, which is sooner.
-const LASTS: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LASTS: Duration = Duration::from_secs(24 * 3600);
 /// How long a device may take to come, once the file is there for it.
 const COMING: Duration = Duration::from_secs(120);
+
+/// How long a device may take to prove that it asks.
+const PROVING: Duration = Duration::from_secs(30);
 
 /// While it lives, a device is let in for one request.
 struct LetIn {
@@ -67,12 +71,11 @@ impl Drop for LetIn {
 }
 
 /// Why a transfer came to nothing.
-fn reason_of(state: &TransferState) -> Option<String> {
+fn why_of(state: &TransferState) -> Option<(Code, String)> {
     match state {
-        TransferState::Failed { reason, .. } | TransferState::Paused { reason, .. } => {
-            Some(reason.clone())
-        }
-        TransferState::Cancelled { .. } => Some("it was cancelled".to_owned()),
+        TransferState::Failed { code, reason }
+        | TransferState::Paused { code, reason, .. }
+        | TransferState::Cancelled { code, reason, .. } => Some((*code, reason.clone())),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Data that is made here: signals and spectra in NumPy's format, the same bytes for the same
 //! request.
 
+mod fft;
 mod noise;
 mod npz;
 mod signal;

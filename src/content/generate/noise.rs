@@ -3,7 +3,7 @@
 
 use std::f64::consts::TAU;
 
-use rustfft::num_complex::Complex;
+use num_complex::Complex;
 
 /// A stream of complex normal numbers.
 #[derive(Debug, Clone)]
@@ -40,7 +40,8 @@ impl Noise {
         // Never 0, whose logarithm is infinite.
         let first = ((self.bits() >> 11) + 1) as f64 * UNIT;
         let second = (self.bits() >> 11) as f64 * UNIT;
-        Complex::from_polar(self.deviation * (-2.0 * first.ln()).sqrt(), TAU * second)
+        let length = self.deviation * (-2.0 * libm::log(first)).sqrt();
+        turned(TAU * second) * length
     }
 }
 
@@ -50,7 +51,13 @@ pub(super) fn wave(turns: f64, sample: u64) -> Complex<f64> {
     // In two parts, so that no digit of the phase is lost where the number is large.
     let (high, low) = ((sample >> 20) as f64, (sample & 0xf_ffff) as f64);
     let phase = ((turns * 1_048_576.0).rem_euclid(1.0) * high).rem_euclid(1.0) + turns * low;
-    Complex::cis(TAU * phase.rem_euclid(1.0))
+    turned(TAU * phase.rem_euclid(1.0))
+}
+
+/// The number of length 1 at this angle. Its digits are the same on every system: the sine of the
+/// system's own library need not be.
+pub(super) fn turned(angle: f64) -> Complex<f64> {
+    Complex::new(libm::cos(angle), libm::sin(angle))
 }
 
 #[cfg(test)]

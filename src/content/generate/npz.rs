@@ -3,7 +3,7 @@
 
 use std::io::{self, Seek, Write};
 
-use rustfft::num_complex::Complex;
+use num_complex::Complex;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 

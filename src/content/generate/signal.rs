@@ -2,7 +2,7 @@
 
 use std::io::{Seek, Write};
 
-use rustfft::num_complex::Complex;
+use num_complex::Complex;
 
 use super::noise::{Noise, wave};
 use super::npz::{Npz, OVERHEAD};

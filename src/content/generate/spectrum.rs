@@ -2,11 +2,10 @@
 //! receiver does whose band is narrower.
 
 use std::io::{Seek, Write};
-use std::sync::Arc;
 
-use rustfft::num_complex::Complex;
-use rustfft::{Fft, FftPlannerScalar};
+use num_complex::Complex;
 
+use super::fft::Fft;
 use super::noise::{Noise, wave};
 use super::npz::{Npz, OVERHEAD};
 use super::{GenerateError, Stops, short};
@@ -132,8 +131,7 @@ impl Spectrum {
 /// real receiver: there a carrier shows that is beyond the other edge.
 struct Sweep<'a> {
     spectrum: &'a Spectrum,
-    fft: Arc<dyn Fft<f64>>,
-    scratch: Vec<Complex<f64>>,
+    fft: Fft,
     window: Vec<f64>,
     samples: Vec<Complex<f64>>,
     power: Vec<f64>,
@@ -145,16 +143,13 @@ struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     fn new(spectrum: &'a Spectrum) -> Self {
         let size = spectrum.fft_size;
-        // The same arithmetic on every processor of a kind, hence the same bytes.
-        let fft = FftPlannerScalar::new().plan_fft_forward(size);
         let turn = std::f64::consts::TAU / size as f64;
         let window: Vec<f64> = (0..size)
-            .map(|n| 0.5 - 0.5 * (turn * n as f64).cos())
+            .map(|n| 0.5 - 0.5 * libm::cos(turn * n as f64))
             .collect();
         Self {
             spectrum,
-            scratch: vec![Complex::default(); fft.get_inplace_scratch_len()],
-            fft,
+            fft: Fft::new(size),
             window,
             samples: vec![Complex::default(); size],
             power: vec![0.0; size],
@@ -179,7 +174,7 @@ impl<'a> Sweep<'a> {
             .into_iter()
             .map(|(hertz, power)| ((hertz - center) / spectrum.sample_rate, power))
             .filter(|(turns, _)| turns.abs() < 0.5)
-            .map(|(turns, power)| (turns, 10_f64.powf(power / 20.0)))
+            .map(|(turns, power)| (turns, libm::pow(10.0, power / 20.0)))
             .collect();
         let mut noise = Noise::new(spectrum.seed as u64, self.step, NOISE);
         self.power.fill(0.0);
@@ -195,8 +190,7 @@ impl<'a> Sweep<'a> {
                 }
                 *sample = value * self.window[n];
             }
-            self.fft
-                .process_with_scratch(&mut self.samples, &mut self.scratch);
+            self.fft.forward(&mut self.samples);
             for (power, bin) in self.power.iter_mut().zip(&self.samples) {
                 *power += bin.norm_sqr();
             }
@@ -207,7 +201,7 @@ impl<'a> Sweep<'a> {
         let powers = (edge..edge + count)
             // The transform begins with frequency 0; the step with minus half the sample rate.
             .map(|bin| self.power[(bin + size / 2) % size])
-            .map(|power| (10.0 * (power * scale).max(f64::MIN_POSITIVE).log10()) as f32)
+            .map(|power| (10.0 * libm::log10((power * scale).max(f64::MIN_POSITIVE))) as f32)
             .collect();
         self.bin += used;
         self.step += 1;

@@ -168,6 +168,22 @@ fn the_same_request_is_the_same_bytes_and_another_seed_is_not() {
 }
 
 #[test]
+fn the_bytes_are_those_that_every_system_makes() {
+    let hash = |file: Vec<u8>| blake3::hash(&file).to_hex().to_string();
+    let json = r#"{"duration":0.01,"frequency":100001000,"sample_rate":48e3,"seed":7}"#;
+    let signal = made(&product(Generator::Signal, json).unwrap());
+    assert_eq!(
+        hash(signal),
+        "7a86bcfeeaea491abaeedfb72dfffe804a8b7b6c0b4e636cad940b2676e31644"
+    );
+    let spectrum = made(&product(Generator::Spectrum, SPECTRUM).unwrap());
+    assert_eq!(
+        hash(spectrum),
+        "70976c3dc6b3b65521de081b5ed4991a143095f54d6f491fd52884598bfca8a1"
+    );
+}
+
+#[test]
 fn what_is_too_large_or_makes_no_sense_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npz");

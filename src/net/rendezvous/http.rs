@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{NO_RENDEZVOUS, Server, ServerError, broken, reason, tls_fault};
+use crate::protocol::provider::is_name;
 use crate::protocol::rendezvous::{
-    IceServers, Initiate, MAX_WAIT, SessionInfo, SignalInfo, SignalPost,
+    IceServers, Initiate, MAX_TYPES, MAX_WAIT, SessionInfo, SignalInfo, SignalPost,
 };
 
 /// How long a call may take, besides what it asks the server to wait.
@@ -48,6 +49,7 @@ pub(super) fn agent(ca: Option<&[u8]>) -> Result<ureq::Agent, ServerError> {
 enum Call {
     Get,
     Post(String),
+    Delete,
 }
 
 impl Server {
@@ -59,14 +61,22 @@ impl Server {
         self.call("/api/ice/initiate", json(request), 0).await
     }
 
-    /// The sessions that wait for somebody who provides the data. Where there is none, the server
-    /// waits so many seconds for one.
+    /// The sessions that wait for somebody who provides the data, of these types; more types than
+    /// can be asked for are all. Where there is none, the server waits so many seconds for one.
     ///
     /// # Errors
     /// [`ServerError`]
-    pub async fn sessions(&self, wait: u64) -> Result<Vec<SessionInfo>, ServerError> {
+    pub async fn sessions(
+        &self,
+        types: &[String],
+        wait: u64,
+    ) -> Result<Vec<SessionInfo>, ServerError> {
         let wait = wait.min(MAX_WAIT);
-        let path = format!("/api/ice/sessions?wait={wait}");
+        let mut path = format!("/api/ice/sessions?wait={wait}");
+        // Their letters mean nothing else in an address.
+        if types.len() <= MAX_TYPES && types.iter().all(|name| is_name(name)) {
+            path.push_str(&format!("&request_type={}", types.join(",")));
+        }
         self.call(&path, Call::Get, wait).await
     }
 
@@ -76,6 +86,17 @@ impl Server {
     /// [`ServerError`]
     pub async fn signal(&self, signal: &SignalPost) -> Result<(), ServerError> {
         let answer: serde_json::Value = self.call("/api/ice/signal", json(signal), 0).await?;
+        drop(answer);
+        Ok(())
+    }
+
+    /// Ends a session for both parties.
+    ///
+    /// # Errors
+    /// [`ServerError`]
+    pub async fn end(&self, session_id: &str) -> Result<(), ServerError> {
+        let path = format!("/api/ice/sessions/{session_id}");
+        let answer: serde_json::Value = self.call(&path, Call::Delete, 0).await?;
         drop(answer);
         Ok(())
     }
@@ -129,6 +150,10 @@ impl Server {
         let sent = match call {
             Call::Get => {
                 let request = self.agent.get(address).header("Authorization", &bearer);
+                request.config().timeout_global(limit).build().call()
+            }
+            Call::Delete => {
+                let request = self.agent.delete(address).header("Authorization", &bearer);
                 request.config().timeout_global(limit).build().call()
             }
             Call::Post(body) => {

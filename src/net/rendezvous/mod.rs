@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
@@ -44,6 +45,8 @@ pub struct Server {
     /// Read each time that it is needed: tokens end, and whoever renews one writes the file.
     token_file: Arc<Path>,
     tls: Option<Arc<ClientConfig>>,
+    /// What tells us from others with the same user's token. Not secret.
+    client: Option<Arc<str>>,
     agent: ureq::Agent,
 }
 
@@ -115,6 +118,7 @@ impl Server {
             url: url.into(),
             token_file: token_file.into(),
             tls: tls.map(Arc::new),
+            client: client(),
             agent: http::agent(ca)?,
         })
     }
@@ -122,6 +126,12 @@ impl Server {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What our signals say of who among the clients of one user posts them; nothing where the
+    /// system gave no randomness.
+    pub fn client(&self) -> Option<&str> {
+        self.client.as_deref()
     }
 
     /// Who we are there, as the header `Authorization` says it. A secret.
@@ -221,6 +231,13 @@ impl Server {
             }
         }
     }
+}
+
+/// Random, so that no two programs have the same.
+fn client() -> Option<Arc<str>> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(HEXLOWER.encode(&bytes).into())
 }
 
 /// Why there is no connection, for people.

@@ -114,6 +114,46 @@ fn an_argument_stays_one_whatever_is_put_into_it() {
 }
 
 #[test]
+fn a_text_that_begins_an_argument_makes_no_option_of_it() {
+    let refused = |argument: &str, request: &str| {
+        let values = declared().check(request).unwrap();
+        let arguments = [
+            Argument::new("-x").unwrap(),
+            Argument::new(argument).unwrap(),
+        ];
+        declared().check_arguments(&arguments, &values).is_err()
+    };
+    let option = r#"{"rate":1,"note":"-o/x"}"#;
+    assert!(refused("{note}", option));
+    assert!(refused("{note}{rate}", option));
+    // What stands before it may be nothing.
+    let empty = Parameter::needed(Kind::Text { max_length: 9 }).or(Value::Text(String::new()));
+    let with = |text: &str| {
+        let mut declared = declared();
+        declared.0.insert("empty".to_owned(), empty.clone());
+        let values = declared.check(text).unwrap();
+        declared.check_arguments(&[Argument::new("{empty}{note}").unwrap()], &values)
+    };
+    let error = with(option).unwrap_err().to_string();
+    assert!(error.contains("note must not begin"), "{error}");
+    assert!(with(r#"{"rate":1,"note":"-o","empty":"a"}"#).is_ok());
+    for argument in ["--note={note}", "a{note}", "{rate}{note}", "{output}{note}"] {
+        assert!(!refused(argument, option), "{argument}");
+    }
+    assert!(!refused("{note}", r#"{"rate":1,"note":"o-x"}"#));
+    assert!(!refused("{note}", r#"{"rate":1}"#));
+    // What the declaration itself says is meant.
+    let mut own = declared();
+    let mode = own.0.get_mut("mode").unwrap();
+    mode.choices = vec![Value::Text("-fast".into()), Value::Text("-slow".into())];
+    mode.default = None;
+    own.0.get_mut("note").unwrap().default = Some(Value::Text("-n".into()));
+    let values = own.check(r#"{"rate":1,"mode":"-fast"}"#).unwrap();
+    let arguments = ["{mode}", "{note}"].map(|text| Argument::new(text).unwrap());
+    assert_eq!(own.check_arguments(&arguments, &values), Ok(()));
+}
+
+#[test]
 fn the_built_in_generators_take_what_the_seed_sends() {
     let spectrum = Generator::Spectrum.parameters();
     let json = r#"{"frequency_start":100000000,"frequency_end":200000000,"sample_rate":1000000}"#;

@@ -23,6 +23,10 @@ pub const MAX_PARAMETERS: usize = 16 << 10;
 pub const MAX_SIGNAL: usize = 48 << 10;
 /// Bytes of a request's type.
 pub const MAX_TYPE: usize = 64;
+/// Types that a list of sessions may be asked for by.
+pub const MAX_TYPES: usize = 16;
+/// Bytes of [`SignalPost::client`].
+pub const MAX_CLIENT: usize = 64;
 /// Bytes of a file's name or media type.
 pub const MAX_NAME: usize = 255;
 /// The longest wait of a long poll, in seconds.
@@ -141,6 +145,9 @@ pub enum Unfit {
     /// A signal's data.
     #[error("signal_data must have 1 to {MAX_SIGNAL} bytes")]
     SignalData,
+    /// What tells a user's clients apart.
+    #[error("client must be 1 to {MAX_CLIENT} characters of A-Z a-z 0-9 _ -")]
+    Client,
     /// A relayed link's id.
     #[error("a relay id must have 26 to 64 characters of a-z and 2-7")]
     RelayId,
@@ -271,12 +278,22 @@ pub struct SignalPost {
     pub signal_type: SignalType,
     /// The offer, answer or candidate, usually JSON; the rendezvous does not look into it.
     pub signal_data: String,
+    /// What tells this client from others of the same user: random, the same for as long as it
+    /// runs. Clients that have no use for it leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
 }
 
 impl SignalPost {
     /// Checks every member against its limits.
     pub fn check(&self) -> Result<(), Unfit> {
         check_session_id(&self.session_id)?;
+        let word = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
+        let fits =
+            |client: &String| (1..=MAX_CLIENT).contains(&client.len()) && client.bytes().all(word);
+        if !self.client.as_ref().is_none_or(fits) {
+            return Err(Unfit::Client);
+        }
         let data = &self.signal_data;
         match data.is_empty() || data.len() > MAX_SIGNAL || data.contains('\0') {
             true => Err(Unfit::SignalData),

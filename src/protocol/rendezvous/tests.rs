@@ -73,6 +73,26 @@ fn only_ids_of_sessions_and_relays_pass_as_such() {
 }
 
 #[test]
+fn a_signal_may_say_which_client_of_its_user_posts_it() {
+    let text = r#"{"session_id":"0b1f8a3e-1c2d-4e5f-8a9b-0c1d2e3f4a5b","signal_type":"offer","signal_data":"x"}"#;
+    let mut post: SignalPost = serde_json::from_str(text).unwrap();
+    assert_eq!((post.check(), &post.client), (Ok(()), &None));
+    assert_eq!(serde_json::to_string(&post).unwrap(), text);
+    for (client, fits) in [
+        ("aZ09_-".to_owned(), true),
+        ("x".repeat(MAX_CLIENT), true),
+        ("x".repeat(MAX_CLIENT + 1), false),
+        (String::new(), false),
+        ("a b".to_owned(), false),
+        ("ä".to_owned(), false),
+    ] {
+        post.client = Some(client);
+        let expected = if fits { Ok(()) } else { Err(Unfit::Client) };
+        assert_eq!(post.check(), expected, "{:?}", post.client);
+    }
+}
+
+#[test]
 fn a_hello_proves_its_id_for_its_nonce_alone() {
     let (ours, other) = (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]));
     let hello = Hello::new(&ours, "Ours", &[7; 32]);

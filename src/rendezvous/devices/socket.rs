@@ -7,7 +7,8 @@ use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReaso
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Open, ROOM, send, tell_presence};
+use super::seats::Seat;
+use super::{ROOM, send, tell_presence};
 use crate::protocol::id::DeviceId;
 use crate::protocol::names::brief;
 use crate::protocol::rate::Rate;
@@ -15,7 +16,6 @@ use crate::protocol::rendezvous::{
     DeviceSays, Hello, MAX_MAIL, MAX_NAME, MAX_SOCKET_MESSAGE, MAX_WATCHED, Nonce, ServerSays,
 };
 use crate::rendezvous::door::Caller;
-use crate::rendezvous::problem::Problem;
 use crate::rendezvous::routes::{Answered, To};
 use crate::rendezvous::upgrade;
 
@@ -41,14 +41,7 @@ pub(in crate::rendezvous) async fn open(
     body: web::Payload,
     to: To,
 ) -> Answered {
-    let most = i64::try_from(to.max_devices).unwrap_or(i64::MAX);
-    if to.metrics.devices.inc() >= most {
-        to.metrics.devices.dec();
-        return Err(Problem::unavailable(
-            "as many devices are here as this rendezvous takes; try again later",
-        ));
-    }
-    let place = Open(to.clone());
+    let seat = to.devices.seats.take(caller.user)?;
     let (answer, session, messages) = upgrade(&request, body)?;
     let messages = messages
         .max_frame_size(MAX_SOCKET_MESSAGE)
@@ -56,9 +49,9 @@ pub(in crate::rendezvous) async fn open(
         .max_continuation_size(MAX_SOCKET_MESSAGE);
     let span = tracing::Span::current();
     let work = async move {
-        let _place = place;
         Socket {
             to,
+            seat,
             session,
             messages,
             heard: Instant::now(),
@@ -72,6 +65,7 @@ pub(in crate::rendezvous) async fn open(
 
 struct Socket {
     to: To,
+    seat: Seat,
     session: Session,
     messages: AggregatedMessageStream,
     heard: Instant,
@@ -121,9 +115,12 @@ impl Socket {
             let text = format!("a name may have {MAX_NAME} bytes at most");
             return Err(Fault("bad_hello", text));
         }
-        match hello.check(&nonce) {
+        if let Err(error) = hello.check(&nonce) {
+            return Err(Fault("bad_hello", error.to_string()));
+        }
+        match self.seat.prove() {
             Ok(()) => Ok(hello),
-            Err(error) => Err(Fault("bad_hello", error.to_string())),
+            Err(full) => Err(Fault("unavailable", full.to_string())),
         }
     }
 
@@ -132,16 +129,14 @@ impl Socket {
         let number = self.to.devices.arrive(device, queue);
         tracing::info!(%device, "a device is here");
         let ours = &self.to.devices.ours;
-        let ended = match self.to.store.device_is_here(ours, device).await {
+        let ended = match self.to.store.device_is_here(ours, device, number).await {
             Ok(()) => self.welcome(device, number, caller, &mut inbox).await,
             Err(error) => Err(Fault("unavailable", error.to_string())),
         };
-        // One that came back meanwhile is still here.
-        if self.to.devices.leave(device, number) {
-            let left = self.to.store.device_left(&self.to.devices.ours, device);
-            if let Err(error) = left.await {
-                tracing::warn!(%error, "other servers do not know that a device has gone");
-            }
+        self.to.devices.leave(device, number);
+        let ours = &self.to.devices.ours;
+        if let Err(error) = self.to.store.device_left(ours, device, number).await {
+            tracing::warn!(%error, "other servers do not know that a device has gone");
         }
         tracing::info!(%device, "a device has gone");
         ended
@@ -224,7 +219,8 @@ impl Socket {
                 Err(Fault("too_many", text))
             }
             DeviceSays::Watch { device_ids } => {
-                tell_presence(&self.to, device, number, device_ids).await;
+                self.to.devices.watch(device, number, &device_ids);
+                tell_presence(&self.to, device, number).await;
                 Ok(())
             }
             DeviceSays::Signal { to, signal } => {

@@ -18,10 +18,8 @@ use super::door::Caller;
 use super::problem::Problem;
 use super::routes::{Answered, To};
 use super::store::Meeting;
-use super::upgrade;
-use crate::protocol::rendezvous::{
-    ClientType, MAX_RELAYED, ServerSays, check_relay_id, check_session_id,
-};
+use super::{Shared, upgrade};
+use crate::protocol::rendezvous::{ClientType, MAX_RELAYED, check_relay_id, check_session_id};
 use outlet::{Frame, Opcode};
 pub(super) use places::Relays;
 use places::{Found, Link, Over, Terms};
@@ -60,7 +58,7 @@ pub(super) async fn session(
     let kinds = [ClientType::Provider, ClientType::Requester];
     caller.must_be(&kinds, "has sessions")?;
     check_session_id(&session)?;
-    to.store.parties(caller.user, &session).await?;
+    to.store.is_party(caller.user, &session, &to.terms).await?;
     let session = session.into_inner();
     let end = Opening {
         // No id of a relay looks like that.
@@ -103,6 +101,7 @@ impl Opening {
             to,
             key: self.key,
             session: self.session,
+            user: caller.user,
             outlet,
             messages: messages
                 .max_frame_size(MAX_RELAYED)
@@ -117,7 +116,7 @@ impl Opening {
 }
 
 /// Where nobody is left, the link's ends may meet elsewhere.
-async fn part(to: &To, key: &str) {
+pub(super) async fn part(to: &Shared, key: &str) {
     if to.relays.has(key) {
         return;
     }
@@ -144,6 +143,7 @@ struct End {
     to: To,
     key: String,
     session: Option<String>,
+    user: i64,
     outlet: mpsc::Sender<Frame>,
     messages: AggregatedMessageStream,
     link: Arc<Link>,
@@ -154,21 +154,15 @@ impl End {
         let first = matches!(found, Found::Nobody(_));
         self.to.metrics.relays.set(self.to.relays.count() as i64);
         let joined = match found {
-            Found::Other(other) => Some(other),
+            Found::Other(other) => self.join(other).await,
             Found::Nobody(joined) => self.wait(joined).await,
         };
         if let Some(other) = joined {
-            let says = serde_json::to_string(&ServerSays::Joined).unwrap_or_default();
-            let hello = Frame::new(Opcode::Text, says.as_bytes());
-            let told = tokio::time::timeout(UNREAD, self.outlet.send(hello)).await;
             if first {
                 tracing::info!("a relayed link is joined");
                 self.transfer("relaying", false).await;
             }
-            match told {
-                Ok(Ok(())) => self.pump(&other, first).await,
-                _ => self.link.end(Over::Lost),
-            }
+            self.pump(&other, first).await;
         }
         let over = self.link.over().borrow().clone().unwrap_or(Over::Lost);
         if first {
@@ -194,7 +188,17 @@ impl End {
         part(&to, &key).await;
     }
 
-    /// Waits for the other end.
+    /// Tells the other end that this one is there, before anything that this one sends.
+    async fn join(&self, other: mpsc::Sender<Frame>) -> Option<mpsc::Sender<Frame>> {
+        let told = tokio::time::timeout(UNREAD, other.send(Frame::joined())).await;
+        if !matches!(told, Ok(Ok(()))) {
+            self.link.end(Over::Lost);
+            return None;
+        }
+        Some(other)
+    }
+
+    /// Waits for the other end, which tells this one that it is there.
     async fn wait(
         &mut self,
         mut joined: oneshot::Receiver<mpsc::Sender<Frame>>,
@@ -304,11 +308,18 @@ impl End {
         }
     }
 
-    /// Counts what was carried for the users, and ends the link where one has had enough.
+    /// Counts what was carried for the users, and ends the link where one has had enough. A session
+    /// lasts on by it, so that its parties can come again when they lose each other.
     async fn count(&self) {
         let bytes = self.link.since_last();
         if bytes == 0 {
             return;
+        }
+        if let Some(session) = &self.session {
+            let lasts = self.to.store.is_party(self.user, session, &self.to.terms);
+            if let Err(error) = lasts.await {
+                tracing::debug!(%error, "a relayed link outlives its session");
+            }
         }
         self.to.metrics.relayed.inc_by(bytes);
         let most = self.to.relays.terms.day;

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::mpsc;
 
+use crate::protocol::rendezvous::ServerSays;
+
 /// Longest reason of a close message, in bytes (RFC 6455, 5.5).
 const MAX_REASON: usize = 123;
 
@@ -32,6 +34,12 @@ impl Frame {
             bytes: framed(opcode as u8, payload),
             last: false,
         }
+    }
+
+    /// What comes before all that the other end sends.
+    pub(super) fn joined() -> Self {
+        let says = serde_json::to_string(&ServerSays::Joined).unwrap_or_default();
+        Self::new(Opcode::Text, says.as_bytes())
     }
 
     pub(super) fn close(code: CloseCode, reason: &str) -> Self {

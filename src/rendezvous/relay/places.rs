@@ -143,6 +143,8 @@ impl Relays {
                 }
                 return Some(Err(self.too_many_of_user()));
             }
+            // From the next step on the first one may put something in; nothing is in it yet.
+            let _ = outlet.try_send(Frame::joined());
             if join.send(outlet.clone()).is_err() {
                 // The first one has just gone.
                 inner.places.remove(key);
@@ -198,6 +200,11 @@ impl Relays {
     /// True while somebody is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.inner().places.contains_key(key)
+    }
+
+    /// All of them.
+    pub(in crate::rendezvous) fn keys(&self) -> Vec<String> {
+        self.inner().places.keys().cloned().collect()
     }
 
     /// How many there are.
@@ -314,6 +321,18 @@ mod tests {
         drop((first, second));
         assert_eq!(relays.count(), 0);
         assert!(come(&relays, "a", 3).is_ok());
+    }
+
+    #[test]
+    fn what_the_first_one_sends_comes_after_joined() {
+        let relays = relays();
+        let (_first, Found::Nobody(mut joined)) = come(&relays, "a", 1).unwrap() else {
+            panic!("nobody is there yet");
+        };
+        let (outlet, _inbox) = mpsc::channel(1);
+        let _second = relays.come("a", 2, &outlet, true).unwrap();
+        let to_second = joined.try_recv().unwrap();
+        assert!(to_second.try_send(Frame::joined()).is_err(), "it is there");
     }
 
     #[test]

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, Executor, SqlSafeStr};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor, SqlSafeStr};
 
 use crate::config::Database;
-pub(super) use instances::{InstanceId, Mail};
+pub(super) use instances::{Here, InstanceId, Mail};
 pub(super) use relays::Meeting;
 pub(super) use sessions::Terms;
 
@@ -29,6 +29,8 @@ pub(super) use sessions::Terms;
 pub(super) const CHANNEL: &str = "handout_rendezvous";
 /// How long a request waits for a connection to the database.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that must be free on SQLite's disk, else the server is not well.
+const ROOM: u64 = 256 << 10;
 /// Connections to PostgreSQL.
 const CONNECTIONS: u32 = 16;
 /// Connections that read from SQLite, besides the one that writes.
@@ -45,6 +47,11 @@ const STEPS: &[(&str, &str, &str)] = &[
         "devices and relays",
         include_str!("migrations/2-sqlite.sql"),
         include_str!("migrations/2-postgres.sql"),
+    ),
+    (
+        "whose rows and claims",
+        include_str!("migrations/3-sqlite.sql"),
+        include_str!("migrations/3-postgres.sql"),
     ),
 ];
 
@@ -66,16 +73,64 @@ pub enum DatabaseError {
     )]
     Taken(PathBuf),
     /// The database says no, or does not answer.
-    #[error("the database of the rendezvous ({what}): {source}")]
+    #[error(
+        "the rendezvous's database, {database}: {what} failed: {}{}", said(.source),
+        advice(.source, database)
+    )]
     Database {
+        /// Which, without its password.
+        database: String,
         /// What was tried.
         what: &'static str,
         /// What it said.
         source: sqlx::Error,
     },
     /// Its tables are of a newer program, or were changed by hand.
-    #[error("the tables of the rendezvous's database do not fit this program: {0}")]
-    Tables(#[from] sqlx::migrate::MigrateError),
+    #[error(
+        "the tables of the rendezvous's database, {database}, do not fit this program: {source}; use \
+         the version that made them, or another database (rendezvous.serve.database)"
+    )]
+    Tables {
+        /// Which, without its password.
+        database: String,
+        /// What does not fit.
+        source: MigrateError,
+    },
+}
+
+/// An error as a person may want to read it.
+fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::PoolTimedOut => "it does not answer in time".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// True where the disk of the database takes nothing more: SQLITE_FULL, or PostgreSQL's disk_full.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "13" || code == "53100")
+}
+
+/// What a person can do.
+fn advice(error: &sqlx::Error, database: &str) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let file = database.strip_prefix("sqlite:").unwrap_or(database);
+    match code.as_deref() {
+        _ if is_full(error) => "; make room on its disk".to_owned(),
+        // SQLITE_CORRUPT and SQLITE_NOTADB.
+        Some("11" | "26") => format!(
+            "; it is damaged: move {file} away, and start with an empty one (open sessions are \
+             lost, nothing else)"
+        ),
+        // PostgreSQL's insufficient_privilege.
+        Some("42501") => "; the role needs the right to make tables there".to_owned(),
+        _ if database.starts_with("postgres") => {
+            "; see that it runs and lets this role in (rendezvous.serve.database)".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// Why something was not done.
@@ -90,14 +145,17 @@ pub(super) enum Refused {
     /// The user has enough of them.
     #[error(
         "this user has {0} open sessions already; they end some time after the last that was said \
-         in them"
+         or asked in them"
     )]
     ManySessions(u32),
     /// The session has enough of them.
     #[error("this session has {0} signals already; start another")]
     ManySignals(u32),
+    /// The session's signals are large enough.
+    #[error("the signals of a session may have {0} bytes in all; start another")]
+    ManyBytes(i64),
     /// The database does not do it.
-    #[error("the database does not answer")]
+    #[error("the database does not do it: {}", said(.0))]
     Database(#[from] sqlx::Error),
 }
 
@@ -115,6 +173,8 @@ pub(super) struct Store {
     read: AnyPool,
     /// SQLite has one writer at a time, so it gets one connection, and others wait in line.
     write: AnyPool,
+    /// Where the file is.
+    folder: Option<PathBuf>,
     /// Held for as long as this process uses the file.
     _lock: Option<std::fs::File>,
 }
@@ -123,11 +183,22 @@ impl Store {
     /// Opens the database and brings its tables up to date.
     pub(super) async fn open(database: &Database) -> Result<Self, DatabaseError> {
         sqlx::any::install_default_drivers();
-        let failed = |what| move |source| DatabaseError::Database { what, source };
+        let name = format!("{database:?}");
+        let failed = |what| {
+            let database = name.clone();
+            move |source| DatabaseError::Database {
+                database,
+                what,
+                source,
+            }
+        };
         let store = match database {
             Database::Sqlite(path) => {
                 let lock = take(path)?;
                 let url = sqlite_url(path);
+                try_out(&url, "SELECT COUNT(*) FROM sqlite_master")
+                    .await
+                    .map_err(failed("opening it"))?;
                 let pool = |most| {
                     let options = AnyPoolOptions::new()
                         .max_connections(most)
@@ -143,6 +214,7 @@ impl Store {
                     kind: Kind::Sqlite,
                     read: read.map_err(failed("opening it"))?,
                     write,
+                    folder: path.parent().map(Path::to_owned),
                     _lock: Some(lock),
                 }
             }
@@ -150,22 +222,43 @@ impl Store {
                 let options = AnyPoolOptions::new()
                     .max_connections(CONNECTIONS)
                     .acquire_timeout(PATIENCE);
+                try_out(url, "SELECT 1")
+                    .await
+                    .map_err(failed("connecting"))?;
                 let pool = options.connect(url).await.map_err(failed("connecting"))?;
                 Self {
                     kind: Kind::Postgres,
                     read: pool.clone(),
                     write: pool,
+                    folder: None,
                     _lock: None,
                 }
             }
         };
-        migrations(store.kind).run(&store.write).await?;
+        let made = migrations(store.kind).run(&store.write).await;
+        made.map_err(|error| match error {
+            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+                failed("making its tables")(source)
+            }
+            source => DatabaseError::Tables {
+                database: name.clone(),
+                source,
+            },
+        })?;
         Ok(store)
     }
 
-    /// True when the database answers.
+    /// True when the database answers, and takes what is written.
     pub(super) async fn answers(&self) -> bool {
-        let asked = sqlx::query("SELECT 1").execute(&self.read);
+        // A write that fits into what the file has already says nothing of the next one.
+        if let Some(folder) = &self.folder
+            && let Ok(disk) = rustix::fs::statvfs(folder)
+            && disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM
+        {
+            tracing::error!(folder = %folder.display(), "the disk of the database is full: make room there");
+            return false;
+        }
+        let asked = sqlx::query("UPDATE instances SET seen_at = seen_at").execute(&self.write);
         matches!(
             tokio::time::timeout(Duration::from_secs(2), asked).await,
             Ok(Ok(_))
@@ -197,6 +290,17 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// One connection, whose fault is told as it is: a pool tries until it is late, and says only that.
+async fn try_out(url: &str, query: &'static str) -> Result<(), sqlx::Error> {
+    let trying = async {
+        let mut connection = AnyConnection::connect(url).await?;
+        sqlx::query(query).execute(&mut connection).await?;
+        connection.close().await
+    };
+    let tried = tokio::time::timeout(PATIENCE, trying).await;
+    tried.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Waits for locks, and lets readers read while somebody writes. What a killed process has written

@@ -97,7 +97,9 @@ impl Store {
         );
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let row = row.bind(user).bind(today()).bind(bytes);
-        let bytes: i64 = row.fetch_one(&self.write).await?.try_get(0)?;
+        let mut work = self.write.begin().await?;
+        let bytes: i64 = row.fetch_one(&mut *work).await?.try_get(0)?;
+        work.commit().await?;
         Ok(bytes.try_into().unwrap_or(0))
     }
 

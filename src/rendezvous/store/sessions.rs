@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -10,11 +11,16 @@ use crate::protocol::rendezvous::{Initiate, SessionInfo, SessionStatus};
 
 /// Sessions in one list.
 const MOST_LISTED: i64 = 500;
+/// Bytes of the parameters of all sessions in one list.
+const MOST_BYTES: usize = 1 << 20;
+
+/// A session's end is put off by those who ask no more often than this.
+const STEP: Duration = Duration::from_secs(60);
 
 /// What holds for sessions.
 #[derive(Debug, Clone)]
 pub(in crate::rendezvous) struct Terms {
-    /// How long a session lasts after the last that was said in it.
+    /// How long a session lasts after the last that was said or asked in it.
     pub lasts: Duration,
     /// Open ones of one user.
     pub most: u32,
@@ -25,6 +31,13 @@ pub(in crate::rendezvous) struct Terms {
 impl Terms {
     pub(super) fn until(&self, now: i64) -> i64 {
         now.saturating_add(self.lasts.as_millis().try_into().unwrap_or(i64::MAX))
+    }
+
+    /// Asking for signals puts a session's end off by at least so many milliseconds or not at all,
+    /// so that who asks often costs few writes.
+    pub(super) fn step(&self) -> i64 {
+        let step = (self.lasts / 4).min(STEP);
+        step.as_millis().try_into().unwrap_or(i64::MAX)
     }
 }
 
@@ -98,25 +111,44 @@ impl Store {
         })
     }
 
-    /// Sessions that wait for somebody who provides, the oldest first; of one type where one is
-    /// named.
+    /// Sessions that wait for somebody who provides, the oldest first: of some types, parted by
+    /// commas, where any is named; those after a session where one is.
     pub(in crate::rendezvous) async fn waiting(
         &self,
-        kind: &str,
+        kinds: &str,
+        after: &str,
     ) -> Result<Vec<SessionInfo>, Refused> {
-        let rows = sqlx::query(
+        let rows = sqlx::query(self.either(
             "SELECT s.session_id, s.initiator_user_id, s.created_at, s.device_id, t.request_type,
                  t.parameters, t.file_name, t.file_type
              FROM ice_sessions s JOIN file_transfers t ON t.session_id = s.session_id
              WHERE s.status = 'pending' AND s.expires_at > $1
-                 AND ($2 = '' OR t.request_type = $2)
-             ORDER BY s.id LIMIT $3",
-        );
-        let rows = rows.bind(now()).bind(kind.to_owned()).bind(MOST_LISTED);
-        let rows = rows.fetch_all(&self.read).await?;
-        rows.iter()
-            .map(|row| pending(row).map_err(Refused::from))
-            .collect()
+                 AND ($2 = '' OR instr(',' || $2 || ',', ',' || t.request_type || ',') > 0)
+                 AND s.id > COALESCE(
+                     (SELECT a.id FROM ice_sessions a WHERE a.session_id = $3), 0)
+             ORDER BY s.id LIMIT $4",
+            "SELECT s.session_id, s.initiator_user_id, s.created_at, s.device_id, t.request_type,
+                 t.parameters, t.file_name, t.file_type
+             FROM ice_sessions s JOIN file_transfers t ON t.session_id = s.session_id
+             WHERE s.status = 'pending' AND s.expires_at > $1
+                 AND ($2 = '' OR t.request_type = ANY(string_to_array($2, ',')))
+                 AND s.id > COALESCE(
+                     (SELECT a.id FROM ice_sessions a WHERE a.session_id = $3), 0)
+             ORDER BY s.id LIMIT $4",
+        ));
+        let rows = rows.bind(now()).bind(kinds.to_owned());
+        let rows = rows.bind(after.to_owned()).bind(MOST_LISTED);
+        let mut rows = rows.fetch(&self.read);
+        let (mut list, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            let session = pending(&row)?;
+            bytes += session.parameters.len();
+            if bytes > MOST_BYTES {
+                break;
+            }
+            list.push(session);
+        }
+        Ok(list)
     }
 
     /// How many sessions are open.

@@ -10,6 +10,9 @@ use crate::protocol::rendezvous::{ClientType, SignalInfo, SignalPost, SignalType
 /// Signals in one answer: more than a session may have.
 const MOST_LISTED: i64 = 10_000;
 
+/// Bytes of all signals of a session.
+const MOST_BYTES: i64 = 1 << 20;
+
 /// The two of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rendezvous) struct Parties {
@@ -28,6 +31,16 @@ impl Parties {
             _ => None,
         }
     }
+}
+
+/// How a session stands while nobody else changes it.
+struct Locked {
+    parties: Parties,
+    signals: i64,
+    /// Of all of them.
+    bytes: i64,
+    /// Which client of the target; empty where it has not said.
+    claimed_by: String,
 }
 
 /// What became of a signal that was posted.
@@ -51,7 +64,13 @@ impl Store {
         let now = now();
         let mut work = self.write.begin().await?;
         let mut claimed = false;
-        let (mut parties, signals) = self.locked(&mut work, &post.session_id, now).await?;
+        let client = post.client.clone().unwrap_or_default();
+        let Locked {
+            mut parties,
+            claimed_by,
+            signals,
+            bytes,
+        } = self.locked(&mut work, &post.session_id, now).await?;
         if parties.other(user).is_none() {
             match (kind, parties.target) {
                 (ClientType::Provider, None) => {}
@@ -60,9 +79,16 @@ impl Store {
             }
             claimed = true;
             parties.target = Some(user);
+        } else if parties.target == Some(user) && claimed_by != client {
+            // Another process with the same token: one requester, one provider.
+            return Err(Refused::Claimed);
         }
         if signals >= i64::from(terms.most_signals) {
             return Err(Refused::ManySignals(terms.most_signals));
+        }
+        let length = i64::try_from(post.signal_data.len()).unwrap_or(i64::MAX);
+        if bytes.saturating_add(length) > MOST_BYTES {
+            return Err(Refused::ManyBytes(MOST_BYTES));
         }
         let answered = post.signal_type == SignalType::Answer && user == parties.initiator;
         let (status, transfer) = match (claimed, answered) {
@@ -72,21 +98,26 @@ impl Store {
         };
         sqlx::query(
             "UPDATE ice_sessions SET signals = signals + 1, updated_at = $1, expires_at = $2,
-                 status = CASE WHEN $3 = '' THEN status ELSE $3 END
-             WHERE session_id = $4",
+                 status = CASE WHEN $3 = '' THEN status ELSE $3 END, bytes = bytes + $4
+             WHERE session_id = $5",
         )
         .bind(written(now))
         .bind(terms.until(now))
         .bind(status)
+        .bind(length)
         .bind(post.session_id.clone())
         .execute(&mut *work)
         .await?;
         if claimed {
-            sqlx::query("UPDATE ice_sessions SET target_user_id = $1 WHERE session_id = $2")
-                .bind(user)
-                .bind(post.session_id.clone())
-                .execute(&mut *work)
-                .await?;
+            sqlx::query(
+                "UPDATE ice_sessions SET target_user_id = $1, target_client = $2
+                 WHERE session_id = $3",
+            )
+            .bind(user)
+            .bind(client)
+            .bind(post.session_id.clone())
+            .execute(&mut *work)
+            .await?;
         }
         if !transfer.is_empty() {
             sqlx::query("UPDATE file_transfers SET status = $1 WHERE session_id = $2")
@@ -127,12 +158,12 @@ impl Store {
         work: &mut AnyConnection,
         session: &str,
         now: i64,
-    ) -> Result<(Parties, i64), Refused> {
+    ) -> Result<Locked, Refused> {
         let row = sqlx::query(self.either(
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals FROM ice_sessions
-             WHERE session_id = $1 AND expires_at > $2",
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals FROM ice_sessions
-             WHERE session_id = $1 AND expires_at > $2 FOR UPDATE",
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
+             FROM ice_sessions WHERE session_id = $1 AND expires_at > $2",
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), signals, bytes, target_client
+             FROM ice_sessions WHERE session_id = $1 AND expires_at > $2 FOR UPDATE",
         ));
         let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(work).await?.ok_or(Refused::NoSession)?;
@@ -141,20 +172,27 @@ impl Store {
             initiator: row.try_get(0)?,
             target: (target != 0).then_some(target),
         };
-        Ok((parties, row.try_get(2)?))
+        Ok(Locked {
+            parties,
+            signals: row.try_get(2)?,
+            bytes: row.try_get(3)?,
+            claimed_by: row.try_get(4)?,
+        })
     }
 
-    /// The parties of an open session, where this user is one of them.
-    pub(in crate::rendezvous) async fn parties(
+    /// Checks that this user is one of the parties of an open session, which lasts on by that.
+    pub(in crate::rendezvous) async fn is_party(
         &self,
         user: i64,
         session: &str,
-    ) -> Result<Parties, Refused> {
+        terms: &Terms,
+    ) -> Result<(), Refused> {
+        let now = now();
         let row = sqlx::query(
-            "SELECT initiator_user_id, COALESCE(target_user_id, 0) FROM ice_sessions
+            "SELECT initiator_user_id, COALESCE(target_user_id, 0), expires_at FROM ice_sessions
              WHERE session_id = $1 AND expires_at > $2",
         );
-        let row = row.bind(session.to_owned()).bind(now());
+        let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(&self.read).await?;
         let row = row.ok_or(Refused::NoSession)?;
         let target: i64 = row.try_get(1)?;
@@ -162,20 +200,48 @@ impl Store {
             initiator: row.try_get(0)?,
             target: (target != 0).then_some(target),
         };
-        match parties.other(user) {
-            Some(_) => Ok(parties),
-            None => Err(Refused::NoSession),
+        parties.other(user).ok_or(Refused::NoSession)?;
+        let (until, later) = (terms.until(now), terms.until(now) - terms.step());
+        if row.try_get::<i64, _>(2)? <= later {
+            // Others who ask at the same time have the same in mind: one write is enough.
+            let last = sqlx::query(
+                "UPDATE ice_sessions SET expires_at = $1
+                 WHERE session_id = $2 AND expires_at > $3 AND expires_at <= $4",
+            );
+            let last = last.bind(until).bind(session.to_owned());
+            last.bind(now).bind(later).execute(&self.write).await?;
         }
+        Ok(())
     }
 
-    /// What the other party has said after a signal's number. Reading changes nothing.
+    /// Ends a session of this user.
+    pub(in crate::rendezvous) async fn end(&self, user: i64, session: &str) -> Result<(), Refused> {
+        let mut work = self.write.begin().await?;
+        let end = sqlx::query(
+            "UPDATE ice_sessions SET expires_at = $1, updated_at = $2 WHERE session_id = $3
+                 AND expires_at > $1 AND (initiator_user_id = $4 OR target_user_id = $4)",
+        );
+        let now = now();
+        let end = end.bind(now).bind(written(now)).bind(session.to_owned());
+        let ended = end.bind(user).execute(&mut *work).await?;
+        if ended.rows_affected() == 0 {
+            return Err(Refused::NoSession);
+        }
+        self.tell(&mut work, &format!("s{session}")).await?;
+        self.tell(&mut work, "l").await?;
+        work.commit().await?;
+        Ok(())
+    }
+
+    /// What the other party has said after a signal's number. Reading takes nothing away.
     pub(in crate::rendezvous) async fn signals(
         &self,
         user: i64,
         session: &str,
         after: i64,
+        terms: &Terms,
     ) -> Result<Vec<SignalInfo>, Refused> {
-        self.parties(user, session).await?;
+        self.is_party(user, session, terms).await?;
         let rows = sqlx::query(
             "SELECT id, signal_type, candidate, user_id FROM ice_candidates
              WHERE session_id = $1 AND id > $2 AND user_id <> $3 ORDER BY id LIMIT $4",

@@ -21,6 +21,9 @@ impl Store {
         if let Some(row) = found {
             return Ok(row.try_get(0)?);
         }
+        // Only what is committed is a user's number: a disk that is full says so at the commit, after
+        // the row was shown, and then the number would be given to somebody else.
+        let mut work = self.write.begin().await?;
         // Another server may have been faster.
         let row = sqlx::query(
             "INSERT INTO users (subject, client_type, created_at) VALUES ($1, $2, $3)
@@ -28,6 +31,8 @@ impl Store {
              RETURNING id",
         );
         let row = row.bind(subject.to_owned()).bind(kind).bind(written(now()));
-        Ok(row.fetch_one(&self.write).await?.try_get(0)?)
+        let id = row.fetch_one(&mut *work).await?.try_get(0)?;
+        work.commit().await?;
+        Ok(id)
     }
 }

@@ -1,10 +1,11 @@
 //! The addresses that the TURN server gives away, and what may pass through them.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use crate::protocol::turn::may_relay;
 const TRIES: u16 = 64;
 
 /// Where relays are, and whom they talk to.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Ground {
     /// The address that their sockets are bound to.
     pub bind: IpAddr,
@@ -31,12 +32,18 @@ pub struct Ground {
     pub allow_private: bool,
     /// All addresses of this machine.
     pub own: Vec<IpAddr>,
+    /// The ports that are given away now: others of the range may be some other program's.
+    pub given: Mutex<HashSet<u16>>,
 }
 
 impl Ground {
+    fn given(&self) -> MutexGuard<'_, HashSet<u16>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One of the relays, by the address that others know it by.
     fn is_relay(&self, at: SocketAddr) -> bool {
-        at.ip().to_canonical() == self.public && self.ports.contains(&at.port())
+        at.ip().to_canonical() == self.public && self.given().contains(&at.port())
     }
 
     fn may_talk_to(&self, at: SocketAddr) -> bool {
@@ -56,7 +63,7 @@ impl Ground {
 
     /// The address that others know the sender by.
     fn known_as(&self, from: SocketAddr) -> SocketAddr {
-        let inside = from.ip() == self.bind && self.ports.contains(&from.port());
+        let inside = from.ip() == self.bind && self.given().contains(&from.port());
         match inside {
             true => SocketAddr::new(self.public, from.port()),
             false => from,
@@ -108,8 +115,10 @@ impl RelayAddressGenerator for Addresses {
             .local_addr()
             .map_err(|error| refused(&error.to_string()))?
             .port();
+        ground.given().insert(port);
         let relay = Relay {
             socket,
+            port,
             ground: Arc::clone(ground),
             place,
         };
@@ -146,8 +155,16 @@ fn bind_any(ground: &Ground) -> io::Result<UdpSocket> {
 /// The socket of one address that was given away.
 struct Relay {
     socket: UdpSocket,
+    port: u16,
     ground: Arc<Ground>,
     place: Place,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Before the socket is closed, after which the port may be anybody's.
+        self.ground.given().remove(&self.port);
+    }
 }
 
 type Answer<T> = Result<T, webrtc_util::Error>;
@@ -223,6 +240,7 @@ mod tests {
             ports: 50_000..=50_010,
             allow_private,
             own: vec![[192, 168, 0, 2].into(), [198, 51, 100, 7].into()],
+            given: Mutex::new([50_003].into()),
         }
     }
 
@@ -235,6 +253,7 @@ mod tests {
         }
         let refused = [
             "203.0.113.9:8080",
+            "203.0.113.9:50004",
             "203.0.113.9:50011",
             "198.51.100.7:53",
             "192.168.0.2:50003",
@@ -260,8 +279,8 @@ mod tests {
             at("192.168.0.2:50003")
         );
         assert_eq!(
-            ground.way_to(at("203.0.113.9:8080")),
-            at("203.0.113.9:8080")
+            ground.way_to(at("203.0.113.9:50004")),
+            at("203.0.113.9:50004")
         );
         assert_eq!(
             ground.known_as(at("192.168.0.2:50003")),
@@ -270,6 +289,10 @@ mod tests {
         assert_eq!(
             ground.known_as(at("192.168.0.3:50003")),
             at("192.168.0.3:50003")
+        );
+        assert_eq!(
+            ground.known_as(at("192.168.0.2:50004")),
+            at("192.168.0.2:50004")
         );
     }
 }

@@ -148,6 +148,31 @@ async fn an_inner_network_is_not_reached_through_it_unless_allowed() {
 }
 
 #[tokio::test]
+async fn a_port_of_the_relays_is_reached_only_while_it_is_given_away() {
+    let options = options(false);
+    // Some other program of this machine has a port of the range.
+    let mut free = options.ports.clone().rev();
+    let bound = free.find_map(|port| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let other = bound.expect("a free port");
+    other.set_nonblocking(true).unwrap();
+    let server = start(options).await.unwrap();
+    let client = client(&server, &credential("ada")).await;
+    let relay = client.allocate().await.unwrap();
+    relay
+        .send_to(b"knock", other.local_addr().unwrap())
+        .await
+        .unwrap();
+    let refused = async {
+        while server.totals().refused == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("it is refused");
+    assert!(other.recv(&mut [0; 8]).is_err());
+    assert_eq!(server.totals().bytes, 0);
+}
+
+#[tokio::test]
 async fn a_server_without_an_address_for_others_does_not_start() {
     let mut options = options(true);
     options.bind = (Ipv4Addr::UNSPECIFIED, 0).into();

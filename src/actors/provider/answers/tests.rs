@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::protocol::provider::{Argument, Kind, Parameter, Parameters};
 
@@ -87,6 +85,69 @@ async fn what_many_ask_for_at_once_is_made_once_and_removed_when_nobody_needs_it
     let state = bench.state.path().join(FOLDER);
     drop(bench.answers);
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_one_that_is_too_large_to_be_kept_share_it() {
+    let wait = "until [ -e ../../../go ]; do sleep 0.01; done; ";
+    let script = format!("{wait} printf %s \"$2\" > \"$1\"");
+    let bench = Arc::new(bench(&script, |rule| rule.cache_size = 1));
+    let all = (0..8).map(|_| {
+        let bench = Arc::clone(&bench);
+        tokio::spawn(async move { bench.get("large").await.unwrap() })
+    });
+    let all: Vec<_> = all.collect();
+    let key = bench.values("large").key(&bench.answers.rule.name);
+    let waiting = || {
+        lock(&bench.answers.slots)
+            .get(&key)
+            .map_or(0, Arc::strong_count)
+    };
+    while waiting() < 1 + all.len() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fs::write(bench.state.path().join("go"), "").unwrap();
+    let got = futures::future::join_all(all).await;
+    assert_eq!((bench.runs(), bench.files()), (1, 1));
+    drop(got);
+    assert_eq!(bench.files(), 0);
+    // Later ones get their own.
+    bench.get("large").await.unwrap();
+    assert_eq!(bench.runs(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_old_goes_though_nobody_asks_any_more() {
+    let bench = bench("printf x > \"$1\"", |rule| {
+        rule.cache_for = Duration::from_millis(200)
+    });
+    bench.get("a").await.unwrap();
+    assert_eq!(bench.files(), 1);
+    let gone = async {
+        while bench.files() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let all = [Arc::clone(&bench.answers)];
+    let tidying = super::keep_tidy(all.iter(), Duration::from_millis(20));
+    tokio::select! {
+        () = tidying => panic!("it goes on"),
+        gone = tokio::time::timeout(Duration::from_secs(20), gone) => gone.unwrap(),
+    }
+    assert!(lock(&bench.answers.kept).is_empty());
+}
+
+#[test]
+fn no_text_of_a_request_is_an_option_of_a_command() {
+    let bench = bench("true", |_| {});
+    let check = |text: &str| bench.answers.check(&bench.values(text));
+    assert!(check("plain").is_ok());
+    let error = check("-rf").unwrap_err();
+    assert!(
+        matches!(&error, AnswerError::Request(said) if said.contains("text")),
+        "{error}"
+    );
+    assert_eq!(bench.runs(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,18 +5,19 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{COMING, LetIn, reason_of};
+use super::{COMING, LetIn, PROVING, why_of};
 use crate::actors::api::{Event, Request, exit};
 use crate::actors::provider::ProviderEvent;
-use crate::actors::provider::answers::{Answer, Answers, Folder};
-use crate::actors::provider::connect::say;
+use crate::actors::provider::answers::{Answer, AnswerError, Answers, Folder};
 use crate::actors::provider::give::Provider;
+use crate::actors::provider::signals::{Signals, say};
 use crate::actors::service::Node;
 use crate::net::rendezvous::ServerError;
 use crate::protocol::allowance::Share;
+use crate::protocol::asking::check_asking;
 use crate::protocol::id::DeviceId;
 use crate::protocol::plain::OfferData;
 use crate::protocol::provider::Values;
@@ -52,6 +53,11 @@ impl Drop for Shown {
     }
 }
 
+/// Waits until the other side has ended a session, or nothing more can be heard of it.
+async fn is_over(signals: &mut Signals) {
+    while signals.next().await.is_ok() {}
+}
+
 impl Provider {
     /// Answers a request of a device.
     pub(in crate::actors::provider) async fn give_device(
@@ -69,11 +75,6 @@ impl Provider {
             warn!(session = %id, %device, "a device asks that is not among whom this is for (to)");
             return Ok(());
         }
-        let why = format!(
-            "for one request at the rendezvous, by user {}",
-            session.initiator_user_id
-        );
-        let let_in = LetIn::new(node, device, Roles::RECEIVE, why).await?;
         let ours = node.device_id().to_string();
         let claim = |name: Option<String>, done| {
             let offered = OfferData::Handout {
@@ -90,7 +91,29 @@ impl Provider {
         }
         said.map_err(|error| error.to_string())?;
         common.tell(requested).await;
-        let answer = match answers.get(values).await {
+        // The rendezvous, and whoever asks there, could name any device.
+        let mut signals = Signals::new(common.server.clone(), id.clone());
+        if let Err(reason) = self.proven(node, session, device, &mut signals).await {
+            self.refuse(id, &AnswerError::Unproven(reason)).await;
+            return Ok(());
+        }
+        let why = format!(
+            "for one request at the rendezvous, by user {}",
+            session.initiator_user_id
+        );
+        let let_in = match LetIn::new(node, device, Roles::RECEIVE, why).await {
+            Ok(let_in) => let_in,
+            Err(reason) => {
+                warn!(session = %id, %device, %reason, "a device that asks is not let in");
+                self.refuse(id, &AnswerError::NotLetIn).await;
+                return Ok(());
+            }
+        };
+        let made = tokio::select! {
+            made = answers.get(values) => made,
+            () = is_over(&mut signals) => return Err("whoever asked has given up".to_owned()),
+        };
+        let answer = match made {
             Ok(answer) => answer,
             Err(error) => {
                 self.refuse(id, &error).await;
@@ -124,7 +147,7 @@ impl Provider {
                         relayed = let_in.is_relayed().await;
                         self.connected_to(id, relayed, &answer).await;
                     }
-                    reason = reason_of(&info.state).or(reason);
+                    reason = why_of(&info.state).map(|(_, why)| why).or(reason);
                 }
                 Event::Progress { bytes, .. } => {
                     let session = id.clone();
@@ -159,6 +182,29 @@ impl Provider {
             }
         }
         Err(reason.unwrap_or_else(|| "the device did not get it".to_owned()))
+    }
+
+    /// Waits until the device itself says that it asks.
+    async fn proven(
+        &self,
+        node: &Node,
+        session: &SessionInfo,
+        device: &DeviceId,
+        signals: &mut Signals,
+    ) -> Result<(), String> {
+        let id = &session.session_id;
+        let answer = async {
+            loop {
+                let signal = signals.next().await.map_err(|error| error.to_string())?;
+                if signal.signal_type == SignalType::Answer {
+                    return Ok(signal.signal_data);
+                }
+            }
+        };
+        let late = format!("nothing came for {} s", PROVING.as_secs());
+        let answer = timeout(PROVING, answer).await.unwrap_or(Err(late))?;
+        let checked = check_asking(&answer, id, node.device_id(), device);
+        checked.map_err(|error| error.to_string())
     }
 
     async fn connected_to(&self, session: &str, relayed: bool, answer: &Answer) {

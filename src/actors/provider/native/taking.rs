@@ -5,24 +5,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep_until};
+use tracing::debug;
 
-use super::{COMING, LetIn, reason_of};
+use super::{COMING, LetIn, why_of};
 use crate::actors::api::{Event, Request};
 use crate::actors::provider::ask::AskError;
-use crate::actors::provider::connect::{Signals, offer_data};
+use crate::actors::provider::connect::offer_data;
+use crate::actors::provider::signals::{Signals, say};
 use crate::actors::provider::{Common, EVENTS, ProviderEvent};
 use crate::actors::service::Node;
 use crate::protocol::id::{DeviceId, TransferId};
+use crate::protocol::message::Code;
 use crate::protocol::names::brief;
 use crate::protocol::plain::OfferData;
-use crate::protocol::rendezvous::SessionInfo;
+use crate::protocol::rendezvous::{SessionInfo, SignalType};
 use crate::protocol::roles::Roles;
-use crate::protocol::transfer::{Direction, TransferState};
+use crate::protocol::transfer::{Direction, Side, TransferState};
 
 /// How long the making of what is asked for may take.
 const MAKING: Duration = Duration::from_secs(3600);
 /// How long nothing may move before a request is given up.
-const STANDING: Duration = Duration::from_secs(600);
+const STANDING: Duration = Duration::from_secs(120);
 /// How often it is looked whether the provider is there, and how long it may be away.
 const LOOK: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(60);
@@ -43,13 +46,20 @@ pub(in crate::actors::provider) async fn take(
     let why = "for one request of ours at the rendezvous".to_owned();
     let let_in = LetIn::new(node, provider, Roles::SEND, why).await;
     let let_in = let_in.map_err(AskError::NotLetIn)?;
+    let proof = node.prove_asking(id, provider);
+    say(&common.server, id, SignalType::Answer, proof).await?;
     let mut coming = Coming::default();
     let mut deadline = Instant::now() + MAKING;
     let (mut looks, mut seen) = (interval(LOOK), Instant::now());
     loop {
         if let Some(done) = name.as_deref().and_then(|name| coming.outcome(name)) {
             match done {
-                Outcome::Failed(reason) => return Err(AskError::Device(brief(&reason))),
+                Outcome::Failed(code, reason) => {
+                    return Err(AskError::Device {
+                        code,
+                        reason: brief(&reason),
+                    });
+                }
                 Outcome::Here(arrival) => {
                     let path = arrival.path.clone().unwrap_or_default();
                     let received = ProviderEvent::Received {
@@ -59,6 +69,7 @@ pub(in crate::actors::provider) async fn take(
                         seconds: arrival.began.elapsed().as_secs_f64(),
                         relayed: arrival.relayed,
                         verified: true,
+                        already: arrival.seems_here,
                         device_id: Some(provider.clone()),
                     };
                     common.tell(received).await;
@@ -67,21 +78,28 @@ pub(in crate::actors::provider) async fn take(
             }
         }
         tokio::select! {
-            signal = signals.next() => match offer_data(&signal?) {
-                Some(OfferData::Handout { name: Some(said), done, .. }) => {
-                    name = Some(said);
-                    coming.done |= done;
-                    deadline = Instant::now() + COMING;
-                }
-                Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
-                    code: brief(&code),
-                    message: brief(&message),
-                }),
-                _ => {}
+            signal = signals.next() => match signal {
+                // The session may be over before the file is here, which no longer needs it.
+                Err(error) if name.is_some() => debug!(%error, "no more is heard of the session"),
+                Err(error) => return Err(error.into()),
+                Ok(signal) => match offer_data(&signal) {
+                    Some(OfferData::Handout { device_id, name: Some(said), done })
+                        if device_id == provider.as_str() =>
+                    {
+                        name = Some(said);
+                        coming.done |= done;
+                        deadline = Instant::now() + COMING;
+                    }
+                    Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
+                        code: brief(&code),
+                        message: brief(&message),
+                    }),
+                    _ => {}
+                },
             },
             event = watched.recv() => {
                 let Some(event) = event else {
-                    return Err(AskError::Device("this device does not answer".to_owned()));
+                    return Err(gone("this device does not answer"));
                 };
                 if let Some((transfer, bytes)) = coming.hear(provider, event) {
                     deadline = Instant::now() + STANDING;
@@ -98,14 +116,21 @@ pub(in crate::actors::provider) async fn take(
                 if node.is_reachable(provider).await {
                     seen = Instant::now();
                 } else if seen.elapsed() > AWAY {
-                    return Err(AskError::Device("the device that provides it has gone".to_owned()));
+                    return Err(gone("the device that provides it has gone"));
                 }
             }
-            () = sleep_until(deadline) => return Err(AskError::Nobody {
-                request_type: session.request_type.clone(),
-                waited: MAKING,
-            }),
+            () = sleep_until(deadline) => return Err(gone("nothing comes from the provider any more")),
         }
+    }
+}
+
+/// It may be asked for again.
+fn gone(what: &str) -> AskError {
+    AskError::Device {
+        code: Code::NotConnected,
+        reason: format!(
+            "{what}: ask again; where it is still the same file, it goes on where it stood"
+        ),
     }
 }
 
@@ -132,7 +157,7 @@ struct Arrival {
 
 enum Outcome<'a> {
     Here(&'a Arrival),
-    Failed(String),
+    Failed(Code, String),
 }
 
 impl Coming {
@@ -230,9 +255,15 @@ impl Coming {
             return Some(Outcome::Here(here));
         }
         self.of(name).find_map(|arrival| match &arrival.state {
+            // A service would wait for room; here a person waits, who can make some.
+            TransferState::Paused {
+                by: Side::Ours,
+                code: code @ (Code::DiskFull | Code::DiskError | Code::Quota),
+                reason,
+            } => Some(Outcome::Failed(*code, reason.clone())),
             state if state.is_final() && *state != TransferState::Complete => {
-                let reason = reason_of(state).unwrap_or_else(|| "it did not come".to_owned());
-                Some(Outcome::Failed(reason))
+                let (code, reason) = why_of(state)?;
+                Some(Outcome::Failed(code, reason))
             }
             _ => None,
         })
