@@ -439,3 +439,16 @@ fn a_request_that_nobody_could_answer_is_a_usage_error_before_anybody_is_asked()
         &program.run(&["request", "spectrum", "--param=x=1", &url, &token]),
     );
 }
+
+#[test]
+fn a_token_by_a_key_that_no_server_has_is_made_with_a_warning_once() {
+    let program = Program::new();
+    let words = ["rendezvous", "token", "--subject=us", "--client-type=2"];
+    for warns in [true, false] {
+        let output = program.run(&words);
+        expect(0, &output);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains("handout/rendezvous.key;"), warns, "{said}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+    }
+}
