@@ -411,3 +411,44 @@ fn what_keeps_a_sender_from_its_rendezvous_is_said_once_and_where_somebody_was_n
         expect(2, &sender.run(&["send", &file, "--to", &id, &url, &token]));
     }
 }
+
+#[test]
+fn a_request_that_nobody_could_answer_is_a_usage_error_before_anybody_is_asked() {
+    let program = Program::new();
+    let token = program.path("token");
+    std::fs::write(&token, "token").unwrap();
+    let [url, token] = at("http://127.0.0.1:1", token.to_str().unwrap());
+    let (long, much) = ("x".repeat(65), format!("--param=x={}", "y".repeat(17_000)));
+    let wrong: [&[&str]; 8] = [
+        &[""],
+        &["a b"],
+        &["../x"],
+        &[&long],
+        &["spectrum", &much],
+        &["spectrum", "--from", "abc"],
+        &["spectrum", "--param", "x=1", "--param", "x=2"],
+        &["spectrum", "--param", "no name=1"],
+    ];
+    for words in wrong {
+        let output = program.run(&[&["request"], words, &[&*url, &*token]].concat());
+        expect(2, &output);
+    }
+    // The same without a mistake is asked for: nobody is there.
+    expect(
+        1,
+        &program.run(&["request", "spectrum", "--param=x=1", &url, &token]),
+    );
+}
+
+#[test]
+fn a_token_by_a_key_that_no_server_has_is_made_with_a_warning_once() {
+    let program = Program::new();
+    let words = ["rendezvous", "token", "--subject=us", "--client-type=2"];
+    for warns in [true, false] {
+        let output = program.run(&words);
+        expect(0, &output);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains("handout/rendezvous.key;"), warns, "{said}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+    }
+}

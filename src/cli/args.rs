@@ -240,7 +240,10 @@ pub struct Provide {
 /// `request`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 it is here, 1 it did not come, 2 usage or wrong parameters, 4 the rendezvous does not let us, 5 \
+    after_help = "Built-in types: spectrum has frequency_start, frequency_end and sample_rate (Hz), \
+                  and may have fft_size, averages and seed; signal has frequency, sample_rate (Hz) \
+                  and duration (s), and may have seed.\n\n\
+                  Exit codes: 0 it is here, 1 it did not come, 2 usage or wrong parameters, 4 the rendezvous does not let us, 5 \
                   nobody provides it, 7 disk or policy."
 )]
 pub struct Request {

@@ -8,8 +8,9 @@ use super::Failure;
 use super::args::{NewToken, RendezvousVerb};
 use super::session::{Context, Interrupts};
 use crate::actors::api::{Event, exit};
+use crate::protocol::names::printable;
 use crate::protocol::rendezvous::Claims;
-use crate::rendezvous::tokens::{Keys, MAX_SUBJECT, is_subject, unix_now};
+use crate::rendezvous::tokens::{KEY_FILE, Keys, MAX_SUBJECT, is_subject, unix_now};
 use crate::rendezvous::{self, StartError};
 
 impl From<StartError> for Failure {
@@ -66,8 +67,20 @@ fn token(context: &Context, new: NewToken) -> Result<u8, Failure> {
         return Err(Failure::Usage("--for must be at least 1s".to_owned()));
     }
     rendezvous::make_state(&settings.state.dir)?;
-    let keys = Keys::load(&settings.rendezvous_serve, &settings.state.dir);
+    let (serve, key) = (
+        &settings.rendezvous_serve,
+        settings.state.dir.join(KEY_FILE),
+    );
+    let makes = serve.secret_file.is_none() && !key.exists();
+    let keys = Keys::load(serve, &settings.state.dir);
     let keys = keys.map_err(StartError::from)?;
+    if makes {
+        screen.warn(&printable(&format!(
+            "there was no key of tokens, so one was made: {}; a rendezvous with another --state, or \
+             of another user, does not take this token",
+            key.display()
+        )));
+    }
     let now = unix_now();
     let claims = Claims {
         sub: new.subject,

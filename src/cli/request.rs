@@ -17,6 +17,7 @@ use crate::actors::control::Client;
 use crate::actors::provider::{self, Asking, Fetching, ProviderEvent};
 use crate::actors::service::{Mode, StartError};
 use crate::protocol::names::printable;
+use crate::protocol::rendezvous::{Initiate, MAX_TYPE, Unfit};
 use crate::store::StoreError;
 
 /// How long a request waits for its turn: whatever is before it ends by itself, sooner or later.
@@ -41,10 +42,9 @@ pub fn overrides(options: &Request) -> Result<Vec<(String, String)>, String> {
 /// verified. Where a service has the state folder, it asks. Where another command has it, this one
 /// waits for its turn.
 pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
-    let parameters: serde_json::Map<_, _> = options.param.iter().cloned().collect();
     let fetching = Fetching {
         request_type: options.request_type.clone(),
-        parameters: serde_json::Value::Object(parameters).to_string(),
+        parameters: parameters(options)?,
         wait_ms: u64::try_from(options.wait.as_millis()).unwrap_or(u64::MAX),
         plain: options.at.plain || context.settings.trust.plain_peers,
         from: options.from.clone(),
@@ -81,6 +81,38 @@ pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
         }
         session::client_runtime()?.block_on(tokio::time::sleep(LOOK));
     }
+}
+
+/// The parameters as a JSON object. An error for what no rendezvous would take, and no device be.
+fn parameters(options: &Request) -> Result<String, Failure> {
+    let mut parameters = serde_json::Map::new();
+    for (name, value) in &options.param {
+        if parameters.insert(name.clone(), value.clone()).is_some() {
+            let why = format!("--param {name} is given more than once: which one holds?");
+            return Err(Failure::Usage(why));
+        }
+    }
+    let initiate = Initiate {
+        request_type: options.request_type.clone(),
+        parameters: serde_json::Value::Object(parameters).to_string(),
+        file_name: String::new(),
+        file_size: 0,
+        file_type: String::new(),
+        device_id: None,
+    };
+    initiate.check().map_err(|unfit| match unfit {
+        Unfit::RequestType => Failure::Usage(format!(
+            "TYPE must be 1 to {MAX_TYPE} characters of A-Z a-z 0-9 . _ -, such as spectrum"
+        )),
+        unfit => Failure::Usage(unfit.to_string()),
+    })?;
+    if let Some(from) = options.from.as_ref().filter(|id| !id.is_self_certifying()) {
+        return Err(Failure::Usage(format!(
+            "--from {from} is not the id of a device, which has 32 characters of a-z 2-7: \
+             `handout id` says it there"
+        )));
+    }
+    Ok(initiate.parameters)
 }
 
 /// What the process is for that has the state folder, where one answers.

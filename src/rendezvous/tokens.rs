@@ -29,6 +29,9 @@ const PKCS8: [u8; 16] = [
 ];
 const PEM: [&str; 2] = ["-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"];
 
+/// The key's file in the state folder.
+pub const KEY_FILE: &str = "rendezvous.key";
+
 /// Why the key of tokens cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the key of tokens, {}: {reason}", path.display())]
@@ -80,7 +83,7 @@ impl Keys {
     pub fn load(serve: &RendezvousServe, state: &Path) -> Result<Self, KeyFault> {
         let (path, secret) = match &serve.secret_file {
             Some(path) => (path.clone(), true),
-            None => (state.join("rendezvous.key"), false),
+            None => (state.join(KEY_FILE), false),
         };
         let fault = |reason| KeyFault {
             path: path.clone(),
