@@ -79,6 +79,7 @@ pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
             context.screen.note(&note);
             told = true;
         }
+        #[expect(clippy::disallowed_methods, reason = "no executor runs on this thread")]
         std::thread::sleep(LOOK);
     }
 }
