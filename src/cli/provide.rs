@@ -23,6 +23,8 @@ use crate::protocol::names::printable;
 
 /// Characters of somebody else's text.
 const MAX_TEXT: usize = 300;
+/// Characters of why somebody refuses, with what to do.
+const MAX_WHY: usize = 2000;
 /// How soon a service that may not provide tries again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Characters of a file's name.
@@ -227,9 +229,7 @@ pub fn line(event: &ProviderEvent) -> Option<String> {
         ProviderEvent::Requested {
             request_type, user, ..
         } => format!("user {} asks for {}", text(user), text(request_type)),
-        ProviderEvent::Refused { code, reason, .. } => {
-            format!("refused: {} ({})", text(reason), text(code))
-        }
+        ProviderEvent::Refused { reason, .. } => format!("refused: {}", foreign(reason, MAX_WHY)),
         ProviderEvent::Asked { request_type, .. } => {
             format!("asked for {}", text(request_type))
         }

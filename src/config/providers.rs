@@ -1,6 +1,6 @@
 //! `[[provider]]`: what is given to whoever asks for it at a rendezvous.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use config::{Map, Value as Raw, ValueKind};
@@ -148,7 +148,7 @@ fn read_one(r: &mut Reader<'_>, table: &Table) -> Option<ProviderRule> {
         None => declared,
     };
     if let Some((_, arguments)) = &command {
-        check_places(r, table, arguments, &parameters);
+        check_places(r, table, arguments);
     }
     let origin = match (generator, command) {
         (Some(generator), _) => Some(Origin::Generator(generator)),
@@ -216,13 +216,24 @@ fn command() -> Shape<'static, (String, Vec<Argument>)> {
     })
 }
 
-/// Notes a mistake for each place that nothing stands for, and where there is none for the file.
-fn check_places(r: &mut Reader<'_>, table: &Table, arguments: &[Argument], known: &Parameters) {
+/// Notes a mistake for each place that nothing stands for, and where there is none for the file; a
+/// doubt for each parameter that has no place. What is wrong with a declaration is told by itself.
+fn check_places(r: &mut Reader<'_>, table: &Table, arguments: &[Argument]) {
+    let declared: BTreeSet<&str> = match table.raw("parameters").map(|all| &all.kind) {
+        Some(ValueKind::Table(all)) => all.keys().map(String::as_str).collect(),
+        _ => BTreeSet::new(),
+    };
+    let used: BTreeSet<&str> = arguments.iter().flat_map(Argument::places).collect();
+    for name in declared.difference(&used) {
+        let text =
+            format!("no argument of command has {{{name}}}: what is asked there changes nothing");
+        table.doubt(r, "parameters", text);
+    }
     let mut writes = false;
     for (at, argument) in arguments.iter().enumerate() {
         for place in argument.places() {
             writes |= place == OUTPUT;
-            if place != OUTPUT && !known.0.contains_key(place) {
+            if place != OUTPUT && !declared.contains(place) {
                 let allowed = "a parameter that is declared below, or {output}";
                 table.wrong_item(r, "command", at + 1, allowed, &format!("{{{place}}}"));
             }

@@ -227,13 +227,24 @@ pub fn printable(text: &str) -> String {
 
 /// Most characters of someone else's text that an error repeats.
 const BRIEF: usize = 120;
+/// Most characters of a passage.
+const PASSAGE: usize = 2000;
 
 /// The beginning of a text from someone else, as [`printable`] makes it: for errors, which end in
 /// log lines and in messages.
 pub fn brief(text: &str) -> String {
+    beginning(text, BRIEF)
+}
+
+/// The same for what a person is to read to its end: why somebody refuses, and what to do then.
+pub fn passage(text: &str) -> String {
+    beginning(text, PASSAGE)
+}
+
+fn beginning(text: &str, most: usize) -> String {
     let end = text
         .char_indices()
-        .nth(BRIEF)
+        .nth(most)
         .map_or(text.len(), |(at, _)| at);
     let dots = if end < text.len() { "…" } else { "" };
     format!("{}{dots}", printable(&text[..end]))

@@ -114,14 +114,9 @@ pub enum ParameterError {
         /// What there is.
         known: String,
     },
-    /// It is left out.
-    #[error("the parameter {name} is missing: it must be {allowed}")]
-    Missing {
-        /// Its name.
-        name: String,
-        /// What it must be.
-        allowed: String,
-    },
+    /// Some are left out: all of their names, each with what it must be.
+    #[error("missing: {0}")]
+    Missing(String),
     /// It would be an option of the program that it is handed to.
     #[error("the parameter {name} must not begin with \"-\"")]
     Option {
@@ -255,7 +250,7 @@ impl Parameters {
                 },
             });
         }
-        let mut values = BTreeMap::new();
+        let (mut values, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, parameter) in &self.0 {
             let value = match (given.get(name), &parameter.default) {
                 (Some(json), _) => parameter.value(json).ok_or_else(|| ParameterError::Wrong {
@@ -265,15 +260,16 @@ impl Parameters {
                 })?,
                 (None, Some(default)) => default.clone(),
                 (None, None) => {
-                    return Err(ParameterError::Missing {
-                        name: name.clone(),
-                        allowed: parameter.allowed(),
-                    });
+                    missing.push(format!("{name} ({})", parameter.allowed()));
+                    continue;
                 }
             };
             values.insert(name.clone(), value);
         }
-        Ok(Values(values))
+        match missing.is_empty() {
+            true => Ok(Values(values)),
+            false => Err(ParameterError::Missing(missing.join(", "))),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::net::plain::PlainChannel;
 use crate::net::rendezvous::{Server, ServerError};
 use crate::protocol::id::DeviceId;
 use crate::protocol::message::Code;
-use crate::protocol::names::brief;
+use crate::protocol::names::{brief, passage};
 use crate::protocol::plain::OfferData;
 use crate::protocol::policy::Whom;
 use crate::protocol::rendezvous::{Initiate, SessionInfo, SignalType};
@@ -48,7 +48,7 @@ pub enum AskError {
         waited: Duration,
     },
     /// The provider says no.
-    #[error("the provider refuses: {message} ({code})")]
+    #[error("the provider refuses: {message}")]
     Refused {
         /// For programs, made harmless.
         code: String,
@@ -292,7 +292,7 @@ impl Asker {
                 Some(OfferData::Refusal { code, message }) => {
                     return Err(AskError::Refused {
                         code: brief(&code),
-                        message: brief(&message),
+                        message: passage(&message),
                     });
                 }
                 None if signal.signal_type == SignalType::Candidate => {

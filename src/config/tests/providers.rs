@@ -61,3 +61,25 @@ fn everyone_is_whoever_the_rendezvous_lets_ask() {
     );
     assert!(machine.load().unwrap().providers[0].to.is_empty());
 }
+
+#[test]
+fn a_parameter_that_no_argument_uses_is_doubted() {
+    let machine = Machine::with(
+        "[[provider]]\nname = \"rec\"\ncommand = [\"/bin/rec\", \"{rate}\", \"{output}\"]\n\
+         [provider.parameters]\nrate = { type = \"number\" }\nmode = { type = \"boolean\" }\n",
+    );
+    let settings = machine.load().unwrap();
+    let doubts: Vec<String> = settings
+        .warnings()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let about: Vec<_> = doubts
+        .iter()
+        .filter(|text| text.contains("no argument"))
+        .collect();
+    assert!(
+        about.len() == 1 && about[0].contains("{mode}"),
+        "{doubts:?}"
+    );
+}

@@ -104,6 +104,8 @@ fn of_a_long_text_only_the_beginning_is_repeated() {
     assert_eq!(brief("a\u{1b}b"), r"a\u{1b}b");
     assert_eq!(brief(&"é".repeat(120)), "é".repeat(120));
     assert_eq!(brief(&"é".repeat(121)), "é".repeat(120) + "…");
+    assert_eq!(passage(&"a\n".repeat(300)), "a\\u{a}".repeat(300));
+    assert_eq!(passage(&"é".repeat(2001)), "é".repeat(2000) + "…");
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn what_does_not_fit_is_refused_by_name_and_nothing_unknown_is_taken() {
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     for (json, says) in [
         (r#"{"rate":1,"rat":1}"#, "no parameter \"rat\""),
-        (r#"{}"#, "rate is missing"),
+        (r#"{}"#, "missing: rate (a number"),
         (r#"{"rate":"100"}"#, "must be a number from 1"),
         (r#"{"rate":0.5}"#, "must be a number from 1"),
         (r#"{"rate":1e400}"#, "not a JSON object"),
@@ -165,4 +165,18 @@ fn the_built_in_generators_take_what_the_seed_sends() {
     let signal = Generator::Signal.parameters();
     let json = r#"{"duration":1.5,"frequency":100000000,"sample_rate":1000000}"#;
     assert_eq!(signal.check(json).unwrap().number("duration"), 1.5);
+}
+
+#[test]
+fn all_that_is_missing_is_told_at_once() {
+    let error = Generator::Signal.parameters().check(r#"{"seed": 1}"#);
+    let said = error.unwrap_err().to_string();
+    for name in [
+        "duration (a number",
+        "frequency (a number",
+        "sample_rate (a number",
+    ] {
+        assert!(said.contains(name), "{said}");
+    }
+    assert!(!said.contains("seed"), "{said}");
 }

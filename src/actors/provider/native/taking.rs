@@ -16,7 +16,7 @@ use crate::actors::provider::{Common, EVENTS, ProviderEvent};
 use crate::actors::service::Node;
 use crate::protocol::id::{DeviceId, TransferId};
 use crate::protocol::message::Code;
-use crate::protocol::names::brief;
+use crate::protocol::names::{brief, passage};
 use crate::protocol::plain::OfferData;
 use crate::protocol::rendezvous::{SessionInfo, SignalType};
 use crate::protocol::roles::Roles;
@@ -92,7 +92,7 @@ pub(in crate::actors::provider) async fn take(
                     }
                     Some(OfferData::Refusal { code, message }) => return Err(AskError::Refused {
                         code: brief(&code),
-                        message: brief(&message),
+                        message: passage(&message),
                     }),
                     _ => {}
                 },
