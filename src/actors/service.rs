@@ -303,18 +303,21 @@ where
         })?;
     let handle = data_plane.handle().clone();
     let system = System::new();
-    let outcome = system.block_on(serve(settings, mode, opened, handle.clone(), work));
+    let outcome = system.block_on(serve(settings, mode, opened, handle, work));
     drop(system);
     // Dropped links close on the data plane; the other sides then know at once.
-    let end = Instant::now() + CLOSING;
-    data_plane.block_on(async {
-        let mut every = tokio::time::interval(Duration::from_millis(5));
-        while handle.metrics().num_alive_tasks() > 0 && Instant::now() < end {
-            every.tick().await;
-        }
-    });
+    data_plane.block_on(tasks_end(CLOSING));
     data_plane.shutdown_background();
     outcome
+}
+
+/// Waits until nothing works on this runtime any more, at most so long.
+pub async fn tasks_end(within: Duration) {
+    let (here, end) = (tokio::runtime::Handle::current(), Instant::now() + within);
+    let mut every = tokio::time::interval(Duration::from_millis(5));
+    while here.metrics().num_alive_tasks() > 0 && Instant::now() < end {
+        every.tick().await;
+    }
 }
 
 async fn serve<W, F>(

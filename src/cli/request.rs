@@ -15,7 +15,7 @@ use super::session::{self, Context, Interrupts, View, node, unread};
 use crate::actors::api::{Event, Request as ApiRequest, exit};
 use crate::actors::control::Client;
 use crate::actors::provider::{self, Asking, Fetching, ProviderEvent};
-use crate::actors::service::{Mode, StartError};
+use crate::actors::service::{Mode, StartError, tasks_end};
 use crate::protocol::names::printable;
 use crate::protocol::rendezvous::{Initiate, MAX_TYPE, Unfit};
 use crate::store::StoreError;
@@ -218,11 +218,7 @@ fn plainly(context: &Context, fetching: Fetching) -> Result<u8, Failure> {
             screen.object(&Event::End { code })?;
         }
         // That nobody asks any more is told to the rendezvous.
-        let here = tokio::runtime::Handle::current();
-        let end = Instant::now() + LAST_WORD;
-        while here.metrics().num_alive_tasks() > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        tasks_end(LAST_WORD).await;
         Ok::<_, io::Error>(code)
     })?;
     // A question to the rendezvous may still wait there.

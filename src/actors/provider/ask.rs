@@ -235,7 +235,7 @@ impl Asker {
         let failure = match self.direct(&mut signals, &offer, &candidates, until).await {
             Err(reason) => reason,
             Ok((mut direct, channel)) => {
-                self.connected(false).await;
+                common.connected(id, false, false).await;
                 let received = self.receive(channel, Some(&mut direct)).await;
                 direct.close().await;
                 match received {
@@ -259,7 +259,7 @@ impl Asker {
         let channel = PlainChannel::relayed(&common.server, id)
             .await
             .map_err(|error| no_way(error.to_string()))?;
-        self.connected(true).await;
+        common.connected(id, true, false).await;
         Ok(self.receive(channel, None).await?)
     }
 
@@ -328,15 +328,6 @@ impl Asker {
         }
     }
 
-    async fn connected(&self, relayed: bool) {
-        let event = ProviderEvent::Connected {
-            session: self.session.session_id.clone(),
-            relayed,
-            verified: false,
-        };
-        self.common.tell(event).await;
-    }
-
     async fn receive(
         &self,
         mut channel: PlainChannel,
@@ -380,12 +371,7 @@ impl Asker {
                 tokio::select! {
                     biased;
                     Some(begun) = begins.recv() => {
-                        let event = ProviderEvent::Begun {
-                            session: id.clone(),
-                            name: begun.name,
-                            size: begun.size,
-                        };
-                        common.tell(event).await;
+                        common.begun(id, &begun.name, begun.size).await;
                     }
                     received = &mut receiving => break received?,
                     // What has come already is read before that counts.

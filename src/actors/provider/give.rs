@@ -299,6 +299,23 @@ impl Provider {
         }
     }
 
+    /// Takes a session up by an offer, and tells of it. False where another provider was first.
+    pub(super) async fn claim(
+        &self,
+        session: &str,
+        offer: String,
+        requested: ProviderEvent,
+    ) -> Result<bool, String> {
+        let said = say(&self.common.server, session, SignalType::Offer, offer).await;
+        if let Err(ServerError::Refused { status: 409, .. }) = said {
+            debug!(session, "another provider was first");
+            return Ok(false);
+        }
+        said.map_err(|error| error.to_string())?;
+        self.common.tell(requested).await;
+        Ok(true)
+    }
+
     /// Says why there is no answer, in place of an offer.
     pub(super) async fn refuse(&self, session: &str, error: &AnswerError) {
         let (code, reason) = (error.code().to_owned(), error.to_string());

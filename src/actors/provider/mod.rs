@@ -232,6 +232,26 @@ impl Common {
         let _ = self.events.send(event).await;
     }
 
+    async fn connected(&self, session: &str, relayed: bool, verified: bool) {
+        let session = session.to_owned();
+        let connected = ProviderEvent::Connected {
+            session,
+            relayed,
+            verified,
+        };
+        self.tell(connected).await;
+    }
+
+    async fn begun(&self, session: &str, name: &str, size: u64) {
+        let (session, name) = (session.to_owned(), name.to_owned());
+        let begun = ProviderEvent::Begun {
+            session,
+            name,
+            size,
+        };
+        self.tell(begun).await;
+    }
+
     /// What a user of the rendezvous may be sent at a time, as if it were a device.
     fn pace(&self, user: &str) -> Pace {
         let digest = blake3::derive_key("handout user of a rendezvous 1", user.as_bytes());

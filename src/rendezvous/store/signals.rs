@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use sqlx::AnyConnection;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::{Refused, Store, Terms, now, written};
 use crate::protocol::rendezvous::{ClientType, SignalInfo, SignalPost, SignalType};
@@ -23,6 +24,15 @@ pub(in crate::rendezvous) struct Parties {
 }
 
 impl Parties {
+    /// Those of a row that begins with the two; 0 where nobody provides yet.
+    fn of(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        let target: i64 = row.try_get(1)?;
+        Ok(Self {
+            initiator: row.try_get(0)?,
+            target: (target != 0).then_some(target),
+        })
+    }
+
     /// The other one, where this is one of the two.
     fn other(self, user: i64) -> Option<Option<i64>> {
         match user {
@@ -167,11 +177,7 @@ impl Store {
         ));
         let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(work).await?.ok_or(Refused::NoSession)?;
-        let target: i64 = row.try_get(1)?;
-        let parties = Parties {
-            initiator: row.try_get(0)?,
-            target: (target != 0).then_some(target),
-        };
+        let parties = Parties::of(&row)?;
         Ok(Locked {
             parties,
             signals: row.try_get(2)?,
@@ -195,11 +201,7 @@ impl Store {
         let row = row.bind(session.to_owned()).bind(now);
         let row = row.fetch_optional(&self.read).await?;
         let row = row.ok_or(Refused::NoSession)?;
-        let target: i64 = row.try_get(1)?;
-        let parties = Parties {
-            initiator: row.try_get(0)?,
-            target: (target != 0).then_some(target),
-        };
+        let parties = Parties::of(&row)?;
         parties.other(user).ok_or(Refused::NoSession)?;
         let (until, later) = (terms.until(now), terms.until(now) - terms.step());
         if row.try_get::<i64, _>(2)? <= later {
@@ -248,7 +250,7 @@ impl Store {
         );
         let rows = rows.bind(session.to_owned()).bind(after).bind(user);
         let rows = rows.bind(MOST_LISTED).fetch_all(&self.read).await?;
-        let signal = |row: &sqlx::any::AnyRow| -> Result<SignalInfo, Refused> {
+        let signal = |row: &AnyRow| -> Result<SignalInfo, Refused> {
             let kind: String = row.try_get(1)?;
             Ok(SignalInfo {
                 id: row.try_get(0)?,

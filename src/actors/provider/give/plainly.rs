@@ -6,19 +6,17 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::debug;
 
 use super::Provider;
 use crate::actors::provider::ProviderEvent;
 use crate::actors::provider::answers::{Answer, AnswerError, Answers};
 use crate::actors::provider::connect::Direct;
-use crate::actors::provider::signals::{Signals, say};
+use crate::actors::provider::signals::Signals;
 use crate::dataplane::{PlainFailure, Progress, send_no, send_plain};
 use crate::net::plain::PlainChannel;
-use crate::net::rendezvous::ServerError;
 use crate::protocol::names::brief;
 use crate::protocol::provider::Values;
-use crate::protocol::rendezvous::{SessionInfo, SignalType};
+use crate::protocol::rendezvous::SessionInfo;
 
 /// How often progress is told.
 const PACE: Duration = Duration::from_millis(500);
@@ -39,13 +37,9 @@ impl Provider {
         let (mut direct, offer) = Direct::offer(common)
             .await
             .map_err(|error| error.to_string())?;
-        let said = say(&common.server, id, SignalType::Offer, offer).await;
-        if let Err(ServerError::Refused { status: 409, .. }) = said {
-            debug!(session = %id, "another provider was first");
+        if !self.claim(id, offer, requested).await? {
             return Ok(());
         }
-        said.map_err(|error| error.to_string())?;
-        common.tell(requested).await;
         let making = {
             let (answers, values) = (Arc::clone(answers), values.clone());
             // It goes on, and is kept, also where this requester goes away.
@@ -57,7 +51,7 @@ impl Provider {
         let failure = match direct.open(&mut signals, until).await {
             Err(reason) => reason,
             Ok(channel) => {
-                self.connected(id, false).await;
+                common.connected(id, false, false).await;
                 let made = tokio::select! {
                     made = &mut making => Ok(made),
                     reason = direct.lost() => Err(reason),
@@ -88,15 +82,6 @@ impl Provider {
         self.relay(session, making, &failure).await
     }
 
-    async fn connected(&self, session: &str, relayed: bool) {
-        let event = ProviderEvent::Connected {
-            session: session.to_owned(),
-            relayed,
-            verified: false,
-        };
-        self.common.tell(event).await;
-    }
-
     /// The same through the rendezvous, which can read it.
     async fn relay(
         &self,
@@ -117,7 +102,7 @@ impl Provider {
         let mut channel = PlainChannel::relayed(&common.server, id)
             .await
             .map_err(|error| error.to_string())?;
-        self.connected(id, true).await;
+        common.connected(id, true, false).await;
         let answer = loop {
             // Reading keeps the way alive.
             tokio::select! {
@@ -157,12 +142,7 @@ impl Provider {
                 return Ok(());
             }
         };
-        let begun = ProviderEvent::Begun {
-            session: id.clone(),
-            name: answer.name.clone(),
-            size: answer.size,
-        };
-        common.tell(begun).await;
+        common.begun(id, &answer.name, answer.size).await;
         let began = Instant::now();
         let (pace, progress) = (common.pace(&session.initiator_user_id), Progress::default());
         {

@@ -15,7 +15,6 @@ use crate::actors::provider::answers::{Answer, AnswerError, Answers, Folder};
 use crate::actors::provider::give::Provider;
 use crate::actors::provider::signals::{Signals, say};
 use crate::actors::service::Node;
-use crate::net::rendezvous::ServerError;
 use crate::protocol::allowance::Share;
 use crate::protocol::asking::check_asking;
 use crate::protocol::id::DeviceId;
@@ -76,7 +75,7 @@ impl Provider {
             return Ok(());
         }
         let ours = node.device_id().to_string();
-        let claim = |name: Option<String>, done| {
+        let offer = |name: Option<String>, done| {
             let offered = OfferData::Handout {
                 device_id: ours.clone(),
                 name,
@@ -84,13 +83,9 @@ impl Provider {
             };
             serde_json::to_string(&offered).unwrap_or_default()
         };
-        let said = say(&common.server, id, SignalType::Offer, claim(None, false)).await;
-        if let Err(ServerError::Refused { status: 409, .. }) = said {
-            debug!(session = %id, "another provider was first");
+        if !self.claim(id, offer(None, false), requested).await? {
             return Ok(());
         }
-        said.map_err(|error| error.to_string())?;
-        common.tell(requested).await;
         // The rendezvous, and whoever asks there, could name any device.
         let mut signals = Signals::new(common.server.clone(), id.clone());
         if let Err(reason) = self.proven(node, session, device, &mut signals).await {
@@ -126,7 +121,7 @@ impl Provider {
             let made = making.await.map_err(|error| error.to_string())?;
             made.map_err(|error| format!("the answer cannot be shown: {error}"))?
         };
-        let named = claim(Some(answer.name.clone()), false);
+        let named = offer(Some(answer.name.clone()), false);
         say(&common.server, id, SignalType::Offer, named)
             .await
             .map_err(|error| error.to_string())?;
@@ -145,7 +140,8 @@ impl Provider {
                     if info.state == TransferState::Active && !connected {
                         connected = true;
                         relayed = let_in.is_relayed().await;
-                        self.connected_to(id, relayed, &answer).await;
+                        common.connected(id, relayed, true).await;
+                        common.begun(id, &answer.name, answer.size).await;
                     }
                     reason = why_of(&info.state).map(|(_, why)| why).or(reason);
                 }
@@ -161,7 +157,7 @@ impl Provider {
                     reason = said.or(reason);
                 }
                 Event::End { code: exit::OK } => {
-                    let done = claim(Some(answer.name.clone()), true);
+                    let done = offer(Some(answer.name.clone()), true);
                     if let Err(error) = say(&common.server, id, SignalType::Offer, done).await {
                         debug!(%error, "that it is done was not delivered");
                     }
@@ -205,20 +201,5 @@ impl Provider {
         let answer = timeout(PROVING, answer).await.unwrap_or(Err(late))?;
         let checked = check_asking(&answer, id, node.device_id(), device);
         checked.map_err(|error| error.to_string())
-    }
-
-    async fn connected_to(&self, session: &str, relayed: bool, answer: &Answer) {
-        let connected = ProviderEvent::Connected {
-            session: session.to_owned(),
-            relayed,
-            verified: true,
-        };
-        self.common.tell(connected).await;
-        let begun = ProviderEvent::Begun {
-            session: session.to_owned(),
-            name: answer.name.clone(),
-            size: answer.size,
-        };
-        self.common.tell(begun).await;
     }
 }

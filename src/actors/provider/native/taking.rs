@@ -229,18 +229,8 @@ impl Coming {
             return;
         };
         (arrival.told, arrival.relayed) = (true, relayed);
-        let connected = ProviderEvent::Connected {
-            session: id.to_owned(),
-            relayed,
-            verified: true,
-        };
-        common.tell(connected).await;
-        let begun = ProviderEvent::Begun {
-            session: id.to_owned(),
-            name: arrival.name.clone(),
-            size: arrival.size,
-        };
-        common.tell(begun).await;
+        common.connected(id, relayed, true).await;
+        common.begun(id, &arrival.name, arrival.size).await;
     }
 
     fn of(&self, name: &str) -> impl Iterator<Item = &Arrival> {
