@@ -51,26 +51,22 @@ pub fn run(context: &Context, options: &Request) -> Result<u8, Failure> {
     };
     let (begun, mut answered, mut told) = (Instant::now(), Instant::now(), false);
     loop {
-        let holder = holder(context)?;
-        if matches!(holder, Some(Mode::Run | Mode::Receive)) {
-            return beside(context, options, fetching);
-        }
-        if holder.is_some() {
-            answered = Instant::now();
-        } else {
-            let asked = by_itself(context, fetching.clone());
-            let is_locked = |failure: &Failure| {
-                matches!(
-                    failure,
-                    Failure::Start(StartError::Store(StoreError::Locked { .. }))
-                )
-            };
-            // Somebody has just begun, or ends.
-            let waits = answered.elapsed() < SILENT && begun.elapsed() < TURN;
-            match asked {
-                Err(failure) if waits && is_locked(&failure) => {}
+        match holder(context)? {
+            Some(Mode::Run | Mode::Receive) => return beside(context, options, fetching),
+            Some(_) => answered = Instant::now(),
+            None => match by_itself(context, fetching.clone()) {
+                // Somebody has just begun, or ends.
+                Err(Failure::Start(StartError::Store(StoreError::Locked { .. })))
+                    if answered.elapsed() < SILENT => {}
                 asked => return asked,
-            }
+            },
+        }
+        if begun.elapsed() > TURN {
+            return Err(Failure::Other(format!(
+                "other commands have used the state folder {} for an hour: try again, or choose \
+                 another folder with --state",
+                context.settings.state.dir.display()
+            )));
         }
         if !told {
             let dir = context.settings.state.dir.display();
